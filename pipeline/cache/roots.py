@@ -1,0 +1,135 @@
+"""Finding a cache: plans and sealed shards at any depth below one or several folders, matched by plan hash alone.
+
+Notebook hosts mount earlier outputs wherever they like, so where a file lies says nothing. The first root wins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, TOKENIZER_FOLDER, Plan, ShardSpan, plan_differences
+from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
+
+
+@dataclass(frozen=True, slots=True)
+class SealedShard:
+    """A shard with its seal, as found on disk."""
+
+    span: ShardSpan
+    seal: Seal
+    path: Path
+    """of the shard file"""
+
+    @property
+    def seal_path(self) -> Path:
+        """The seal, beside the shard."""
+        return self.path.with_name(self.span.seal_name)
+
+    def check_size(self) -> None:
+        """The cheap part of verification: the shard is there and has the size its seal names."""
+        found = self.path.stat().st_size if self.path.is_file() else None
+        if found != self.seal.size_bytes:
+            state = "is missing" if found is None else f"has {found:,} bytes"
+            raise DamagedDataError(
+                f"{self.path}: {state}, its seal names {self.seal.size_bytes:,} bytes. Copy the file again if it "
+                f"came from elsewhere. {REPAIR}"
+            )
+
+
+def find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]]:
+    """The one plan of a cache, and the cache folders below `roots` that hold it; IncompleteInputError if none does."""
+    found = _find_plan(roots)
+    if found is None:
+        places = ", ".join(map(str, roots))
+        raise IncompleteInputError(f"{places}: no {PLAN_NAME} at any depth. Run `sad-pipeline cache-teacher` first")
+    return found
+
+
+def earlier_plan(folder: Path, roots: Sequence[Path] = ()) -> tuple[Plan, list[Path]] | None:
+    """The plan that an earlier start left in `folder` or in other roots, with the cache folders that hold it."""
+    require_roots(roots)
+    return _find_plan([folder, *roots])
+
+
+def _find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]] | None:
+    """The plan of the first root that holds any, and the folders of all roots that hold it.
+
+    Two different plans in that root are an IdentityError. Plans of other caches in the other roots are passed over,
+    but a root with nothing except other plans is an IdentityError too: whoever named it expects its shards.
+    """
+    found = {root: [(path, Plan.load(path)) for path in find_files(root, PLAN_NAME)] for root in roots}
+    first = next((plans for plans in found.values() if plans), None)
+    if first is None:
+        return None
+    _refuse_two(first)
+    plan, wanted = first[0][1], first[0][1].hash
+    for plans in found.values():
+        if plans and all(other.hash != wanted for _, other in plans):
+            _refuse_two([first[0], *plans])
+    return plan, [path.parent for plans in found.values() for path, other in plans if other.hash == wanted]
+
+
+def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard]]:
+    """Shard index -> its sealed copies, in the order of the roots. Seals of other plans are passed over."""
+    wanted = plan.hash
+    copies: dict[int, list[SealedShard]] = {}
+    seen: set[Path] = set()
+    for path in (path for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        seal = Seal.load(path)
+        if seal.plan_hash == wanted:
+            span = seal.check_against(plan, path)
+            copies.setdefault(span.index, []).append(SealedShard(span, seal, path.with_name(span.shard_name)))
+    return dict(sorted(copies.items()))
+
+
+def require_roots(roots: Sequence[Path]) -> None:
+    """ConfigError for a root that is not there: whoever named it expects shards in it."""
+    for root in roots:
+        if not root.is_dir():
+            raise ConfigError(
+                f"{root}: no such folder; expected one with parts of this cache. Mount it, or leave it out"
+            )
+
+
+def find_sequences(folders: Sequence[Path]) -> Path:
+    """The sequences of a cache, in the first of its folders that has them."""
+    paths = [folder / SEQUENCES_NAME for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def find_tokenizer(folders: Sequence[Path]) -> Path:
+    """The teacher's tokenizer, in the first cache folder that has it."""
+    for folder in folders:
+        if (folder / TOKENIZER_FOLDER).is_dir():
+            return folder / TOKENIZER_FOLDER
+    raise IncompleteInputError(
+        f"{', '.join(map(str, folders))}: expected the teacher's tokenizer in a folder named {TOKENIZER_FOLDER}. Copy "
+        "it there from the cache it was made with."
+    )
+
+
+def find_files(root: Path, pattern: str) -> Iterator[Path]:
+    """Files below a folder by name, in a fixed order; hidden folders are left alone, an absent one holds nothing."""
+    for folder, children, names in os.walk(root):
+        children[:] = sorted(child for child in children if not child.startswith("."))
+        for name in sorted(names):
+            if Path(name).match(pattern):
+                yield Path(folder) / name
+
+
+def _refuse_two(plans: list[tuple[Path, Plan]]) -> None:
+    path, plan = plans[0]
+    for other_path, other in plans[1:]:
+        if other.hash != plan.hash:
+            raise IdentityError(
+                "two different caches were named where one is meant; name the folder of just one:\n"
+                f"  {path}: plan {plan.hash[:12]}\n  {other_path}: plan {other.hash[:12]}\n"
+                "they differ in\n" + "\n".join(plan_differences(plan, other))
+            )

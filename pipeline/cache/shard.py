@@ -1,0 +1,244 @@
+"""A shard file: a zarr v3 group in one zip, written the same byte for byte every time. The only door to zarr.
+
+Chunks are packed in memory with a crc32c each; the zip stores them as they are, keys sorted, with one fixed time and
+mode. The metadata is ours, as canonical JSON, so a reader compares it with what it must be instead of believing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numcodecs.blosc
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.store import ByteRequest
+from zarr.buffer import cpu, default_buffer_prototype
+from zarr.storage import MemoryStore, WrapperStore, ZipStore
+
+from pipeline import files
+from pipeline.cache.packed_size import packed_size
+from pipeline.cache.schema import Arrays, ArraySchema
+from pipeline.errors import DamagedDataError
+
+Attributes = dict[str, Any]
+_METADATA = "zarr.json"
+_PACKED_EXTRA_BYTES = 1024
+_WRITING = {"array.write_empty_chunks": True}
+_CODECS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "zstd": lambda item_bytes: {"name": "zstd", "configuration": {"level": 9, "checksum": False}},
+    "bitshuffle": lambda item_bytes: {
+        "name": "blosc",
+        "configuration": {
+            "typesize": item_bytes,
+            "cname": "zstd",
+            "clevel": 5,
+            "shuffle": "bitshuffle",
+            "blocksize": 0,
+        },
+    },
+}
+
+
+def write_shard(
+    path: Path, schema: tuple[ArraySchema, ...], attributes: Attributes, blocks: Iterable[Arrays]
+) -> files.FileDigest:
+    """Write arrays to `path`, whole or not at all, and return the digest of the bytes on disk.
+
+    `blocks` are consecutive rows of every array; only the packed chunks of a block stay in memory. All blocks but the
+    last hold whole chunks.
+    """
+    packed = {key: cpu.Buffer.from_bytes(data) for key, data in _metadata(schema, attributes).items()}
+    with zarr.config.set(_WRITING), _one_thread():
+        store = MemoryStore(packed)
+        arrays = {array.name: zarr.open_array(store, path=array.name, mode="r+", zarr_format=3) for array in schema}
+        done = 0
+        for block in blocks:
+            count = len(block[schema[0].name])
+            for array in schema:
+                arrays[array.name][done : done + count] = array.check_rows(block[array.name])
+            done += count
+    assert all(done == array.shape[0] for array in schema), (done, schema)
+    assert packed.keys() == _expected_keys(schema)
+    return files.write_file(path, lambda file: _write_zip(file, packed))
+
+
+class ShardFile:
+    """A shard file open for reading: checked when it is first read, then chunk by chunk.
+
+    Safe to hold across a fork: a child opens the file anew. Every failure is a DamagedDataError that names the file
+    and the place in it.
+    """
+
+    def __init__(self, path: Path, schema: tuple[ArraySchema, ...], attributes: Attributes) -> None:
+        self.path = path
+        self._schema = {array.name: array for array in schema}
+        self._metadata = _metadata(schema, attributes)
+        self._store: _CheckedZip | None = None
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._process = 0
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows start..stop of one array."""
+        schema = self._schema[name]
+        assert 0 <= start <= stop <= schema.shape[0], (name, start, stop)
+        with self._damage(f"array {name!r}, rows {start} to {stop}"):
+            self._open()
+            return schema.check_rows(np.asarray(self._arrays[name][start:stop]))
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        # A handle from before a fork shares its place in the file with the parent: dropped, never used.
+        if self._store is not None and self._process == os.getpid():
+            self._store.close()
+        self._store, self._arrays = None, {}
+
+    def __enter__(self) -> ShardFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self._store is not None and self._process == os.getpid():
+            return
+        self._check_entries()
+        store = _CheckedZip(ZipStore(self.path, mode="r"), self._schema)
+        self._arrays = {name: zarr.open_array(store, path=name, mode="r", zarr_format=3) for name in self._schema}
+        self._store, self._process = store, os.getpid()
+
+    def _check_entries(self) -> None:
+        """Exactly the entries that must be there, none compressed, none larger than its chunk allows."""
+        with zipfile.ZipFile(self.path) as archive:
+            names = archive.namelist()
+            expected = sorted(_expected_keys(tuple(self._schema.values())))
+            if names != expected:
+                raise ValueError(_entry_difference(names, expected))
+            for entry in archive.infolist():
+                limit = self._entry_limit(entry.filename)
+                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+                    raise ValueError(f"entry {entry.filename!r} is compressed by the zip; entries must be stored")
+                if entry.file_size > limit:
+                    raise ValueError(f"entry {entry.filename!r} has {entry.file_size:,} bytes, at most {limit:,} fit")
+            for name, expected_bytes in self._metadata.items():
+                if archive.read(name) != expected_bytes:
+                    raise ValueError(f"metadata {name!r} is not that of this shard in this cache")
+
+    def _entry_limit(self, key: str) -> int:
+        if key in self._metadata:
+            return len(self._metadata[key])
+        chunk_bytes = self._schema[key.split("/")[0]].chunk_bytes
+        return chunk_bytes + chunk_bytes // 64 + _PACKED_EXTRA_BYTES
+
+    @contextlib.contextmanager
+    def _damage(self, place: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            self.close()
+            raise DamagedDataError(f"{self.path}: is missing. {_FIX}") from error
+        except (
+            ValueError,
+            RuntimeError,
+            KeyError,
+            OSError,
+            EOFError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+        ) as error:
+            self.close()
+            raise DamagedDataError(f"{self.path}: damaged at {place}: {error}. {_FIX}") from error
+
+
+_DAMAGE = (ValueError, RuntimeError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile)
+_FIX = "Run `sad-pipeline verify` to find all damage and `sad-pipeline repair` to have it recomputed"
+
+
+class _CheckedZip(WrapperStore[ZipStore]):  # type: ignore[misc]
+    """A zip whose missing chunk is an error (zarr would return zeros), and whose chunks unpack to their one size."""
+
+    def __init__(self, store: ZipStore, schema: dict[str, ArraySchema]) -> None:
+        super().__init__(store)
+        self._schema = schema
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = await super().get(key, prototype or default_buffer_prototype(), byte_range)
+        if key.endswith(_METADATA):
+            return found
+        if found is None:
+            raise ValueError(f"chunk {key!r} is missing")
+        array = self._schema[key.split("/")[0]]
+        size = packed_size(array.packing, found.to_bytes()[:32])
+        if size != array.chunk_bytes:
+            raise ValueError(f"chunk {key!r} says it unpacks to {size} bytes, not {array.chunk_bytes}")
+        return found
+
+
+def _metadata(schema: tuple[ArraySchema, ...], attributes: Attributes) -> dict[str, bytes]:
+    """Key -> bytes of every zarr.json of a shard."""
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    documents = {_METADATA: group} | {f"{array.name}/{_METADATA}": _array_metadata(array) for array in schema}
+    return {key: files.canonical_json(document) for key, document in documents.items()}
+
+
+def _array_metadata(array: ArraySchema) -> dict[str, Any]:
+    endian = {} if array.item_bytes == 1 else {"configuration": {"endian": "little"}}
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": array.shape,
+        "data_type": array.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": array.chunk_shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [{"name": "bytes", **endian}, _CODECS[array.packing](array.item_bytes), {"name": "crc32c"}],
+        "attributes": {},
+        "storage_transformers": [],
+    }
+
+
+def _expected_keys(schema: tuple[ArraySchema, ...]) -> set[str]:
+    chunks = {
+        f"{array.name}/c/{row}" + "/0" * (len(array.shape) - 1) for array in schema for row in range(array.num_chunks)
+    }
+    return chunks | {f"{array.name}/{_METADATA}" for array in schema} | {_METADATA}
+
+
+def _entry_difference(found: list[str], expected: list[str]) -> str:
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    twice = sorted(name for name, count in Counter(found).items() if count > 1)
+    parts = [
+        f"{what}: {', '.join(map(repr, names[:3]))}{' ...' if len(names) > 3 else ''}"
+        for what, names in (("missing entries", missing), ("unknown entries", extra), ("entries stored twice", twice))
+        if names
+    ]
+    return "; ".join(parts) or "entries are not in sorted order"
+
+
+def _write_zip(file: IO[bytes], packed: dict[str, Any]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for key in sorted(packed):
+            entry = zipfile.ZipInfo(key, (1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, packed[key].to_bytes())
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Blosc on one thread: with several, blocks land in the chunk in the order their threads finish."""
+    before = numcodecs.blosc.use_threads
+    numcodecs.blosc.use_threads = False
+    try:
+        yield
+    finally:
+        numcodecs.blosc.use_threads = before

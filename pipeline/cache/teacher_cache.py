@@ -1,0 +1,172 @@
+"""Reading a cache: sequences and what the teacher said of them, from any number of folders."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache import codec
+from pipeline.cache.plan import Plan, ShardSpan
+from pipeline.cache.records import Records
+from pipeline.cache.roots import SealedShard, find_plan, find_sealed, find_sequences, require_roots
+from pipeline.cache.seal import REPAIR
+from pipeline.cache.sequence_file import read_sequences
+from pipeline.cache.shard import ShardFile
+from pipeline.cache.statistics import Statistics, merge
+from pipeline.cache.writer import shard_attributes
+from pipeline.data.sequences import Sequences
+from pipeline.errors import DamagedDataError, IncompleteInputError
+
+MAX_OPEN_SHARDS = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CachedSequence:
+    """One sequence with its records."""
+
+    index: int
+    input_ids: NDArray[np.uint32]
+    """[T+1]"""
+    loss_mask_T: NDArray[np.bool_]
+    document_starts: NDArray[np.bool_]
+    """[T+1]"""
+    position_ids_T: NDArray[np.int64]
+    records: Records
+    split: int
+    num_bytes: int
+
+
+class TeacherCache:
+    """The union of the sealed shards of one plan, with every chunk that is read checked.
+
+    Any number of processes may use it, also forked or pickled ones; in one process, one thread at a time.
+    """
+
+    def __init__(self, plan: Plan, folders: Sequence[Path], shards: dict[int, SealedShard]) -> None:
+        """Use `open`. `folders` hold the plan; `shards` are the sealed ones, by index."""
+        self.plan = plan
+        self.folders = tuple(folders)
+        self.shards = shards
+        self._plan_hash = plan.hash
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+
+    @classmethod
+    def open(cls, path: str | Path, *more_roots: str | Path) -> Self:
+        """Open the cache below `path` (a run directory, a cache, any folder above) together with parts in other roots.
+
+        Checks the plan against its hash and every seal against the plan and the size of its shard.
+        """
+        roots = [Path(root) for root in (path, *more_roots)]
+        require_roots(roots[1:])
+        plan, folders = find_plan(roots)
+        shards = {index: copies[0] for index, copies in find_sealed(plan, roots).items()}
+        for shard in shards.values():
+            shard.check_size()
+        return cls(plan, folders, shards)
+
+    def __len__(self) -> int:
+        return self.plan.num_sequences
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """All packed sequences, read once."""
+        plan = self.plan
+        path = find_sequences(self.folders)
+        return read_sequences(path, plan.num_sequences, plan.sequence_length, plan.sequences_digest)
+
+    @property
+    def sealed(self) -> list[ShardSpan]:
+        """Shards that can be read."""
+        return [span for span in self.plan.shards if span.index in self.shards]
+
+    @property
+    def missing(self) -> list[ShardSpan]:
+        """Shards that are not sealed in any root."""
+        return [span for span in self.plan.shards if span.index not in self.shards]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is sealed."""
+        return not self.missing
+
+    @property
+    def statistics(self) -> Statistics:
+        """Statistics of all sealed shards together, from their seals; see pipeline/cache/statistics.py."""
+        return merge([shard.seal.statistics for shard in self.shards.values()])
+
+    def __getitem__(self, index: int) -> CachedSequence:
+        index = range(len(self))[index]
+        sequences, records = self.read(np.array([index]))
+        return CachedSequence(
+            index=index,
+            input_ids=sequences.input_ids[0],
+            loss_mask_T=sequences.loss_mask[0],
+            document_starts=sequences.document_starts[0],
+            position_ids_T=sequences.position_ids(slice(0, 1))[0],
+            records=records,
+            split=int(sequences.split[0]),
+            num_bytes=int(sequences.num_bytes[0]),
+        )
+
+    def read(self, indices: NDArray[np.integer[Any]]) -> tuple[Sequences, Records]:
+        """n sequences in the order asked for, with their n·T records; IncompleteInputError where one is not sealed."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        parts = [self._read_run(span, start, stop) for span, start, stop in self._runs(wanted)]
+        records = Records.concatenate(parts) if parts else Records.blank(self.plan.layout, 0)
+        return self.sequences.select(wanted), records
+
+    def close(self) -> None:
+        """Close all shard files; a later read opens them again."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    def _runs(self, wanted: NDArray[np.int64]) -> list[tuple[ShardSpan, int, int]]:
+        """Stretches start..stop of consecutive sequences within one shard: each is one read an array."""
+        runs: list[tuple[ShardSpan, int, int]] = []
+        for index in wanted.tolist():
+            if runs and index == runs[-1][2] < runs[-1][0].stop:
+                span, start, _ = runs.pop()
+            else:
+                span, start = self.plan.span_of(index), index
+            runs.append((span, start, index + 1))
+        return runs
+
+    def _read_run(self, span: ShardSpan, start: int, stop: int) -> Records:
+        file = self._shard_file(span)
+        schema = codec.schema(self.plan.layout, span.count, self.plan.sequence_length)
+        arrays = {array.name: file.read(array.name, start - span.first, stop - span.first) for array in schema}
+        try:
+            return codec.decode(arrays, self.plan.layout)
+        except ValueError as error:
+            raise DamagedDataError(f"{file.path}: sequences {start} to {stop}: {error}. {REPAIR}") from error
+
+    def _shard_file(self, span: ShardSpan) -> ShardFile:
+        if span.index not in self.shards:
+            raise IncompleteInputError(
+                f"{self.folders[0]}: sequences {span.first} to {span.stop} are not in any sealed shard "
+                f"({len(self.sealed)} of {len(self.plan.shards)} are). Run `sad-pipeline cache-teacher` to its end"
+            )
+        if span.index not in self._open:
+            schema = codec.schema(self.plan.layout, span.count, self.plan.sequence_length)
+            path = self.shards[span.index].path
+            self._open[span.index] = ShardFile(path, schema, shard_attributes(self._plan_hash, span))
+        self._open.move_to_end(span.index)
+        while len(self._open) > MAX_OPEN_SHARDS:
+            self._open.popitem(last=False)[1].close()
+        return self._open[span.index]

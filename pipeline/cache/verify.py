@@ -1,0 +1,188 @@
+"""Checking every byte of a cache against its seals, and removing what is damaged so that it is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import files
+from pipeline.cache import codec
+from pipeline.cache.plan import (
+    DATA_REPORT_NAME,
+    PLAN_NAME,
+    SEQUENCES_NAME,
+    SHARDS_FOLDER,
+    TOKENIZER_FOLDER,
+    Plan,
+)
+from pipeline.cache.records import Records
+from pipeline.cache.roots import SealedShard, find_files, find_plan, find_sequences
+from pipeline.cache.schema import Arrays
+from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
+from pipeline.cache.sequence_file import read_sequences
+from pipeline.cache.shard import ShardFile
+from pipeline.cache.writer import shard_attributes
+from pipeline.console import Progress, say
+from pipeline.data.sequences import Sequences
+from pipeline.errors import DamagedDataError, IdentityError, SadError
+
+_BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
+_BLOCK_POSITIONS = 2**14
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a cache."""
+
+    path: Path
+    what: str
+    fix: str
+    repairable: bool = False
+    """whether removing the shard makes it good: it is then computed again"""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}. {self.fix}"
+
+
+def verify_cache(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
+    """Everything wrong with the cache below `path` and the other roots; empty if every byte is as it was sealed.
+
+    Shards that are not sealed yet are no problem: they are absent.
+    """
+    folders_above = [path, *roots]
+    try:
+        plan, folders = find_plan(folders_above)
+    except SadError as error:
+        return [Problem(path, _what(path, error), "Nothing else can be checked without the plan")]
+    problems: list[Problem] = []
+    sequences = _check_sequences(plan, folders, problems)
+    shards = _check_seals(plan, folders_above, problems)
+    with Progress("verify", sum(shard.seal.size_bytes for shard in shards), "bytes") as progress:
+        for shard in shards:
+            problems += [
+                Problem(shard.path, what, REPAIR, repairable=True) for what in _check_shard(plan, shard, sequences)
+            ]
+            progress.advance(shard.seal.size_bytes)
+    problems += _differing_copies(shards)
+    for folder in folders:
+        problems += _unknown_files(folder, plan)
+    return problems
+
+
+def repair(folder: Path, problems: Iterable[Problem]) -> list[Path]:
+    """Remove the damaged shards among `problems` that lie below `folder`, each seal before its shard.
+
+    Returns the shards removed; `cache-teacher` computes them again. Files of other roots are never touched.
+    """
+    removed = []
+    for path in sorted({_shard_of(problem.path) for problem in problems if problem.repairable}):
+        if folder.resolve() not in path.resolve().parents:
+            say(f"{path}: lies outside {folder} and is left alone; replace it by a good copy, or leave its root out")
+            continue
+        files.remove_file(_seal_of(path))
+        files.remove_file(path)
+        removed.append(path)
+    if removed:
+        say(f"{len(removed)} damaged shards removed; run `sad-pipeline cache-teacher` to compute them again")
+    return removed
+
+
+def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem]) -> Sequences | None:
+    path = find_sequences(folders)
+    try:
+        return read_sequences(path, plan.num_sequences, plan.sequence_length, plan.sequences_digest)
+    except SadError as error:
+        problems.append(Problem(path, _what(path, error), "Run `sad-pipeline cache-teacher`, which packs them again"))
+        return None
+
+
+def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> list[SealedShard]:
+    """All sealed shards of the plan, in all roots; seals that cannot be read, or stand in the wrong cache, are said."""
+    shards: dict[Path, SealedShard] = {}
+    own = {path.parent.resolve() / SHARDS_FOLDER for root in roots for path in find_files(root, PLAN_NAME)}
+    for path in (path for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
+        try:
+            seal = Seal.load(path)
+            if seal.plan_hash != plan.hash and path.parent.resolve() not in own:
+                continue
+            span = seal.check_against(plan, path)
+            shards.setdefault(path.resolve(), SealedShard(span, seal, path.with_name(span.shard_name)))
+        except DamagedDataError as error:
+            problems.append(Problem(path, _what(path, error), REPAIR, repairable=True))
+        except IdentityError as error:
+            problems.append(Problem(path, _what(path, error), "Move it and its shard to a folder of their own"))
+    return list(shards.values())
+
+
+def _check_shard(plan: Plan, shard: SealedShard, sequences: Sequences | None) -> Iterator[str]:
+    """What is wrong with one shard: its size and hash, then every chunk of it."""
+    try:
+        shard.check_size()
+        found = files.digest_file(shard.path)
+        if found.xxh3_128 != shard.seal.xxh3_128:
+            yield f"its bytes have xxh3-128 {found.xxh3_128}, its seal names {shard.seal.xxh3_128}"
+        yield from _check_records(plan, shard, sequences)
+    except (SadError, ValueError, OSError) as error:
+        yield _what(shard.path, error)
+
+
+def _check_records(plan: Plan, shard: SealedShard, sequences: Sequences | None) -> Iterator[str]:
+    span, step = shard.span, max(1, _BLOCK_POSITIONS // plan.sequence_length)
+    schema = codec.schema(plan.layout, span.count, plan.sequence_length)
+    with ShardFile(shard.path, schema, shard_attributes(plan.hash, span)) as file:
+        for start in range(0, span.count, step):
+            stop = min(start + step, span.count)
+            arrays = {array.name: file.read(array.name, start, stop) for array in schema}
+            records = codec.decode(arrays, plan.layout)
+            if sequences is not None:
+                mask_ST = sequences.loss_mask[span.first + start : span.first + stop]
+                yield from _implausible(arrays, records, mask_ST, span.first + start)
+
+
+def _implausible(arrays: Arrays, records: Records, mask_ST: np.ndarray, first: int) -> Iterator[str]:
+    place = f"sequences {first} to {first + len(mask_ST)}"
+    if any(array[~mask_ST].any() for array in arrays.values()):
+        yield f"{place}: positions outside the loss mask are not blank"
+    scored = records.rows(mask_ST.reshape(-1))
+    if (scored.ids_TK[:, 1:] <= scored.ids_TK[:, :-1]).any():
+        yield f"{place}: head ids do not ascend"
+
+
+def _differing_copies(shards: Sequence[SealedShard]) -> Iterator[Problem]:
+    """Copies of one shard that are not the same: to be known, because the first root wins."""
+    first: dict[int, SealedShard] = {}
+    for shard in shards:
+        kept = first.setdefault(shard.span.index, shard)
+        if kept.seal.xxh3_128 != shard.seal.xxh3_128:
+            same_place = kept.seal.environment == shard.seal.environment
+            why = "though both name the same environment" if same_place else "and was made in another environment"
+            yield Problem(shard.path, f"differs from {kept.path} {why}", f"{kept.path} is used; remove one of the two")
+
+
+def _unknown_files(folder: Path, plan: Plan) -> Iterator[Problem]:
+    """Files in a cache folder that are not part of it. A shard without a seal is the rest of a stopped run: a note."""
+    known = {PLAN_NAME, SEQUENCES_NAME, *_BESIDE_THE_PLAN}
+    names = {span.shard_name for span in plan.shards} | {span.seal_name for span in plan.shards}
+    known |= {f"{SHARDS_FOLDER}/{name}" for name in names}
+    for path in find_files(folder, "*"):
+        place = path.relative_to(folder)
+        if not known & {str(place), place.parts[0]} and not path.name.startswith("."):
+            yield Problem(path, "is not part of this cache", "Move it elsewhere")
+        elif path.suffix == ".shard" and path.parent.name == SHARDS_FOLDER and not _seal_of(path).is_file():
+            say(f"note: {path}: has no seal, so it counts as absent; `sad-pipeline cache-teacher` writes it anew")
+
+
+def _what(path: Path, error: Exception) -> str:
+    """The middle of an error's message: a Problem says the place and the next step itself."""
+    return str(error).removeprefix(f"{path}: ").partition(". Run `sad-pipeline")[0]
+
+
+def _shard_of(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(SEAL_SUFFIX).removesuffix(".shard") + ".shard")
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".shard") + SEAL_SUFFIX)

@@ -1,0 +1,96 @@
+"""Writing a cache, shard by shard: first the shard, then its seal, each whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.cache import codec
+from pipeline.cache.plan import FORMAT_VERSION, SHARDS_FOLDER, Plan, ShardSpan
+from pipeline.cache.records import Records
+from pipeline.cache.roots import find_files, find_sealed, require_roots
+from pipeline.cache.schema import Arrays
+from pipeline.cache.seal import SEAL_SUFFIX, Seal
+from pipeline.cache.shard import write_shard
+from pipeline.cache.statistics import StatisticsSum
+from pipeline.data.sequences import Sequences
+
+
+class CacheWriter:
+    """Adds sealed shards to the cache folder of a plan; what is sealed there already stays as it is."""
+
+    def __init__(self, folder: Path, plan: Plan, sequences: Sequences, environment: dict[str, str]) -> None:
+        """`environment` (versions, device class) goes into every seal. IdentityError where the folder holds seals
+        of another plan, which must not be written over."""
+        self._folder = folder / SHARDS_FOLDER
+        self._plan = plan
+        self._plan_hash = plan.hash
+        self._sequences = sequences
+        self._environment = environment
+        files.make_folder(self._folder)
+        files.sweep_temporary(folder)
+        files.sweep_temporary(self._folder)
+        for path in find_files(self._folder, f"*{SEAL_SUFFIX}"):
+            Seal.load(path).check_against(plan, path)
+
+    def pending(self, roots: Sequence[Path] = ()) -> list[ShardSpan]:
+        """Shards sealed neither here nor below any of `roots`, in the order of the plan."""
+        require_roots(roots)
+        sealed = find_sealed(self._plan, [self._folder, *roots])
+        for copies in sealed.values():
+            copies[0].check_size()
+        return [span for span in self._plan.shards if span.index not in sealed]
+
+    def write(self, span: ShardSpan, records: Records | Iterable[Records]) -> Seal:
+        """Encode, write and seal one shard.
+
+        `records` holds the positions of all its sequences, in order, at once or in parts of whole sequences; of parts
+        only the packed bytes are kept. The bytes on disk do not depend on how the parts were cut.
+        """
+        plan, statistics = self._plan, StatisticsSum()
+        parts = [records] if isinstance(records, Records) else records
+        path = self._folder / span.shard_name
+        digest = write_shard(
+            path,
+            codec.schema(plan.layout, span.count, plan.sequence_length),
+            shard_attributes(self._plan_hash, span),
+            self._encode(span, parts, statistics),
+        )
+        seal = Seal(
+            shard=span.shard_name,
+            size_bytes=digest.size_bytes,
+            xxh3_128=digest.xxh3_128,
+            first=span.first,
+            count=span.count,
+            num_positions=span.count * plan.sequence_length,
+            num_scored=statistics.num_scored,
+            statistics=statistics.result()
+            | {"bytes_per_scored_position": digest.size_bytes / max(1, statistics.num_scored)},
+            plan_hash=self._plan_hash,
+            environment=self._environment,
+        )
+        seal.save(self._folder / span.seal_name)
+        return seal
+
+    def _encode(self, span: ShardSpan, parts: Iterable[Records], statistics: StatisticsSum) -> Iterator[Arrays]:
+        first = span.first
+        for part in parts:
+            count, rest = divmod(len(part), self._plan.sequence_length)
+            if part.layout != self._plan.layout or rest or first + count > span.stop:
+                raise ValueError(
+                    f"shard {span.index}: expected records of whole sequences {first} to {span.stop} in the plan's "
+                    f"layout, found {len(part)} positions of {part.layout}"
+                )
+            mask_ST = self._sequences.loss_mask[first : first + count]
+            statistics.add(part, mask_ST)
+            yield codec.encode(part, mask_ST)
+            first += count
+        if first != span.stop:
+            raise ValueError(f"shard {span.index}: records end at sequence {first}, expected {span.stop}")
+
+
+def shard_attributes(plan_hash: str, span: ShardSpan) -> dict[str, Any]:
+    """What a shard says of itself, so that two files that changed places are noticed."""
+    return {"content": "records", "format": FORMAT_VERSION, "plan_hash": plan_hash, "first": span.first}

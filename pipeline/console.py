@@ -1,0 +1,112 @@
+"""What people see while the work goes on: all of it on stderr, so that stdout stays free for results.
+
+At a terminal progress is a live bar; in a batch log it is one line every 30 seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+LINE_SECONDS = 30.0
+_BAR_SECONDS = 0.2
+_BAR_WIDTH = 24
+_said: set[str] = set()
+_live_line = False
+
+
+def say(text: str) -> None:
+    """One line, or several, on stderr."""
+    _clear_live_line()
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn_once(text: str) -> None:
+    """Say once per process that something is skipped, approximated, or falls back."""
+    if text not in _said:
+        _said.add(text)
+        say(f"note: {text}")
+
+
+def format_seconds(seconds: float) -> str:
+    """41 s, 3 min 05 s, 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_bytes(num_bytes: float) -> str:
+    """812 bytes, 4.1 MB, 1.25 GB: powers of ten."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+class Progress:
+    """Progress of one piece of work, with its recent rate and the time left.
+
+    Use as a context manager; call `advance` as units get done. `unit` names what is counted ("tokens").
+    """
+
+    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        self.title, self.total, self.unit, self.done = title, total, unit, done
+        self._terminal = sys.stderr.isatty()
+        self._started = self._shown = time.monotonic()
+        self._recent: deque[tuple[float, int]] = deque([(self._started, done)], maxlen=64)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            seconds = time.monotonic() - self._started
+            say(f"{self.title}: {self.done:,} {self.unit} in {format_seconds(seconds)}")
+        else:
+            _clear_live_line()
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Count `count` more units done; `note` (a loss, say) is shown at the end of the line."""
+        self.done += count
+        now = time.monotonic()
+        self._recent.append((now, self.done))
+        if now - self._shown >= (_BAR_SECONDS if self._terminal else LINE_SECONDS):
+            self._shown = now
+            self._show(note)
+
+    @property
+    def rate(self) -> float:
+        """Units a second, over the recent past."""
+        (start, before), (end, after) = self._recent[0], self._recent[-1]
+        return (after - before) / (end - start) if end > start else 0.0
+
+    def _show(self, note: str) -> None:
+        global _live_line
+        share = self.done / self.total if self.total else 1.0
+        rate = self.rate
+        left = format_seconds((self.total - self.done) / rate) if rate else "?"
+        text = f"{share:4.0%}  {self.done:,}/{self.total:,} {self.unit}  {rate:,.0f}/s  {left} left"
+        text = f"{text}  {note}" if note else text
+        if self._terminal:
+            full = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
+            bar = "━" * full + "╌" * (_BAR_WIDTH - full)
+            sys.stderr.write(f"\r\x1b[K{self.title}  {bar} {text}")
+            sys.stderr.flush()
+            _live_line = True
+        else:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+
+def _clear_live_line() -> None:
+    global _live_line
+    if _live_line:
+        sys.stderr.write("\r\x1b[K")
+        _live_line = False

@@ -1,0 +1,40 @@
+"""How many UTF-8 bytes of a text each of its tokens adds: what bits per byte are counted with."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import pre_tokenizers
+
+
+def bytes_before_characters(text: str) -> NDArray[np.int64]:
+    """[len + 1]: the UTF-8 bytes of the first i characters of `text`, for i from 0 to its length."""
+    if text.isascii():
+        return np.arange(len(text) + 1, dtype=np.int64)
+    points = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    widths = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
+    return np.concatenate(([0], np.cumsum(widths)))
+
+
+def bytes_of_spans(text: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[n]: bytes each token adds, from the character its span ends before.
+
+    A character cut into several byte tokens is counted with the first; characters no span covers (dropped spaces)
+    are counted with the next token, and not at all after the last.
+    """
+    reached = np.maximum.accumulate(bytes_before_characters(text)[ends]) if len(ends) else np.zeros(0, np.int64)
+    return np.diff(reached, prepend=0)
+
+
+def bytes_of_ids(vocabulary: dict[str, int], added: dict[str, int]) -> NDArray[np.int64]:
+    """[V]: bytes each id of a byte-level vocabulary stands for; 0 where its spelling is not byte-level.
+
+    A byte-level token is spelled with one stand-in character a byte; an added token is spelled as it is.
+    """
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    table = np.zeros(max(vocabulary.values(), default=-1) + 1, np.int64)
+    for token, index in vocabulary.items():
+        table[index] = len(token) if alphabet.issuperset(token) else 0
+    for token, index in added.items():
+        table[index] = len(token.encode())
+    return table

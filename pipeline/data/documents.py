@@ -1,0 +1,187 @@
+"""Documents: one text or chat each, as they come from the source a config names.
+
+Files that each hold one document (text, the standard library) come in the seeded order of their names, so that a
+limit takes a fair sample of them; rows of tables come as they lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data import tables
+from pipeline.data.settings import DataSettings
+from pipeline.data.source_files import is_local, source_files
+from pipeline.files import canonical_json
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text, or one chat (then `text` is empty and each message has a role and a content)."""
+
+    key: str  # name of its file, or file and row: the same wherever the source lies
+    text: str
+    messages: tuple[Message, ...] | None = None
+
+    @property
+    def content(self) -> str:
+        """What was written: the text, or all messages of the chat."""
+        return self.text if self.messages is None else "".join(message["content"] for message in self.messages)
+
+    @property
+    def num_characters(self) -> int:
+        """Length of the text, or of all messages of the chat."""
+        return len(self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A document that cannot be used, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedDocument:
+    """The ids of a document of n tokens, ending with the end-of-text id."""
+
+    key: str
+    ids: NDArray[np.uint32]  # [n]
+    scored: NDArray[np.bool_]  # [n] is this token ever a scored label
+    num_bytes: NDArray[np.int64]  # [n] UTF-8 bytes of the text that this token adds
+
+
+def read_documents(settings: DataSettings) -> Iterator[Document | Unreadable]:
+    """Every document of the source, up to `max_documents`, in an order that only the source and the seed decide."""
+    if settings.source in ("stdlib", "text"):
+        documents = _read_text_files(settings)
+    else:
+        documents = (_from_row(key, row, settings) for key, row in _read_rows(settings))
+    return itertools.islice(documents, settings.max_documents)
+
+
+def source_fingerprint(settings: DataSettings) -> dict[str, Any]:
+    """Cheap identity of the source: names and sizes of local files, or the resolved commit of a hub dataset.
+
+    The commit is None where the hub cannot be asked, as in a later session without a network.
+    """
+    part = {"subset": settings.subset, "split": settings.dataset_split} if settings.source == "hub" else {}
+    if settings.dataset is not None and not is_local(settings):
+        commit = tables.resolve_revision(settings.dataset, settings.revision)
+        return {"dataset": settings.dataset, "revision": commit} | part
+    sizes = [(name, path.stat().st_size) for name, path in source_files(settings).items()]
+    local = {
+        "num_files": len(sizes),
+        "num_bytes": sum(size for _, size in sizes),
+        "names_and_sizes_sha256": hashlib.sha256(canonical_json(sizes)).hexdigest(),
+    }
+    return local | part | ({"python": platform.python_version()} if settings.source == "stdlib" else {})
+
+
+def expected_documents(settings: DataSettings) -> int | None:
+    """How many documents reading will meet, where that is cheap to know."""
+    if settings.source == "hub" and settings.dataset is not None:
+        count = tables.count_dataset_rows(settings.dataset, settings.subset, settings.dataset_split, settings.revision)
+    elif settings.source == "parquet":
+        count = sum(tables.count_parquet_rows(path) for path in source_files(settings).values())
+    elif settings.source == "jsonl":
+        count = sum(_count_lines(path) for path in source_files(settings).values())
+    else:
+        count = len(source_files(settings))
+    return min((limit for limit in (count, settings.max_documents) if limit is not None), default=None)
+
+
+def order_key(seed: int, key: str) -> bytes:
+    """Sorting by it shuffles documents by their keys alone: the same order on every machine and library version."""
+    return hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _read_text_files(settings: DataSettings) -> Iterator[Document | Unreadable]:
+    named = source_files(settings)
+    for name in sorted(named, key=lambda name: order_key(settings.seed, name)):
+        try:
+            yield Document(name, named[name].read_bytes().decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            yield Unreadable(name, "not valid UTF-8")
+        except OSError as error:
+            yield Unreadable(name, f"cannot be read ({error.strerror})")
+
+
+def _read_rows(settings: DataSettings) -> Iterator[tuple[str, Any]]:
+    columns = [settings.messages_column or settings.text_column]
+    if settings.source == "hub" and settings.dataset is not None:
+        yield from tables.read_dataset(
+            settings.dataset, settings.subset, settings.dataset_split, settings.revision, columns
+        )
+        return
+    read: Callable[[Path, list[str]], Iterator[dict[str, Any] | str | None]]
+    read = tables.read_parquet if settings.source == "parquet" else _read_json_lines
+    for name, path in source_files(settings).items():
+        for number, row in enumerate(read(path, columns), start=1):
+            if row is not None:
+                yield f"{name}:{number}", row
+
+
+def _read_json_lines(path: Path, columns: list[str]) -> Iterator[dict[str, Any] | str | None]:
+    """A row for each line: the columns asked for, None for a blank line, or the reason it cannot be read."""
+    with open(path, "rb") as file:
+        for line in file:
+            yield _parse_line(line, columns) if line.strip() else None
+
+
+def _parse_line(line: bytes, columns: list[str]) -> dict[str, Any] | str:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return "not valid UTF-8"
+    except (ValueError, RecursionError):
+        return "not valid JSON"
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    return {name: row[name] for name in columns if name in row}
+
+
+def _from_row(key: str, row: dict[str, Any] | str, settings: DataSettings) -> Document | Unreadable:
+    if isinstance(row, str):
+        return Unreadable(key, row)
+    column = settings.messages_column or settings.text_column
+    if column not in row:
+        return Unreadable(key, f"has no column {column!r}")
+    value = row[column]
+    if settings.messages_column is None:
+        return Document(key, value) if isinstance(value, str) else Unreadable(key, f"column {column!r} is not a string")
+    messages = _as_messages(value)
+    if messages is None:
+        return Unreadable(key, f"column {column!r} is not a list of messages with a role and a content")
+    return Document(key, "", messages)
+
+
+def _as_messages(value: Any) -> tuple[Message, ...] | None:
+    if not isinstance(value, list):
+        return None
+    messages = []
+    for entry in value:
+        if not isinstance(entry, dict):
+            return None
+        role, content = entry.get("role"), entry.get("content")
+        if not isinstance(role, str) or not isinstance(content, str):
+            return None
+        messages.append({"role": role, "content": content})
+    return tuple(messages)
+
+
+def _count_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))

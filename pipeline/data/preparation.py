@@ -1,0 +1,135 @@
+"""Text to sequences: read, validate, tokenise, split, order, pack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from pipeline.console import Progress, say, warn_once
+from pipeline.data.documents import Document, TokenizedDocument, Unreadable, expected_documents, read_documents
+from pipeline.data.packing import Mode, PackedRows, pack
+from pipeline.data.report import DataReport, SplitCounts
+from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
+from pipeline.data.settings import DataSettings
+from pipeline.data.splits import is_held_out, split_documents
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.validation import fault_in_ids, usable_documents
+from pipeline.errors import ConfigError
+
+_BATCH_CHARACTERS = 2**21  # enough to keep every core busy, little enough to show progress
+_UNKNOWN_SHARE_WORTH_SAYING = 0.01
+
+
+def prepare_sequences(settings: DataSettings, tokenizer: Tokenizer, packing: Mode) -> tuple[Sequences, DataReport]:
+    """Sequences of both splits and what was found on the way; depends on source, settings and tokenizer only.
+
+    ConfigError where no usable document, or no scored position in one of the splits, is left.
+    """
+    report = DataReport()
+    documents = list(_tokenized_documents(settings, tokenizer, report))
+    if not documents:
+        raise ConfigError(_nothing_usable(settings, report))
+    report.document_tokens = _lengths(documents)
+    parts = split_documents(documents, settings.validation_fraction, settings.seed, tokenizer.end_of_text_id)
+    train, validation = (pack(part, settings.sequence_length, packing, tokenizer.end_of_text_id) for part in parts)
+    report.train, report.validation = _counts(parts[0], train), _counts(parts[1], validation)
+    sequences = _join(train, validation)
+    report.padding_share = (train.num_padding + validation.num_padding) / sequences.input_ids.size
+    _say_what_is_odd(report)
+    _require_scored(report)
+    return sequences, report
+
+
+def _tokenized_documents(
+    settings: DataSettings, tokenizer: Tokenizer, report: DataReport
+) -> Iterator[TokenizedDocument]:
+    """Usable documents as ids, until `max_tokens` training tokens are there."""
+    by_tokens = settings.max_tokens is not None
+    total = settings.max_tokens if settings.max_tokens is not None else expected_documents(settings) or 0
+    train_tokens = 0
+    with Progress("tokenising", total, "training tokens" if by_tokens else "documents") as progress:
+        for document, encoded in _encoded(settings, tokenizer, report):
+            reason = encoded.reason if isinstance(encoded, Unreadable) else fault_in_ids(encoded, tokenizer.vocab_size)
+            if reason is not None:
+                report.drop(document.key, reason)
+                continue
+            assert isinstance(encoded, TokenizedDocument)
+            report.keep(document, encoded, tokenizer.unknown_id)
+            yield encoded
+            added = 0 if is_held_out(document.key, settings.validation_fraction) else len(encoded.ids)
+            train_tokens += added
+            progress.advance(added if by_tokens else 1)
+            if settings.max_tokens is not None and train_tokens >= settings.max_tokens:
+                return
+
+
+def _encoded(
+    settings: DataSettings, tokenizer: Tokenizer, report: DataReport
+) -> Iterator[tuple[Document, TokenizedDocument | Unreadable]]:
+    for batch in _batches(usable_documents(read_documents(settings), settings, report)):
+        yield from zip(batch, tokenizer.encode(batch), strict=True)
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    num_characters = 0
+    for document in documents:
+        batch.append(document)
+        num_characters += document.num_characters
+        if num_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _join(train: PackedRows, validation: PackedRows) -> Sequences:
+    num_train, num_validation = len(train.num_bytes), len(validation.num_bytes)
+    return Sequences(
+        np.concatenate((train.input_ids, validation.input_ids)),
+        np.concatenate((train.loss_mask, validation.loss_mask)),
+        np.concatenate((train.document_starts, validation.document_starts)),
+        np.repeat(np.array([TRAIN, VALIDATION], np.uint8), [num_train, num_validation]),
+        np.concatenate((train.num_bytes, validation.num_bytes)),
+    )
+
+
+def _counts(documents: list[TokenizedDocument], rows: PackedRows) -> SplitCounts:
+    num_tokens = sum(len(document.ids) for document in documents)
+    return SplitCounts(len(documents), num_tokens, len(rows.num_bytes), int(np.count_nonzero(rows.loss_mask)))
+
+
+def _lengths(documents: list[TokenizedDocument]) -> dict[str, int]:
+    quantiles = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
+    lengths = np.array([len(document.ids) for document in documents])
+    found = np.quantile(lengths, list(quantiles.values()), method="lower")
+    return {name: int(value) for name, value in zip(quantiles, found, strict=True)}
+
+
+def _say_what_is_odd(report: DataReport) -> None:
+    if report.documents_dropped:
+        lines = "\n".join(report.dropped_lines())
+        say(f"{report.documents_dropped:,} of {report.documents_read:,} documents are left out:\n{lines}")
+    if report.unknown_share > _UNKNOWN_SHARE_WORTH_SAYING:
+        warn_once(
+            f"{report.unknown_share:.1%} of the tokens are the unknown token: the tokenizer cannot spell this text"
+        )
+
+
+def _nothing_usable(settings: DataSettings, report: DataReport) -> str:
+    where = settings.path or settings.dataset or "the standard library"
+    found = "\n".join(report.dropped_lines()) or "  nothing at all"
+    return (
+        f"data.source {settings.source} ({where}): expected documents to learn from; of {report.documents_read:,} read "
+        f"none is usable:\n{found}\nCheck data.path, the column names and data.min_characters."
+    )
+
+
+def _require_scored(report: DataReport) -> None:
+    for name, split in (("training", report.train), ("validation", report.validation)):
+        if split.scored_positions == 0:
+            raise ConfigError(
+                f"the {name} split has {split.documents} documents, {split.tokens} tokens and no label that counts. "
+                "Give more text, or another data.validation_fraction."
+            )

@@ -1,0 +1,118 @@
+"""What was found in the data before any compute: counts, and every reason for which something was left out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.data.documents import Document, TokenizedDocument
+from pipeline.errors import DamagedDataError
+
+_NUM_EXAMPLES = 5
+
+
+@dataclass(slots=True)
+class Dropped:
+    """Documents left out for one reason."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)  # keys of the first few
+
+    def add(self, key: str) -> None:
+        """Count one more document."""
+        self.count += 1
+        if len(self.examples) < _NUM_EXAMPLES:
+            self.examples.append(key)
+
+
+@dataclass(slots=True)
+class SplitCounts:
+    """What one split holds."""
+
+    documents: int = 0
+    tokens: int = 0
+    sequences: int = 0
+    scored_positions: int = 0
+
+
+@dataclass(slots=True)
+class DataReport:
+    """Counts over one preparation; filled while it runs, kept as JSON beside the cache."""
+
+    documents_read: int = 0
+    documents_kept: int = 0
+    dropped: dict[str, Dropped] = field(default_factory=dict)  # reason -> how many, and which
+    num_characters: int = 0  # of the documents kept
+    num_bytes: int = 0  # UTF-8 bytes of the same
+    num_tokens: int = 0  # end-of-text included
+    num_unknown_tokens: int = 0
+    document_tokens: dict[str, int] = field(default_factory=dict)  # quantiles of a document's length: min, p25, ...
+    train: SplitCounts = field(default_factory=SplitCounts)
+    validation: SplitCounts = field(default_factory=SplitCounts)
+    padding_share: float = 0.0  # of all ids of all sequences
+
+    @property
+    def documents_dropped(self) -> int:
+        """How many documents were read and left out."""
+        return sum(dropped.count for dropped in self.dropped.values())
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of tokens the vocabulary has no spelling for."""
+        return self.num_unknown_tokens / self.num_tokens if self.num_tokens else 0.0
+
+    def drop(self, key: str, reason: str) -> None:
+        """Count a document that is left out."""
+        self.dropped.setdefault(reason, Dropped()).add(key)
+
+    def keep(self, document: Document, encoded: TokenizedDocument, unknown_id: int | None) -> None:
+        """Count a document that is used."""
+        self.documents_kept += 1
+        self.num_characters += document.num_characters
+        self.num_bytes += int(encoded.num_bytes.sum())
+        self.num_tokens += len(encoded.ids)
+        if unknown_id is not None:
+            self.num_unknown_tokens += int((encoded.ids == unknown_id).sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> DataReport:
+        """Read back what `to_json` gave. DamagedDataError for anything else."""
+        try:
+            parts = dict(value)
+            parts["dropped"] = {reason: Dropped(**dropped) for reason, dropped in value["dropped"].items()}
+            parts["train"], parts["validation"] = SplitCounts(**value["train"]), SplitCounts(**value["validation"])
+            return cls(**parts)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedDataError(f"the data report is not one this version wrote ({error!r})") from error
+
+    def dropped_lines(self) -> list[str]:
+        """One line a reason: how many documents, and the first few keys."""
+        reasons = sorted(self.dropped.items(), key=lambda item: (-item[1].count, item[0]))
+        return [
+            f"  {dropped.count:,} {reason}: {', '.join(dropped.examples)}{', …' * (dropped.count > _NUM_EXAMPLES)}"
+            for reason, dropped in reasons
+        ]
+
+    def summary_lines(self) -> list[str]:
+        """The report for people, a few lines."""
+        dropped = f"{self.documents_dropped:,} dropped"
+        lines = [
+            f"{self.documents_read:,} documents read, {self.documents_kept:,} kept, {dropped}",
+            *self.dropped_lines(),
+            f"text: {self.num_characters:,} characters, {self.num_bytes:,} bytes, {self.num_tokens:,} tokens",
+        ]
+        if self.document_tokens:
+            lengths = ", ".join(f"{name} {value:,}" for name, value in self.document_tokens.items())
+            lines.append(f"tokens a document: {lengths}")
+        if self.num_unknown_tokens:
+            lines.append(f"unknown tokens: {self.unknown_share:.2%}")
+        for name, split in (("train", self.train), ("validation", self.validation)):
+            lines.append(
+                f"{name}: {split.documents:,} documents, {split.tokens:,} tokens, {split.sequences:,} sequences, "
+                f"{split.scored_positions:,} scored positions"
+            )
+        return [*lines, f"padding: {self.padding_share:.2%} of all ids"]

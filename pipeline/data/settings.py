@@ -1,0 +1,43 @@
+"""What the `data` section of a config may say."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import pydantic
+
+from pipeline.config import Section, free, identity
+
+Source = Literal["stdlib", "text", "jsonl", "parquet", "hub"]
+Packing = Literal["auto", "packed", "one_document"]
+
+
+class DataSettings(Section):
+    """Where the text comes from, and how it becomes sequences."""
+
+    source: Source = identity(doc="stdlib (the running interpreter's own source), text, jsonl, parquet or hub")
+    path: str | None = free(None, "a file, a folder or a glob pattern, for text, jsonl and parquet")
+    dataset: str | None = identity(None, "hub: dataset id, such as HuggingFaceTB/smollm-corpus")
+    subset: str | None = identity(None, "hub: name of the subset (its config)")
+    dataset_split: str = identity("train", "hub: which split of the dataset to read")
+    revision: str | None = identity(None, "hub: commit or tag; the resolved commit enters the plan")
+    text_column: str = identity("text", "column that holds the text")
+    messages_column: str | None = identity(None, "column that holds chat messages; loss on the assistant's tokens only")
+    sequence_length: int = identity(512, "T: positions a sequence", ge=2)
+    packing: Packing = identity("auto", "auto packs documents together where the teacher keeps them apart")
+    validation_fraction: float = identity(0.02, "share of documents held out, by a hash of their key", gt=0, lt=0.5)
+    max_documents: int | None = identity(None, "read at most this many documents", ge=1)
+    max_tokens: int | None = identity(None, "keep whole documents until this many training tokens", ge=1)
+    min_characters: int = identity(1, "shorter documents are dropped, and counted", ge=1)
+    drop_duplicates: bool = identity(True, "drop documents whose text was seen before, and count them")
+    seed: int = identity(0, "order of the documents before packing", ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _source_has_its_place(self) -> Self:
+        if self.source in ("text", "jsonl", "parquet") and self.path is None:
+            raise ValueError(f"source {self.source!r} needs data.path: a file, a folder or a glob pattern")
+        if self.source == "hub" and self.dataset is None:
+            raise ValueError("source 'hub' needs data.dataset: a dataset id such as HuggingFaceTB/smollm-corpus")
+        if self.messages_column is not None and self.source in ("stdlib", "text"):
+            raise ValueError(f"source {self.source!r} has no columns; chat messages come from jsonl, parquet or hub")
+        return self

@@ -1,0 +1,133 @@
+"""Rows of Parquet files and of hub datasets: the only door to pyarrow and datasets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.console import warn_once
+from pipeline.errors import ConfigError
+
+_BATCH_ROWS = 1024
+_COMMIT = re.compile("[0-9a-f]{40}")
+_RETRY = (
+    "Is the network there, and HF_HUB_OFFLINE unset? Otherwise download the dataset where there is one, and name its "
+    "folder as data.dataset."
+)
+Row = dict[str, Any]
+
+
+def read_parquet(path: Path, columns: list[str]) -> Iterator[Row | str]:
+    """The rows of one file, only the columns asked for; in place of a row that does not decode, the reason."""
+    with _open_parquet(path) as file:
+        _require_columns(str(path), file.schema_arrow.names, columns)
+        try:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+                yield from _decoded_rows(batch)
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(
+                f"{path}: the Parquet file is damaged ({_first_line(error)}) Fetch or write it again."
+            ) from error
+
+
+def count_parquet_rows(path: Path) -> int:
+    """Rows of one file, from its footer."""
+    with _open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def read_dataset(
+    dataset: str, subset: str | None, split: str, revision: str | None, columns: list[str]
+) -> Iterator[tuple[str, Row]]:
+    """Key and row of a hub dataset, or of a local folder laid out as one; streamed, so that a limit saves downloads."""
+    rows = _open_dataset(dataset, subset, split, revision)
+    number = 0
+    try:
+        if rows.column_names is not None:
+            _require_columns(f"dataset {dataset}", rows.column_names, columns)
+            rows = rows.select_columns(columns)
+        for number, row in enumerate(rows, start=1):
+            yield f"{split}:{number}", {name: row[name] for name in columns if name in row}
+    except ConfigError:
+        raise
+    except Exception as error:  # arrow, JSON, network: each format and protocol below has its own errors
+        raise ConfigError(
+            f"dataset {dataset}: reading failed after row {number:,}. {_first_line(error)} {_RETRY}"
+        ) from error
+
+
+def count_dataset_rows(dataset: str, subset: str | None, split: str, revision: str | None) -> int | None:
+    """Rows of the split, where the dataset says how many it has."""
+    known = _open_dataset(dataset, subset, split, revision).info.splits or {}
+    return (known[split].num_examples or None) if split in known else None
+
+
+def resolve_revision(dataset: str, revision: str | None) -> str | None:
+    """The commit that `revision` of a hub dataset stands for now; None where the hub cannot be asked."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        return huggingface_hub.HfApi().dataset_info(dataset, revision=revision, timeout=20).sha
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ConfigError(
+            f"dataset {dataset}, revision {revision or 'main'}: the hub has no such dataset, or not for you. Check "
+            "data.dataset and data.revision; for a private or gated one run `hf auth login` first."
+        ) from error
+    except Exception as error:  # the HTTP library under huggingface_hub changed twice, and its errors with it
+        warn_once(f"dataset {dataset}: the hub cannot be asked for its commit ({_first_line(error)})")
+        return None
+
+
+def _open_dataset(dataset: str, subset: str | None, split: str, revision: str | None) -> Any:
+    import datasets  # heavy, and only hub sources need it
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(dataset, subset, split=split, revision=revision, streaming=True)
+    except (ValueError, datasets.exceptions.DatasetNotFoundError) as error:  # unknown subset, split, dataset or format
+        raise ConfigError(
+            f"dataset {dataset} (subset {subset}, split {split}, revision {revision}): {_first_line(error)} Check "
+            "data.dataset, data.subset, data.dataset_split and data.revision."
+        ) from error
+    except Exception as error:
+        raise ConfigError(f"dataset {dataset}: cannot be opened. {_first_line(error)} {_RETRY}") from error
+
+
+def _open_parquet(path: Path) -> Any:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(
+            f"{path}: expected a Parquet file; {_first_line(error)} Check data.path and data.source."
+        ) from error
+
+
+def _decoded_rows(batch: Any) -> list[Row | str]:
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return ["not valid UTF-8"]
+        return [row for number in range(batch.num_rows) for row in _decoded_rows(batch.slice(number, 1))]
+
+
+def _require_columns(where: str, found: list[str], wanted: list[str]) -> None:
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise ConfigError(
+            f"{where}: has no column {missing[0]!r}; it has {', '.join(found)}. Set data.text_column, or "
+            "data.messages_column for chats."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,135 @@
+"""Checkpoints of a training: folders of safetensors and JSON that count only once COMMIT.json is in them.
+
+    step-00000500/  weights.safetensors  average.safetensors  optimizer.safetensors  state.json  COMMIT.json
+    best-00000400/  weights.safetensors  state.json  COMMIT.json
+
+COMMIT.json is written last and lists size and xxh3-128 of the others. The newest *valid* checkpoint is the one that
+counts; an older one is deleted only after a newer one has been read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import torch as safetensors
+
+from pipeline import files
+from pipeline.console import warn_once
+from pipeline.errors import DamagedDataError, IdentityError
+
+FORMAT_VERSION = 1
+_COMMIT = "COMMIT.json"
+_STATE = "state.json"
+_KEEP = 2
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that has been checked against its COMMIT.json."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+    def holds(self, name: str) -> bool:
+        """Whether `<name>.safetensors` is part of it."""
+        return (self.folder / f"{name}.safetensors").is_file()
+
+    def tensors(self, name: str) -> Tensors:
+        """The tensors of `<name>.safetensors`, on the CPU."""
+        return safetensors.load(files.read_bytes(self.folder / f"{name}.safetensors"))
+
+
+def training_hash(training: dict[str, Any]) -> str:
+    """SHA-256 of what identifies a training: its cache, its student, its schedule keys."""
+    return hashlib.sha256(files.canonical_json(training)).hexdigest()
+
+
+def save_checkpoint(
+    folder: Path, prefix: str, step: int, tensors: dict[str, Tensors], state: dict[str, Any]
+) -> Checkpoint:
+    """Write one checkpoint durably and read it back; `tensors` maps file names to named tensors."""
+    target = folder / f"{prefix}-{step:08d}"
+    if target.is_dir():  # what an earlier start left here stops counting before it is overwritten
+        files.remove_file(target / _COMMIT)
+    digests = {}
+    for name, named in tensors.items():
+        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
+        content = safetensors.save(contiguous, metadata={"format": "pt"})
+        digests[f"{name}.safetensors"] = files.write_file(target / f"{name}.safetensors", content)
+    digests[_STATE] = files.write_json(target / _STATE, {"format": FORMAT_VERSION, "step": step, **state})
+    files.write_json(
+        target / _COMMIT,
+        {name: {"size_bytes": digest.size_bytes, "xxh3_128": digest.xxh3_128} for name, digest in digests.items()},
+    )
+    return open_checkpoint(target)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Check a checkpoint against its COMMIT.json; DamagedDataError says what does not fit."""
+    commit_path = folder / _COMMIT
+    if not commit_path.is_file():
+        raise DamagedDataError(f"{folder}: no {_COMMIT}; the checkpoint was never finished")
+    commit = files.read_json(commit_path)
+    if _STATE not in commit:
+        raise DamagedDataError(f"{commit_path}: does not list {_STATE}")
+    for name, expected in commit.items():
+        path = folder / name
+        if path.parent != folder or not isinstance(expected, dict):
+            raise DamagedDataError(f"{commit_path}: {name!r} is not an entry of a checkpoint")
+        if not path.is_file():
+            raise DamagedDataError(f"{path}: is listed in {_COMMIT} and missing")
+        found = files.digest_file(path)
+        if (found.size_bytes, found.xxh3_128) != (expected.get("size_bytes"), expected.get("xxh3_128")):
+            raise DamagedDataError(f"{path}: size or xxh3-128 differs from {_COMMIT}")
+    state = files.read_json(folder / _STATE)
+    if state.get("format") != FORMAT_VERSION:
+        raise IdentityError(
+            f"{folder / _STATE}: checkpoint format {state.get('format')!r}, this version reads {FORMAT_VERSION}. "
+            "Continue it with the version that wrote it."
+        )
+    return Checkpoint(folder, int(state["step"]), state)
+
+
+def newest_checkpoint(folders: Iterable[Path], of_training: str | None = None) -> Checkpoint | None:
+    """The newest valid checkpoint below `folders`, at any depth; damaged ones are named and passed over.
+
+    With `of_training` only checkpoints of the training with that hash count.
+    """
+    committed = {path.parent for folder in folders if folder.is_dir() for path in folder.rglob(f"step-*/{_COMMIT}")}
+    for candidate in sorted(committed, key=lambda path: path.name, reverse=True):
+        try:
+            if of_training in (None, files.read_json(candidate / _STATE).get("training_hash")):
+                return open_checkpoint(candidate)
+        except (DamagedDataError, OSError) as error:
+            warn_once(f"checkpoint passed over: {error}")
+    return None
+
+
+def retire_checkpoints(folder: Path, best_step: int | None) -> None:
+    """Keep the newest two full checkpoints, the best weights, and the best weights those two refer to."""
+    kept, best = list(_folders(folder, "step"))[-_KEEP:], {best_step}
+    for path in kept:
+        best.add((files.read_json(path / _STATE).get("best") or {}).get("step"))
+    for path in _folders(folder, "step"):
+        if path not in kept:
+            _remove(path)
+    for path in _folders(folder, "best"):
+        if int(path.name.removeprefix("best-")) not in best:
+            _remove(path)
+
+
+def _folders(folder: Path, prefix: str) -> Iterator[Path]:
+    yield from sorted(path for path in folder.glob(f"{prefix}-*") if path.is_dir())
+
+
+def _remove(path: Path) -> None:
+    files.remove_file(path / _COMMIT)
+    files.remove_folder(path)

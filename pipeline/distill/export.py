@@ -1,0 +1,53 @@
+"""student/model: a folder that `from_pretrained` loads without this project, with a model card that says its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.data.tokenizer import Tokenizer
+
+
+def export_model(folder: Path, model: Any, tokenizer: Tokenizer, card: str) -> None:
+    """Replace `folder` by the model as it is now, its tokenizer and its card; readers see the old or the new."""
+
+    def fill(staging: Path) -> None:
+        model.save_pretrained(str(staging), safe_serialization=True)
+        tokenizer.save(staging)
+        (staging / "README.md").write_bytes(card.encode())
+
+    files.publish_folder(folder, fill)
+
+
+def model_card(facts: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+    """The README of an exported model: what it is, where it comes from, how to load it."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    config = "\n".join(f"| `{name}` | `{value}` |" for name, value in settings.items())
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [knowledge-distillation]
+---
+
+# A distilled student
+
+Trained by sad-pipeline from a cache of its teacher's predictions.
+
+| | |
+| --- | --- |
+{rows}
+
+```python
+from transformers import pipeline
+
+print(pipeline("text-generation", "path/to/this/folder")("Once")[0]["generated_text"])
+```
+
+## Settings it was trained with
+
+| key | value |
+| --- | --- |
+{config}
+"""

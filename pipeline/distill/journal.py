@@ -1,0 +1,148 @@
+"""The lasting side of a training: its identity, its checkpoints, its logs and the best weights so far."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import differences
+from pipeline.console import say
+from pipeline.distill.checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    open_checkpoint,
+    retire_checkpoints,
+    save_checkpoint,
+    training_hash,
+)
+from pipeline.distill.learner import Learner, StepResult, load_weights, unique_tensors
+from pipeline.distill.metrics_log import MetricsLog
+from pipeline.distill.validation import Validation
+from pipeline.errors import ConfigError, IdentityError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Best:
+    """The weights with the lowest validation cross-entropy so far: of which step, raw or averaged."""
+
+    step: int
+    weights: str
+    ce: float
+
+
+class Journal:
+    """Keeps one training under `folder`; what identifies it is compared before anything is computed.
+
+    `training` is that identity: plan hash, frozen shards, student, schedule keys. A schedule key that differs from the
+    checkpoints already there is refused; a checkpoint of the same training may also lie in a read-only root.
+    """
+
+    def __init__(self, folder: Path, training: dict[str, Any]) -> None:
+        self.folder, self.training = folder, training
+        self.log = MetricsLog(folder)
+        self.best: Best | None = None
+        self._checkpoints = folder / "checkpoints"
+        self._hash = training_hash(training)
+
+    def find(self, roots: Iterable[Path]) -> Checkpoint | None:
+        """The newest valid checkpoint of this training, here or in a root; another training's here is refused."""
+        own = newest_checkpoint([self._checkpoints])
+        if own is not None and own.state["training_hash"] != self._hash:
+            raise IdentityError(
+                f"{own.folder}: this run has begun with other settings, and a training cannot change half-way.\n"
+                + "\n".join(differences(_flat(own.state["training"]), _flat(self.training)))
+                + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
+                + str(self.folder.parent)
+            )
+        elsewhere = newest_checkpoint(roots, of_training=self._hash)
+        found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
+        return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+    def resume(self, checkpoint: Checkpoint | None, learner: Learner) -> int:
+        """Put the learner and the logs where `checkpoint` left them; returns the number of steps done."""
+        if checkpoint is None:
+            self.log.rewind(0, self.folder)
+            return 0
+        learner.load(checkpoint)
+        best = checkpoint.state["best"]
+        self.best = None if best is None else Best(**best)
+        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
+        say(f"continuing after step {checkpoint.step:,}, from {checkpoint.folder}")
+        if self.best is not None and not self._best_folder.is_dir():
+            self._keep_best(open_checkpoint(checkpoint.folder.parent / self._best_folder.name).tensors("weights"))
+        return checkpoint.step
+
+    def fork(self, run_folder: Path, learner: Learner) -> int:
+        """Begin this training from the newest checkpoint of another run, saying what differs."""
+        checkpoint = newest_checkpoint([run_folder / "student" / "checkpoints"])
+        if checkpoint is None:
+            raise ConfigError(f"--fork-from {run_folder}: expected a run with a finished checkpoint, found none")
+        say(
+            "\n".join(
+                [
+                    "forked; settings that differ:",
+                    *differences(_flat(checkpoint.state["training"]), _flat(self.training)),
+                ]
+            )
+        )
+        learner.load(checkpoint)
+        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
+        self.save(checkpoint.step, learner)
+        return checkpoint.step
+
+    def log_step(self, step: int, result: StepResult, skipped_steps: int) -> None:
+        """One metrics line of a training step."""
+        line = dataclasses.asdict(result) | {"skipped_steps": skipped_steps}
+        line.pop("skipped")
+        # JSON has no infinity, and a skipped step's gradient norm may be one.
+        finite = {
+            key: None if isinstance(value, float) and not _finite(value) else value for key, value in line.items()
+        }
+        self.log.metrics({"step": step, "kind": "train"} | finite)
+
+    def log_validation(self, step: int, weights: str, validation: Validation, learner: Learner) -> None:
+        """One metrics line of a validation; the weights, now in the model, are kept if they are the best so far."""
+        self.log.metrics({"step": step, "kind": "validation", "weights": weights} | dataclasses.asdict(validation))
+        if self.best is None or validation.ce < self.best.ce:
+            self.best = Best(step, weights, validation.ce)
+            self._keep_best(unique_tensors(learner.causal.model))
+
+    def save(self, step: int, learner: Learner) -> None:
+        """Checkpoint all that a resume needs, then let go of what the newer one replaces."""
+        self.log.sync()
+        save_checkpoint(
+            self._checkpoints, "step", step, learner.tensors(), self._state() | {"learner": learner.state()}
+        )
+        retire_checkpoints(self._checkpoints, self.best.step if self.best else None)
+
+    def load_best(self, learner: Learner) -> Best:
+        """Put the best weights so far into the model."""
+        assert self.best is not None
+        load_weights(learner.causal.model, open_checkpoint(self._best_folder).tensors("weights"))
+        return self.best
+
+    @property
+    def _best_folder(self) -> Path:
+        assert self.best is not None
+        return self._checkpoints / f"best-{self.best.step:08d}"
+
+    def _keep_best(self, weights: dict[str, Any]) -> None:
+        assert self.best is not None
+        save_checkpoint(self._checkpoints, "best", self.best.step, {"weights": weights}, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        best = None if self.best is None else dataclasses.asdict(self.best)
+        return {"training": self.training, "training_hash": self._hash, "best": best}
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < float("inf")
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat

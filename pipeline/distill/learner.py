@@ -1,0 +1,225 @@
+"""One optimizer step of the student: forward, chunked head loss, backward, clipping, AdamW, moving average."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.console import warn_once
+from pipeline.distill.batches import Batch
+from pipeline.distill.checkpoint import Checkpoint, Tensors
+from pipeline.distill.ema import WeightAverage
+from pipeline.distill.learning_rate import learning_rate_at
+from pipeline.distill.losses import LossParts, distillation_loss
+from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from pipeline.distill.settings import TrainSettings
+from pipeline.distill.temperature import temperature_at
+from pipeline.errors import NumericsError
+from pipeline.models import CausalModel
+
+_MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did; losses are means over its scored positions, in nats."""
+
+    loss: float
+    ce: float
+    kd: float | None
+    agreement: float | None
+    effective_draws: float | None
+    temperature: float
+    learning_rate: float
+    gradient_norm: float
+    num_positions: int
+    skipped: bool
+
+
+class Learner:
+    """The student with everything that changes while it learns; `tensors` and `state` are all a resume needs.
+
+    Weights and optimizer are float32; under `autocast_dtype` the forward pass runs in that type, with a gradient
+    scaler where it is float16. A step whose loss or gradient is not finite leaves weights, optimizer and average
+    untouched and is counted; twenty in a row end the training.
+    """
+
+    def __init__(
+        self, causal: CausalModel, settings: TrainSettings, num_steps: int, autocast_dtype: torch.dtype
+    ) -> None:
+        self.causal, self.settings, self.num_steps = causal, settings, num_steps
+        self.device = causal.device
+        self.autocast_dtype = autocast_dtype
+        self.optimizer = make_optimizer(causal.model, settings)
+        self.average = WeightAverage(causal.model, settings.ema_decay) if settings.ema_decay > 0 else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_dtype is torch.float16)
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
+
+    def learn(self, step: int, batches: Sequence[Batch]) -> StepResult:
+        """Do step number `step` (from 0) on its micro-batches."""
+        # Dropout, where a student has it, depends on (seed, step) alone: nothing to restore on resume.
+        torch.manual_seed(self.settings.seed * 1_000_003 + step)
+        self.causal.model.train()
+        learning_rate = learning_rate_at(step, self.num_steps, self.settings)
+        temperature = temperature_at(step, self.num_steps, self.settings.temperature)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
+        normaliser = max(1, sum(batch.num_scored for batch in batches))
+        parts = [self._backward(batch, temperature, normaliser) for batch in batches]
+        gradient_norm, skipped = self._update(step)
+        return _summarise(batches, parts, temperature, learning_rate, gradient_norm, normaliser, skipped)
+
+    @property
+    def weight_kinds(self) -> tuple[str, ...]:
+        """Which weights there are to validate: raw ones, and averaged ones where an average is kept."""
+        return ("raw",) if self.average is None else ("raw", "ema")
+
+    @contextlib.contextmanager
+    def holding(self, weights: str) -> Iterator[CausalModel]:
+        """The student with raw or averaged weights in it, for as long as the block lasts."""
+        if weights == "ema":
+            assert self.average is not None
+            with self.average.swapped_into(self.causal.model):
+                yield self.causal
+        else:
+            yield self.causal
+
+    def tensors(self) -> dict[str, Tensors]:
+        """File name -> named tensors, for a checkpoint."""
+        tensors = {
+            "weights": self.weights(),
+            "optimizer": optimizer_tensors(self.optimizer, self.causal.model),
+        }
+        if self.average is not None:
+            tensors["average"] = self.average.state_dict()
+        return tensors
+
+    def weights(self) -> Tensors:
+        """The student's parameters and buffers as they are now; tied ones once."""
+        return unique_tensors(self.causal.model)
+
+    def state(self) -> dict[str, object]:
+        """The numbers beside the tensors, for a checkpoint."""
+        return {
+            "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint."""
+        load_weights(self.causal.model, checkpoint.tensors("weights"))
+        load_optimizer_tensors(self.optimizer, self.causal.model, checkpoint.tensors("optimizer"))
+        if self.average is not None and checkpoint.holds("average"):
+            self.average.load_state_dict(checkpoint.tensors("average"))
+        self.skipped_steps = int(checkpoint.state["learner"]["skipped_steps"])
+        self._skipped_in_a_row = int(checkpoint.state["learner"]["skipped_in_a_row"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint.state["learner"]["scaler"])
+
+    def _backward(self, batch: Batch, temperature: float, normaliser: int) -> LossParts:
+        half = self.autocast_dtype is not torch.float32
+        autocast = torch.autocast(self.device.type, self.autocast_dtype) if half else contextlib.nullcontext()
+        with autocast:
+            hidden_BTD = self.causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
+            parts = distillation_loss(
+                hidden_BTD.flatten(0, 1),
+                self.causal.head,
+                batch.labels_N,
+                batch.records,
+                temperature=temperature,
+                objective=self.settings.objective,
+                ce_weight=self.settings.ce_weight,
+                kd_weight=self.settings.kd_weight,
+                weights_N=batch.weights_N,
+                normaliser=normaliser,
+                chunk_positions=self.settings.chunk_positions,
+            )
+        self.scaler.scale(parts.loss).backward()
+        return parts
+
+    def _update(self, step: int) -> tuple[float, bool]:
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for p in self.causal.model.parameters() if p.grad is not None]
+        limit = self.settings.clip_norm or float("inf")
+        gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        finite = gradient_norm < float("inf")
+        if finite or self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if finite:
+            self._skipped_in_a_row = 0
+            if self.average is not None:
+                self.average.update(self.causal.model, step)
+        else:
+            self._count_skipped(step)
+        return gradient_norm, not finite
+
+    def _count_skipped(self, step: int) -> None:
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if not self.scaler.is_enabled():  # a scaler finds its scale by overflowing now and then
+            warn_once("a step had a loss or gradient that is not finite; it was skipped and counted")
+        if self._skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
+            raise NumericsError(
+                f"step {step + 1}: {_MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite. The last "
+                "checkpoint is good. Lower train.learning_rate, or set train.dtype to float32, and fork the training."
+            )
+
+
+def unique_tensors(model: torch.nn.Module) -> Tensors:
+    """Parameters and persistent buffers by name, each storage once (tied weights have one name)."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach()
+    return tensors
+
+
+def load_weights(model: torch.nn.Module, tensors: Tensors) -> None:
+    """Put weights back by name, in place, tied ones through their one name."""
+    own = unique_tensors(model)
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())[:4]
+        raise NumericsError(f"the weights do not belong to this student: {', '.join(odd)} on one side only")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def _summarise(
+    batches: Sequence[Batch],
+    parts: Sequence[LossParts],
+    temperature: float,
+    learning_rate: float,
+    gradient_norm: float,
+    num_positions: int,
+    skipped: bool,
+) -> StepResult:
+    def mean(name: str) -> float | None:
+        values = [getattr(part, name) for part in parts]
+        if any(value is None for value in values):
+            return None
+        pairs = zip(values, batches, strict=True)
+        return float(sum((value.float() * batch.weights_N).sum() for value, batch in pairs)) / num_positions
+
+    return StepResult(
+        loss=float(sum(part.loss.detach() for part in parts)),
+        ce=mean("ce_N") or 0.0,
+        kd=mean("kd_N"),
+        agreement=mean("agreement_N"),
+        effective_draws=mean("effective_draws_N"),
+        temperature=temperature,
+        learning_rate=learning_rate,
+        gradient_norm=gradient_norm,
+        num_positions=num_positions,
+        skipped=skipped,
+    )

@@ -1,0 +1,60 @@
+"""What a training learns from: the sealed part of a cache, and the order its sequences come in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.cache import TeacherCache
+from pipeline.data.sequences import TRAIN
+from pipeline.distill.order import DataOrder
+from pipeline.distill.settings import TrainSettings
+from pipeline.errors import IncompleteInputError
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """A cache as a training sees it."""
+
+    cache: TeacherCache
+    order: DataOrder
+    num_steps: int
+    validation_indices: np.ndarray
+    frozen_shards: list[int] | None  # the shards a training on an unfinished cache is frozen to
+
+    @property
+    def step_positions(self) -> int:
+        """Positions an optimizer step goes over, masked ones included."""
+        return self.order.batch * self.cache.plan.sequence_length
+
+
+def plan_lessons(cache: TeacherCache, settings: TrainSettings, use_sealed_only: bool) -> Lessons:
+    """Lay out a training on the sealed shards; an unfinished cache is refused unless `use_sealed_only`."""
+    spans = cache.sealed
+    if not cache.complete and not use_sealed_only:
+        raise IncompleteInputError(
+            f"{cache.folders[0]}: {len(spans)} of {len(cache.plan.shards)} shards are sealed. Run cache-teacher until it is "
+            "complete, or train on what is there with --use-sealed-only."
+        )
+    train = [(span.first, span.count) for span in spans if span.split == TRAIN]
+    held_out = [np.arange(span.first, span.first + span.count) for span in spans if span.split != TRAIN]
+    if not train or not held_out:
+        raise IncompleteInputError(
+            f"{cache.folders[0]}: expected a sealed training shard and a sealed validation shard, found {len(train)} and "
+            f"{len(held_out)}. Run cache-teacher again."
+        )
+    order = DataOrder(train, settings.seed, settings.window_shards, settings.batch_size * settings.accumulation)
+    if settings.steps is not None:
+        num_steps = settings.steps
+    else:
+        assert settings.epochs is not None
+        num_steps = max(1, math.ceil(settings.epochs * order.steps_per_epoch))
+    return Lessons(
+        cache=cache,
+        order=order,
+        num_steps=num_steps,
+        validation_indices=np.concatenate(held_out)[: settings.validation_sequences],
+        frozen_shards=[span.index for span in spans] if use_sealed_only else None,
+    )

@@ -1,0 +1,136 @@
+"""The distillation loss: labels and the teacher's records, through the output matrix in chunks of positions.
+
+    loss = Σ_n w_n·( ce_weight·CE_n + kd_weight·τ²·KD_n ) / normaliser
+
+The terms and their gradients are in `objectives.py`, the teacher's side in `softening.py`, the chunks in
+`head_loss.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from pipeline.cache.records import Records
+from pipeline.distill.head_loss import Batch, HeadLoss
+from pipeline.distill.objectives import Goal, Scores
+from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.settings import Objective
+from pipeline.distill.softening import SoftTarget
+from pipeline.models.head import Head
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LossParts:
+    """The loss and what it is made of. All but `loss` are detached, and zero where the weight is zero."""
+
+    loss: Tensor
+    """scalar, weighted and normalised; call backward() on it, once"""
+    ce_N: Tensor
+    """−log q_1(label), nats, unweighted"""
+    kd_N: Tensor | None
+    """the objective's KL at temperature τ, nats, unweighted and without τ²; None for labels only.
+
+    A single position of `sampled_tail` is an estimate and may be negative."""
+    agreement_N: Tensor | None
+    """bool: the student's largest logit is at the teacher's likeliest id; None for labels only"""
+    effective_draws_N: Tensor | None
+    """effective sample size of the tail draws, 0..M; None where the objective uses none"""
+
+
+def distillation_loss(
+    hidden_ND: Tensor,
+    head: Head,
+    labels_N: Tensor,
+    records: Records | RecordTensors | None,
+    temperature: float = 1.0,
+    objective: Objective = "sampled_tail",
+    ce_weight: float = 0.1,
+    kd_weight: float = 0.9,
+    weights_N: Tensor | None = None,
+    normaliser: float | Tensor | None = None,
+    chunk_positions: int = 512,
+) -> LossParts:
+    """Cross-entropy and distillation at N positions; gradients flow to the hidden states and to the head's tensors.
+
+    `records` None, or `kd_weight` 0, trains on labels only. `weights_N` weighs positions; one of weight 0 is skipped
+    before the product, whatever its label and record hold. `normaliser` is the number of positions of the whole
+    effective batch; by default the sum of the weights given here. Logits are float32 and at most [chunk_positions, V];
+    under autocast, or with half-precision hidden states and weights, products take half-precision factors.
+
+    Raises ValueError for a temperature outside [1, 4], shapes or vocabularies that do not match, an unknown objective,
+    and `sampled_tail` on records without tail draws.
+    """
+    if records is None or kd_weight == 0:
+        records, objective, temperature, kd_weight = None, "subset", 1.0, 0.0
+    elif isinstance(records, Records):
+        records = RecordTensors.from_records(records, hidden_ND.device)
+    _check(hidden_ND, head, labels_N, weights_N, records, objective, chunk_positions)
+    goal = Goal(objective, temperature, ce_weight, kd_weight)
+    weights_N = hidden_ND.new_ones(len(hidden_ND), dtype=torch.float32) if weights_N is None else weights_N.float()
+    target = SoftTarget.nothing(weights_N) if records is None else SoftTarget.of(records, temperature, objective)
+    batch = Batch(labels_N, weights_N.detach(), target, goal, chunk_positions)
+
+    total, scores = _through_head(hidden_ND, head, batch)
+    if normaliser is None:
+        normaliser = weights_N.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    labels_only, drawn = records is None, objective == "sampled_tail"
+    return LossParts(
+        loss=total / normaliser,
+        ce_N=scores.ce_n,
+        kd_N=None if labels_only else scores.kd_n,
+        agreement_N=None if labels_only else scores.agreement_n,
+        effective_draws_N=target.effective_draws().where(weights_N != 0, 0.0) if drawn else None,
+    )
+
+
+def _through_head(hidden_ND: Tensor, head: Head, batch: Batch) -> tuple[Tensor, Scores]:
+    """The summed loss, and the scores of all positions; those of weight zero never reach the head."""
+    kept_n = batch.weights_N.nonzero()[:, 0]
+    everything = Scores.blank(len(hidden_ND), like=batch.weights_N)
+    if len(kept_n) < len(hidden_ND):
+        hidden_ND, batch = hidden_ND[kept_n], batch.rows(kept_n)
+    inputs = (hidden_ND, head.weight_VD, head.bias_V)
+    wanted = tuple(torch.is_grad_enabled() and part is not None and part.requires_grad for part in inputs)
+    total, *parts = HeadLoss.apply(*inputs, head, batch, wanted)  # type: ignore[no-untyped-call]
+    everything.put(kept_n, Scores(*parts))
+    return total, everything
+
+
+def _check(
+    hidden_ND: Tensor,
+    head: Head,
+    labels_N: Tensor,
+    weights_N: Tensor | None,
+    records: RecordTensors | None,
+    objective: Objective,
+    chunk_positions: int,
+) -> None:
+    """Refuse what cannot be meant; values (a label out of range, say) are the data's to check, not of every step."""
+    if objective not in get_args(Objective):
+        raise ValueError(f"distillation_loss: objective must be one of {get_args(Objective)}, found {objective!r}")
+    if hidden_ND.dim() != 2:
+        raise ValueError(
+            f"distillation_loss: hidden_ND must be [N, D], found {tuple(hidden_ND.shape)}; flatten [B, T, D]"
+        )
+    if chunk_positions < 1:
+        raise ValueError(f"distillation_loss: chunk_positions must be at least 1, found {chunk_positions}")
+    for name, given in (("labels_N", labels_N), ("weights_N", weights_N)):
+        if given is not None and given.shape != hidden_ND.shape[:1]:
+            raise ValueError(
+                f"distillation_loss: {name} must have shape ({len(hidden_ND)},), one for each hidden state, "
+                f"found {tuple(given.shape)}"
+            )
+    if records is None:
+        return
+    if len(records) != len(hidden_ND):
+        raise ValueError(f"distillation_loss: expected {len(hidden_ND):,} records, found {len(records):,}")
+    vocab_size = hidden_ND.shape[1] if head.vocab_size is None else head.vocab_size
+    if records.vocab_size != vocab_size:
+        raise ValueError(
+            f"distillation_loss: the records are over {records.vocab_size:,} ids and the student's head over "
+            f"{vocab_size:,}; give the head num_effective={records.vocab_size}, and the student the teacher's tokenizer"
+        )

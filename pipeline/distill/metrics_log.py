@@ -1,0 +1,56 @@
+"""metrics.jsonl: one JSON line a logged step, without gaps or repeats however often the training was stopped.
+
+What is measured of the machine (tokens a second, waiting, memory) goes to timings.jsonl, so that the metrics of a
+resumed training are the same bytes as those of a straight one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+
+
+class MetricsLog:
+    """Appends lines to the two logs of a training; `sync` makes them durable with the checkpoint they belong to."""
+
+    def __init__(self, folder: Path) -> None:
+        self._metrics, self._timings = folder / METRICS, folder / TIMINGS
+
+    def rewind(self, step: int, history: Path) -> None:
+        """Start again after `step`, from the lines that `history` (this folder, or an earlier session's) holds."""
+        for target, source in ((self._metrics, history / METRICS), (self._timings, history / TIMINGS)):
+            lines = [json.dumps(line) for line in read_log(source) if line["step"] <= step]
+            files.write_file(target, "".join(f"{line}\n" for line in lines).encode())
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        """Log what was learned at a step."""
+        files.append_lines(self._metrics, [json.dumps(line)])
+
+    def timings(self, line: dict[str, Any]) -> None:
+        """Log what it took."""
+        files.append_lines(self._timings, [json.dumps(line)])
+
+    def sync(self) -> None:
+        """Make both logs durable."""
+        for path in (self._metrics, self._timings):
+            if path.exists():
+                files.sync_file(path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last line that a crash left unfinished is dropped."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    read = []
+    for line in lines:
+        try:
+            read.append(json.loads(line))
+        except ValueError:
+            break
+    return read

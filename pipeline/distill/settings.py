@@ -1,0 +1,58 @@
+"""What the `train` section of a config may say."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import pydantic
+
+from pipeline.config import Section, free, schedule
+
+Objective = Literal["sampled_tail", "bucket", "subset"]
+
+
+class TemperatureSettings(Section):
+    """Temperature over training, from the first step to the last."""
+
+    start: float = schedule(1.0, "temperature at the first step", ge=1, le=4)
+    end: float = schedule(1.0, "temperature at the last step", ge=1, le=4)
+    shape: Literal["linear", "cosine"] = schedule("linear", "how it moves between the two")
+
+
+class TrainSettings(Section):
+    """How the student learns."""
+
+    steps: int | None = schedule(None, "optimizer steps; or give epochs", ge=1)
+    epochs: float | None = schedule(None, "passes over the training sequences; or give steps", gt=0)
+    batch_size: int = schedule(8, "sequences a forward and backward pass", ge=1)
+    accumulation: int = schedule(1, "passes an optimizer step", ge=1)
+    objective: Objective = schedule("sampled_tail", "what is minimised beside the labels' cross-entropy")
+    ce_weight: float = schedule(0.1, "weight of the labels' cross-entropy", ge=0)
+    kd_weight: float = schedule(0.9, "weight of the distillation objective; 0 trains on labels only", ge=0)
+    temperature: TemperatureSettings = TemperatureSettings()
+    learning_rate: float = schedule(1e-3, "peak of the schedule", gt=0)
+    warmup_steps: int = schedule(50, "steps of linear warm-up", ge=0)
+    final_learning_rate_ratio: float = schedule(0.1, "where the cosine ends, as a share of the peak", ge=0, le=1)
+    weight_decay: float = schedule(0.1, "on matrices only", ge=0)
+    adam_betas: tuple[float, float] = schedule((0.9, 0.95))
+    adam_epsilon: float = schedule(1e-8, gt=0)
+    clip_norm: float = schedule(1.0, "largest gradient norm; 0 does not clip", ge=0)
+    ema_decay: float = schedule(0.999, "of the averaged weights, warmed up; 0 keeps no average", ge=0, lt=1)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = schedule("auto", "of autocast; weights stay float32")
+    gradient_checkpointing: bool = schedule(False, "recompute activations in backward: less memory, a third slower")
+    chunk_positions: int = schedule(512, "positions that go through the output matrix at once", ge=1)
+    window_shards: int = schedule(4, "shards whose sequences are shuffled together", ge=1)
+    seed: int = schedule(0, "of the data order and of dropout", ge=0)
+    evaluate_every: int = schedule(100, "steps between validations", ge=1)
+    validation_sequences: int = schedule(64, "validation sequences used while training", ge=1)
+    checkpoint_every: int = free(200, "steps between checkpoints", ge=1)
+    roots: list[str] = free([], "further folders with checkpoints of this training, read-only, searched at any depth")
+    log_every: int = free(10, "steps between lines of metrics.jsonl", ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _has_an_end_and_a_goal(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either train.steps or train.epochs")
+        if self.ce_weight == 0 and self.kd_weight == 0:
+            raise ValueError("train.ce_weight and train.kd_weight are both 0: there is nothing to learn")
+        return self

@@ -1,0 +1,125 @@
+"""The teacher's side of the loss: records brought to the temperature of a step.
+
+    A(β) = Σ_r w_r(β)·A(β_r)                          log tail mass, the polynomial through the stored betas
+    logZ(β) = logaddexp( logsumexp_head(β·log p), A(β) )
+    log p_τ(i) = β·log p(i) − logZ(β)                 log p_τ(tail) = A(β) − logZ(β)
+
+Letters: **N** positions, **K** head ids, **M** tail draws, **R** stored betas; β = 1/τ. Nats everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from pipeline.cache.records import beta_of, tail_weights
+from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.settings import Objective
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SoftTarget:
+    """What the student is to match at N positions, at one temperature and for one objective."""
+
+    ids_NK: Tensor
+    logp_head_NK: Tensor
+    """log p_τ of the head ids; −inf at padding. For `subset` they sum to 1 over the head"""
+    logp_tail_N: Tensor
+    """log p_τ of the tail as a whole; −inf for `subset`"""
+    top_ids_N: Tensor
+    """the teacher's likeliest id"""
+    draw_ids_NM: Tensor
+    """tail draws; M = 0 unless the objective is `sampled_tail`"""
+    draw_masses_NM: Tensor
+    """m_j: the mass of p_τ each draw stands for; Σ_j m_j is p_τ(tail) in expectation"""
+    draw_logp_NM: Tensor
+    """log p_τ(j | tail)"""
+
+    @classmethod
+    def of(cls, records: RecordTensors, temperature: float, objective: Objective) -> Self:
+        """Soften records; ValueError outside temperatures 1 to 4, or for `sampled_tail` without draws."""
+        logp_head_NK, logp_tail_N = soften(records, temperature)
+        if objective == "subset":
+            logp_head_NK = logp_head_NK.log_softmax(dim=1)
+            logp_tail_N = torch.full_like(logp_tail_N, -torch.inf)
+        draws = tail_draws(records, temperature, logp_tail_N, objective)
+        top_NI = records.logprobs_NK.argmax(dim=1, keepdim=True)
+        return cls(records.ids_NK, logp_head_NK, logp_tail_N, records.ids_NK.gather(1, top_NI)[:, 0], *draws)
+
+    @classmethod
+    def nothing(cls, weights_N: Tensor) -> Self:
+        """The target of labels-only training: no head, no draws, nothing to match."""
+        floats_N0 = weights_N.new_zeros(len(weights_N), 0)
+        ids_N0 = floats_N0.long()
+        empty_N, ids_N = torch.full_like(weights_N, -torch.inf), torch.zeros_like(weights_N, dtype=torch.int64)
+        return cls(ids_N0, floats_N0, empty_N, ids_N, ids_N0, floats_N0, floats_N0)
+
+    def rows(self, rows: slice | Tensor) -> Self:
+        """The targets of some positions."""
+        return type(self)(
+            self.ids_NK[rows],
+            self.logp_head_NK[rows],
+            self.logp_tail_N[rows],
+            self.top_ids_N[rows],
+            self.draw_ids_NM[rows],
+            self.draw_masses_NM[rows],
+            self.draw_logp_NM[rows],
+        )
+
+    def effective_draws(self) -> Tensor:
+        """Effective sample size (Σ m_j)² / Σ m_j² of the draws [N], 1 to M; 0 where the tail is empty."""
+        squares_N = self.draw_masses_NM.square().sum(dim=1)
+        return torch.where(squares_N > 0, self.draw_masses_NM.sum(dim=1).square() / squares_N, 0.0)
+
+
+def soften(records: RecordTensors, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [N, K] of the head ids and [N] of the tail, at another temperature.
+
+    ValueError outside temperatures 1 to 4, where the stored tail masses say nothing.
+    """
+    beta = beta_of(temperature)
+    scaled_NK = records.logprobs_NK * beta
+    tail_N = log_tail_mass(records, beta)
+    log_z_N = torch.logaddexp(scaled_NK.logsumexp(dim=1), tail_N)
+    return scaled_NK - log_z_N[:, None], tail_N - log_z_N
+
+
+def log_tail_mass(records: RecordTensors, beta: float) -> Tensor:
+    """A(β) [N]; −inf where any stored mass is −inf: such a tail is empty. Summed in float64: the weights alternate."""
+    empty_NR = records.tail_NR.isneginf()
+    stored_NR = records.tail_NR.double().masked_fill_(empty_NR, 0.0)
+    total_N = stored_NR.new_zeros(len(records))
+    for weight, stored_N in zip(tail_weights(records.betas, beta), stored_NR.unbind(dim=1), strict=True):
+        total_N.add_(stored_N, alpha=float(weight))
+    return total_N.masked_fill_(empty_NR.any(dim=1), -torch.inf).to(records.tail_NR.dtype)
+
+
+def tail_draws(
+    records: RecordTensors, temperature: float, logp_tail_N: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, masses m_j and log p_τ(j | tail) of the draws, each [N, M]; M = 0 where the objective has no use for them.
+
+        m_j = p_τ(tail)/M · exp( (β − β_d)·log p(j) + A(β_d) − A(β) )
+
+    The draws come from the tail's p^β_d, so Σ_j m_j·f(j) estimates Σ_{v in tail} p_τ(v)·f(v) without bias.
+    """
+    if objective != "sampled_tail":
+        nothing_N0 = records.draw_logprobs_NM[:, :0]
+        return records.draw_ids_NM[:, :0], nothing_N0, nothing_N0
+    num_draws, head_size = records.draw_ids_NM.shape[1], records.ids_NK.shape[1]
+    if num_draws == 0 and head_size < records.vocab_size:
+        raise ValueError(
+            f"objective sampled_tail: expected tail draws in the records, found none for the {records.vocab_size:,} − "
+            f"{head_size:,} ids outside the head; use the objective bucket, or make a cache with draws"
+        )
+    beta = beta_of(temperature)
+    empty_N1 = logp_tail_N.isneginf()[:, None]
+    mass_N1 = log_tail_mass(records, beta)[:, None]
+    logits_NM = records.draw_logprobs_NM * (beta - records.draw_beta)
+    log_ratio_NM = logits_NM + (log_tail_mass(records, records.draw_beta)[:, None] - mass_N1)
+    masses_NM = (log_ratio_NM + logp_tail_N[:, None]).exp() / max(num_draws, 1)
+    logp_NM = records.draw_logprobs_NM * beta - mass_N1
+    return records.draw_ids_NM, masses_NM.masked_fill(empty_N1, 0.0), logp_NM.masked_fill(empty_N1, 0.0)

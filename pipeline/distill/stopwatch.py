@@ -1,0 +1,49 @@
+"""What a stretch of training took: tokens a second, the share of time spent waiting for data, memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import torch
+
+_KIBIBYTE = 1024
+
+
+class Stopwatch:
+    """Adds up positions and seconds of training between two laps; validations and checkpoints are left out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._positions, self._seconds, self._wait_before = 0, 0.0, 0.0
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """Training goes on."""
+        self._started = time.monotonic()
+
+    def stop(self, positions: int) -> float:
+        """A step is done; returns its seconds, the wait for its data included."""
+        seconds = time.monotonic() - self._started
+        self._positions += positions
+        self._seconds += seconds
+        return seconds
+
+    def lap(self, wait_seconds: float) -> dict[str, Any]:
+        """Figures since the last lap; `wait_seconds` is the reader's running total."""
+        seconds = max(self._seconds, 1e-9)
+        figures = {
+            "tokens_per_second": self._positions / seconds,
+            "data_wait_share": (wait_seconds - self._wait_before) / seconds,
+            "memory_bytes": peak_memory_bytes(self._device),
+        }
+        self._positions, self._seconds, self._wait_before = 0, 0.0, wait_seconds
+        return figures
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak so far: of the device's allocator on CUDA, of the process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE

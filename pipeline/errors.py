@@ -1,0 +1,55 @@
+"""What can go wrong, and the exit code each kind of trouble gets.
+
+Every message says what was expected, what was found, where, and what to do next. An assertion is for our mistakes;
+these are for everything else.
+"""
+
+from __future__ import annotations
+
+
+class SadError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(SadError, ValueError):
+    """The configuration, the command line or the input text cannot be used as given."""
+
+    exit_code = 2
+
+
+class IdentityError(SadError):
+    """What is on disk was made from something else than what the configuration now names."""
+
+    exit_code = 3
+
+
+class DamagedDataError(SadError):
+    """Bytes on disk are not the bytes that were sealed."""
+
+    exit_code = 4
+
+
+class MachineError(SadError):
+    """This machine, or a library on it, cannot do what was asked."""
+
+    exit_code = 5
+
+
+class IncompleteInputError(SadError):
+    """An earlier stage has not finished what this one reads."""
+
+    exit_code = 6
+
+
+class StorageError(SadError):
+    """The disk is full or cannot be written."""
+
+    exit_code = 7
+
+
+class NumericsError(SadError):
+    """A model produced numbers that are not finite."""
+
+    exit_code = 1

@@ -1,0 +1,75 @@
+"""The parts of the report about what the student learned from: the teacher cache and the text behind it."""
+
+from __future__ import annotations
+
+from pipeline.console import format_bytes
+from pipeline.evaluation.cache_facts import CacheFacts
+from pipeline.evaluation.charts import Colour, bar_chart, share_chart
+from pipeline.evaluation.markup import Markup, details, element, figure, section, table, tiles
+
+_RETAINED_COLOURS: tuple[Colour, ...] = ("student", "baseline", "extra")
+
+
+def cache_section(cache: CacheFacts) -> Markup:
+    """Size and content of the teacher cache, with the share of the teacher's mass its head holds."""
+    charts = element("div", *filter(None, (_retained_chart(cache), _bytes_chart(cache))), class_="charts")
+    lead = (
+        f"At every position the {cache.head_size:,} likeliest of {cache.vocab_size:,} tokens are kept exactly, with the "
+        f"mass of all others at several temperatures and {cache.num_draws} tokens drawn from among them."
+    )
+    return section("cache", "Teacher cache", _facts(cache), charts, _shard_table(cache), lead=lead)
+
+
+def _facts(cache: CacheFacts) -> Markup:
+    facts = [
+        (f"{len(cache.sealed)} of {len(cache.shards)}", "shards sealed"),
+        (f"{cache.num_scored:,}", "positions scored"),
+        (format_bytes(cache.size_bytes), "on disk"),
+    ]
+    if cache.bytes_per_token is not None:
+        facts.append((f"{cache.bytes_per_token:,.0f} B", "a token"))
+    if cache.entropy_nats is not None:
+        facts.append((f"{cache.entropy_nats:.3f} nats", "mean entropy of the teacher"))
+    if cache.cross_entropy_nats is not None:
+        facts.append((f"{cache.cross_entropy_nats:.3f} nats", "teacher's cross-entropy"))
+    facts += [(f"{kept.median:.1%}", f"median mass in the head, τ = {kept.temperature:g}") for kept in cache.retained]
+    return tiles(facts)
+
+
+def _retained_chart(cache: CacheFacts) -> Markup:
+    curves = [
+        (f"τ = {kept.temperature:g}", kept.histogram, colour)
+        for kept, colour in zip(cache.retained, _RETAINED_COLOURS, strict=False)
+        if sum(kept.histogram)
+    ]
+    if not curves:
+        return Markup("")
+    caption = (
+        "Share of positions whose head holds at most this much of the teacher's softened mass. The further right a "
+        "line rises, the more the head alone holds; the stored tail makes up for the rest."
+    )
+    return figure("Mass kept in the head", share_chart("retained", curves, "mass in the head"), caption)
+
+
+def _bytes_chart(cache: CacheFacts) -> Markup:
+    sealed = [shard for shard in cache.sealed if shard.num_scored]
+    if not sealed:
+        return Markup("")
+    values = [(shard.size_bytes or 0) / shard.num_scored for shard in sealed]
+    chart = bar_chart("bytes", [str(shard.index) for shard in sealed], values, "bytes a scored token", "shard")
+    return figure("Size by shard", chart, "An uneven shard holds text that the teacher finds unusually easy or hard.")
+
+
+def _shard_table(cache: CacheFacts) -> Markup:
+    rows = [
+        [
+            f"{shard.index:05d}",
+            shard.split,
+            f"{shard.num_sequences:,}",
+            f"{shard.num_scored:,}" if shard.size_bytes is not None else "–",
+            format_bytes(shard.size_bytes) if shard.size_bytes is not None else "not sealed",
+        ]
+        for shard in cache.shards
+    ]
+    headings = ["shard", "split", "sequences", "scored positions", "size"]
+    return details(f"All {len(rows)} shards", table(headings, rows))

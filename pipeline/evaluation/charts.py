@@ -1,0 +1,326 @@
+"""Charts of the report as SVG: no scripts, no network, the same bytes every time, legible in light and in dark.
+
+Colours leave matplotlib as marks and are turned into the CSS variables of page.css, so a chart takes the colours of
+the page around it; text stays text in the page's own font. Every chart is drawn on a canvas about 420 units wide,
+which fits a phone at nearly full size. Series keep one colour through the whole page and differ in dash as well.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+WIDTH, HEIGHT = 420, 236
+MAX_POINTS = 400  # a longer line is averaged down to about this many points
+_SMOOTH_FROM = 40  # points from which a noisy line is drawn faint, under its running mean
+_SMOOTH_WINDOW = 0.04  # of the line's length, on either side
+_POINTS_PER_INCH = 72
+
+Colour = Literal["ink", "muted", "grid", "teacher", "student", "second", "baseline", "extra", "rest"]
+_MARKS: dict[Colour, str] = {
+    "ink": "#010101",
+    "muted": "#010102",
+    "grid": "#010103",
+    "teacher": "#010104",
+    "student": "#010105",
+    "second": "#010106",
+    "baseline": "#010107",
+    "extra": "#010108",
+    "rest": "#010109",
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sad-pipeline",
+    "font.family": "DejaVu Sans",
+    "font.size": 11.5,
+    "text.color": _MARKS["ink"],
+    "text.parse_math": False,
+    "axes.edgecolor": _MARKS["grid"],
+    "axes.facecolor": "none",
+    "axes.formatter.use_mathtext": False,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _MARKS["muted"],
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.labelcolor": _MARKS["muted"],
+    "axes.labelsize": 11.5,
+    "axes.unicode_minus": True,
+    "grid.color": _MARKS["grid"],
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.0,
+    "lines.solid_capstyle": "round",
+    "xtick.color": _MARKS["grid"],
+    "xtick.labelcolor": _MARKS["muted"],
+    "ytick.color": "none",
+    "ytick.labelcolor": _MARKS["muted"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series over steps. `noisy` lines are drawn faint under their running mean."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: Colour = "student"
+    dashed: bool = False
+    noisy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A horizontal line to compare with, such as the teacher's cross-entropy."""
+
+    label: str
+    value: float
+    colour: Colour = "teacher"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One model on a scale."""
+
+    label: str
+    value: float
+    colour: Colour = "student"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One entry of a legend, which the page sets as text."""
+
+    label: str
+    colour: Colour
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """An SVG element and its legend."""
+
+    svg: str
+    keys: tuple[Key, ...] = ()
+
+
+def line_chart(
+    name: str,
+    lines: Sequence[Line],
+    unit: str,
+    levels: Sequence[Level] = (),
+    log_y: bool = False,
+    from_zero: bool = False,
+    percent: bool = False,
+    x_label: str = "step",
+) -> Chart:
+    """Series over training steps; `name` makes the element ids unique within the page."""
+    with _figure() as figure:
+        axes = _axes(figure, unit)
+        for line in lines:
+            _draw_line(axes, line)
+        for level in levels:
+            axes.axhline(level.value, color=_MARKS[level.colour], linestyle=(0, (1, 2)), linewidth=1.8)
+        _value_axis(axes, log_y, percent)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        _steps_axis(axes, x_label)
+        keys = [Key(line.label, line.colour, line.dashed) for line in lines]
+        return Chart(_svg(figure, name), (*keys, *(Key(level.label, level.colour, dashed=True) for level in levels)))
+
+
+def scale_chart(name: str, points: Sequence[Point], unit: str) -> Chart:
+    """Models as dots on one scale, each on its own row with its name and value; left is better."""
+    values = [point.value for point in points]
+    pad = 0.16 * ((max(values) - min(values)) or abs(values[0]) or 1.0)
+    with _figure(height=46 + 50 * len(points)) as figure:
+        axes = _axes(figure, "")
+        axes.grid(False, axis="y")
+        axes.grid(True, axis="x")
+        axes.set_xlim(min(values) - pad, max(values) + pad)
+        axes.set_ylim(len(points) - 0.55, -0.75)
+        axes.set_yticks([])
+        axes.xaxis.set_major_locator(_few_ticks())
+        axes.set_xlabel(unit)
+        for row, point in enumerate(points):
+            colour = _MARKS[point.colour]
+            axes.plot([min(values) - pad, point.value], [row, row], color=colour, linewidth=5, alpha=0.25)
+            axes.plot([point.value], [row], "o", color=colour, markersize=11, clip_on=False)
+            axes.text(0, row - 0.24, _fit(point.label, 30), transform=axes.get_yaxis_transform(), va="bottom")
+            axes.text(1, row - 0.24, f"{point.value:.3f}", transform=axes.get_yaxis_transform(), va="bottom",
+                      ha="right", fontweight="bold")  # fmt: skip
+        return Chart(_svg(figure, name))
+
+
+def share_chart(name: str, curves: Sequence[tuple[str, Sequence[float], Colour]], x_label: str) -> Chart:
+    """Cumulative shares: for histograms over 0..1, the share of all counts at or below each bin's upper edge."""
+    with _figure() as figure:
+        axes = _axes(figure, "share of positions")
+        for label, counts, colour in curves:
+            total = float(np.sum(counts)) or 1.0
+            edges = np.linspace(0, 1, len(counts) + 1)
+            heights = np.concatenate(([0.0], np.cumsum(counts) / total))
+            axes.plot(edges, heights, color=_MARKS[colour], linestyle=_dash(label != curves[0][0]), label=label)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+        axes.set_xlabel(x_label)
+        keys = tuple(Key(label, colour, label != curves[0][0]) for label, _, colour in curves)
+        return Chart(_svg(figure, name), keys)
+
+
+def bar_chart(
+    name: str, labels: Sequence[str], values: Sequence[float], unit: str, x_label: str, log_y: bool = False
+) -> Chart:
+    """Upright bars over ordered categories, such as shards or quantiles."""
+    with _figure() as figure:
+        axes = _axes(figure, unit)
+        axes.bar(range(len(values)), values, color=_MARKS["student"], width=0.68)
+        shown = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), 9)).round().astype(int))
+        axes.set_xticks(shown, [labels[index] for index in shown])
+        axes.set_xlabel(x_label)
+        _value_axis(axes, log_y)
+        if not log_y:
+            axes.set_ylim(bottom=0)
+        return Chart(_svg(figure, name))
+
+
+def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most about `limit` points: means over equal runs of neighbours; non-finite values are left out."""
+    x_N, y_N = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    finite_N = np.isfinite(y_N)
+    x_N, y_N = x_N[finite_N], y_N[finite_N]
+    if len(x_N) <= limit:
+        return x_N, y_N
+    starts = np.linspace(0, len(x_N), limit + 1).astype(int)[:-1]
+    counts = np.diff(np.append(starts, len(x_N)))
+    return np.add.reduceat(x_N, starts) / counts, np.add.reduceat(y_N, starts) / counts
+
+
+# ------------------------------------------------------------------ drawing
+
+
+@contextmanager
+def _figure(height: float = HEIGHT) -> Iterator[Figure]:
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # Letters DejaVu lacks are measured as boxes, but drawn by the browser in a font that has them.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        layout = ConstrainedLayoutEngine(w_pad=2 / _POINTS_PER_INCH, h_pad=3 / _POINTS_PER_INCH)
+        figure = Figure(figsize=(WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout=layout)
+        figure.patch.set_visible(False)
+        FigureCanvasSVG(figure)
+        yield figure
+
+
+def _axes(figure: Figure, unit: str) -> Axes:
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.grid(True, axis="y")
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0, pad=4)
+    axes.tick_params(axis="x", length=4)
+    if unit:
+        axes.set_title(unit, pad=8, x=0, ha="left")
+    return axes
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    x_N, y_N = thin(line.x, line.y)
+    colour = _MARKS[line.colour]
+    style: dict[str, Any] = {"color": colour, "linestyle": _dash(line.dashed)}
+    if line.noisy and len(x_N) >= _SMOOTH_FROM:
+        axes.plot(x_N, y_N, color=colour, linewidth=1, alpha=0.3)
+        axes.plot(x_N, _running_mean(y_N), **style)
+    else:
+        marker = "o" if len(x_N) <= 30 else ""
+        axes.plot(x_N, y_N, marker=marker, markersize=4, **style)
+
+
+def _running_mean(y_N: np.ndarray) -> np.ndarray:
+    half = max(1, round(_SMOOTH_WINDOW * len(y_N)))
+    sums = np.concatenate(([0.0], np.cumsum(y_N)))
+    index = np.arange(len(y_N))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(y_N))
+    return np.asarray((sums[high] - sums[low]) / (high - low))
+
+
+def _steps_axis(axes: Axes, label: str) -> None:
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(_few_ticks(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.set_xlabel(label)
+
+
+def _value_axis(axes: Axes, log_y: bool, percent: bool = False) -> None:
+    if log_y:
+        low, high = axes.get_ylim()
+        few_decades = high < 200 * low
+        axes.set_yscale("log", subs=[])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,), numticks=9))
+    else:
+        axes.yaxis.set_major_locator(_few_ticks())
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent if percent else _short))
+
+
+def _few_ticks(integer: bool = False) -> MaxNLocator:
+    return MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer)
+
+
+def _dash(dashed: bool) -> Any:
+    return (0, (4, 2)) if dashed else "-"
+
+
+def _short(value: float, _: int | None = None) -> str:
+    """Tick text with as few characters as say it: 0.25, 12, 34k, 1.2M."""
+    for bound, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= bound:
+            scale = 1e3 if suffix == "k" else bound
+            return f"{value / scale:.4g}{suffix}"
+    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(value: float, _: int | None = None) -> str:
+    return f"{100 * value:.3g}%"
+
+
+def _fit(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+# ------------------------------------------------------------------ from matplotlib's SVG to the page's
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an element of a page: no prologue, no metadata, unique ids, the page's colours and font."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # a rule for the whole page
+    text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)
+    text = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', _open_tag, text, count=1, flags=re.DOTALL)
+    for colour, mark in _MARKS.items():
+        text = text.replace(mark, f"var(--{colour})")
+    return re.sub(r"\n\s*", "\n", text).strip()
+
+
+def _open_tag(match: re.Match[str]) -> str:
+    return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{match[1]}" aria-hidden="true">'

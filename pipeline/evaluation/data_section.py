@@ -1,0 +1,65 @@
+"""The part of the report about the text: what was read, what was left out and why, and how it became sequences."""
+
+from __future__ import annotations
+
+from pipeline.data.report import DataReport
+from pipeline.console import format_bytes
+from pipeline.evaluation.charts import bar_chart
+from pipeline.evaluation.markup import Markup, element, figure, section, table, tiles
+
+
+def data_section(report: DataReport) -> Markup:
+    """Counts, reasons for every document left out, lengths and splits."""
+    return section(
+        "data",
+        "Data",
+        _facts(report),
+        element("div", element("div", _split_table(report), _dropped(report)), _lengths(report), class_="pair"),
+        lead="What was found in the text before any model ran. Nothing is left out without being counted here.",
+    )
+
+
+def _facts(report: DataReport) -> Markup:
+    return tiles(
+        [
+            (f"{report.documents_read:,}", "documents read"),
+            (f"{report.documents_kept:,}", "documents kept"),
+            (format_bytes(report.num_bytes), "of text kept"),
+            (f"{report.num_tokens:,}", "tokens"),
+            (f"{report.num_bytes / max(1, report.num_tokens):.2f}", "bytes a token"),
+            (f"{report.unknown_share:.2%}", "unknown tokens"),
+            (f"{report.padding_share:.2%}", "padding in sequences"),
+        ]
+    )
+
+
+def _dropped(report: DataReport) -> Markup:
+    if not report.dropped:
+        return element("p", "No document was left out.", class_="note")
+    reasons = sorted(report.dropped.items(), key=lambda item: (-item[1].count, item[0]))
+    rows = [
+        [
+            reason,
+            f"{dropped.count:,}",
+            ", ".join(dropped.examples) + (", …" if dropped.count > len(dropped.examples) else ""),
+        ]
+        for reason, dropped in reasons
+    ]
+    return table(["reason for leaving out", "documents", "the first of them"], rows, words=True)
+
+
+def _split_table(report: DataReport) -> Markup:
+    splits = {"train": report.train, "validation": report.validation}
+    rows = [
+        [name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.sequences:,}", f"{split.scored_positions:,}"]
+        for name, split in splits.items()
+    ]
+    return table(["split", "documents", "tokens", "sequences", "scored positions"], rows)
+
+
+def _lengths(report: DataReport) -> Markup:
+    if not report.document_tokens:
+        return Markup("")
+    names, values = list(report.document_tokens), [float(value) for value in report.document_tokens.values()]
+    chart = bar_chart("lengths", names, values, "tokens", "quantile of documents", log_y=True)
+    return figure("Length of documents", chart, "On a logarithmic scale: each line is ten times the one below.")

@@ -1,0 +1,106 @@
+"""The top of the report: the one figure that says what a run is worth, and what is still missing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.console import format_bytes
+from pipeline.evaluation.charts import Colour, Point, scale_chart
+from pipeline.evaluation.history import TrainingHistory
+from pipeline.evaluation.markup import Markup, code, element
+from pipeline.evaluation.story import Story
+from pipeline.evaluation.summary import EvalResult, Gain, Kind, gain_of, row_title
+
+_COLOURS: dict[Kind, Colour] = {"teacher": "teacher", "student": "student", "initial": "rest", "baseline": "baseline"}
+
+
+def hero(story: Story) -> Markup:
+    """The headline figure: the gain over the best baseline, or the best that can be said so far."""
+    if story.evaluation is not None and (gain := gain_of(story.evaluation)) is not None:
+        return _hero(*_gain_words(gain), chart=_scale(story.evaluation))
+    if story.evaluation is not None and (student := story.evaluation.best_student()) is not None:
+        claim = f"The cross-entropy of {row_title(student)}, on text it was not trained on."
+        support = "No baseline was evaluated, so this page cannot say what distillation gained."
+        return _hero(
+            f"{student.cross_entropy_nats:.3f}", "nats a token", "plain", claim, support, _scale(story.evaluation)
+        )
+    if story.training is not None and (nats := _last_validation(story.training)) is not None:
+        claim = f"The validation cross-entropy after {story.training.last_step:,} steps."
+        support = "Measured while training, on a few validation sequences."
+        return _hero(f"{nats:.3f}", "nats a token", "plain", claim, support)
+    if story.cache is not None:
+        cache = story.cache
+        claim = f"The teacher's predictions at {cache.num_scored:,} positions, in {format_bytes(cache.size_bytes)}."
+        return _hero(f"{len(cache.sealed)} of {len(cache.shards)}", "shards sealed", "plain", claim, "No student yet.")
+    return _hero("–", "", "plain", "Nothing has been computed in this run directory yet.", "")
+
+
+def missing(story: Story) -> Markup:
+    """What the run does not have yet, each with the command that makes it."""
+    items = []
+    if story.cache is None or not story.cache.complete:
+        what = "There is no teacher cache." if story.cache is None else "The teacher cache is not complete."
+        items.append((what, command(story, "cache-teacher")))
+    if story.training is None:
+        items.append(("No student was trained.", command(story, "train-student")))
+    if story.evaluation is None:
+        items.append(("The models were not evaluated.", command(story, "eval")))
+    rows = [element("li", what, " Run ", element("code", line)) for what, line in items]
+    if story.status.get("state") in ("paused", "failed"):
+        rows.insert(0, element("li", _standing(story.status)))
+    if not rows:
+        return Markup("")
+    return element("div", element("strong", "Not in this report yet"), element("ul", *rows), class_="missing")
+
+
+def command(story: Story, stage: str) -> str:
+    """The command that runs a stage of this run again."""
+    if stage == "report":
+        return shlex.join(["sad-pipeline", stage, story.run_dir])
+    return shlex.join(["sad-pipeline", stage, "-c", f"{story.run_dir}/config.yaml", "--run-dir", story.run_dir])
+
+
+def commands(story: Story) -> Markup:
+    """The commands that make this run from its config, in order."""
+    return code("\n".join(command(story, stage) for stage in ("cache-teacher", "train-student", "eval", "report")))
+
+
+def _standing(status: Mapping[str, Any]) -> str:
+    message = status.get("message")
+    return f"The last stage, {status.get('stage')}, {status['state']}{f': {message}' if message else ''}."
+
+
+def _gain_words(gain: Gain) -> tuple[str, str, str, str, str]:
+    student, baseline = gain.student, gain.baseline
+    claim = (
+        f"Validation cross-entropy {'falls' if gain.nats > 0 else 'rises'} from {baseline.cross_entropy_nats:.3f} nats a "
+        f"token ({row_title(baseline)}) to {student.cross_entropy_nats:.3f} ({row_title(student)}), "
+        f"perplexity from {baseline.perplexity:,.1f} to {student.perplexity:,.1f}."
+    )
+    if gain.nats <= 0:
+        return f"{-gain.nats:.3f}", "nats worse", "worse", claim, "In this run, distillation did not pay."
+    share = gain.gap_closed
+    support = "" if share is None else f"That is {share:.0%} of the way from {row_title(baseline)} to the teacher."
+    return f"{gain.nats:.3f}", "nats gained by distillation", "", claim, support
+
+
+def _hero(figure: str, unit: str, tone: str, claim: str, support: str, chart: Markup | None = None) -> Markup:
+    number = element("p", figure, element("small", unit), class_=f"figure {tone}".strip())
+    words = element("div", number, element("p", claim, class_="claim"), element("p", support, class_="support"))
+    return element("section", words, chart or "", id="summary", class_="hero" if chart else "hero alone")
+
+
+def _scale(result: EvalResult) -> Markup:
+    """The trained models and the teacher on one scale; of each kind the best, so the picture stays plain."""
+    student = result.best_student()
+    rows = [row for row in result.rows if row.kind in ("teacher", "baseline") or row is student]
+    rows.sort(key=lambda row: row.cross_entropy_nats)
+    points = [Point(row_title(row), row.cross_entropy_nats, _COLOURS[row.kind]) for row in rows]
+    return Markup(scale_chart("scale", points, "validation cross-entropy, nats a token (lower is better)").svg)
+
+
+def _last_validation(history: TrainingHistory) -> float | None:
+    curves = [curve for weights in ("raw", "ema") if (curve := history.validated("ce", weights))]
+    return min((curve.last for curve in curves), default=None)

@@ -1,0 +1,79 @@
+"""A training as its log lines tell it: series over steps, for the charts of the report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.distill.metrics_log import read_log
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A quantity over optimizer steps."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    @property
+    def last(self) -> float:
+        """The newest value."""
+        return self.values[-1]
+
+    def is_constant(self) -> bool:
+        """Whether the quantity never moved."""
+        return len(set(self.values)) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingHistory:
+    """What metrics.jsonl and timings.jsonl of one training hold."""
+
+    train: tuple[Record, ...]
+    validation: tuple[Record, ...]
+    timings: tuple[Record, ...]
+
+    def curve(self, name: str) -> Curve:
+        """A quantity of the training lines, without steps where it is absent or not finite."""
+        return _curve(self.train, name)
+
+    def timing(self, name: str) -> Curve:
+        """A quantity of the timing lines."""
+        return _curve(self.timings, name)
+
+    def validated(self, name: str, weights: str) -> Curve:
+        """A quantity of the validation lines of the "raw" or the "ema" weights."""
+        return _curve(tuple(line for line in self.validation if line.get("weights") == weights), name)
+
+    @property
+    def last_step(self) -> int:
+        """The last step any line speaks of."""
+        return max((int(line["step"]) for line in (*self.train, *self.validation)), default=0)
+
+
+def read_history(metrics: Path, timings: Path) -> TrainingHistory | None:
+    """Read the log lines of a training; None where no training has begun."""
+    lines = read_log(metrics)
+    if not lines:
+        return None
+    return TrainingHistory(
+        train=tuple(line for line in lines if line.get("kind") == "train"),
+        validation=tuple(line for line in lines if line.get("kind") == "validation"),
+        timings=tuple(read_log(timings)),
+    )
+
+
+def _curve(lines: tuple[Record, ...], name: str) -> Curve:
+    pairs = [
+        (line["step"], float(line[name]))
+        for line in lines
+        if isinstance(line.get(name), (int, float)) and math.isfinite(line[name])
+    ]
+    return Curve(tuple(step for step, _ in pairs), tuple(value for _, value in pairs))

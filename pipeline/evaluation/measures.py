@@ -1,0 +1,201 @@
+"""How good a model is on held-out text: against the labels, and against the teacher.
+
+Everything is a mean over scored positions, at temperature 1, in nats. Shapes: **n** positions, **V** vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.cache import TeacherCache
+from pipeline.console import warn_once
+from pipeline.data.sequences import VALIDATION, Sequences
+from pipeline.distill.batches import Batch, load_batch
+from pipeline.distill.losses import LossParts, distillation_loss
+from pipeline.errors import IncompleteInputError, NumericsError
+from pipeline.evaluation.summary import EvalData, Measures, MemoryKind
+from pipeline.models import CausalModel
+
+CAP_NATS = 20.0  # a perplexity above exp(20) says nothing more
+CHUNK_POSITIONS = 512
+
+
+def held_out_indices(cache: TeacherCache, max_sequences: int | None = None) -> np.ndarray:
+    """The validation sequences of the sealed shards, in order; IncompleteInputError where there are none."""
+    spans = [span for span in cache.sealed if span.split == VALIDATION]
+    if not spans:
+        raise IncompleteInputError(
+            f"{cache.folders[0]}: no validation shard is sealed. Run `sad-pipeline cache-teacher` to the end."
+        )
+    return np.concatenate([np.arange(span.first, span.stop) for span in spans])[:max_sequences]
+
+
+def data_of(cache: TeacherCache, indices: np.ndarray) -> EvalData:
+    """How much text those sequences are."""
+    sequences = cache.sequences.select(indices)
+    return EvalData(len(indices), int(sequences.loss_mask.sum()), int(sequences.num_bytes.sum()))
+
+
+@torch.no_grad()
+def measure_model(
+    model: CausalModel,
+    cache: TeacherCache,
+    indices: np.ndarray,
+    batch_size: int,
+    teacher: CausalModel | None = None,
+    chunk_positions: int = CHUNK_POSITIONS,
+) -> Measures:
+    """Measure a model on the cached sequences `indices`, all of them sealed.
+
+    The KL to the teacher from the cache is the `bucket` value: head ids one by one, the tail as one outcome, never
+    above the full KL. With a `teacher` at hand the full KL is taken beside it. Speed counts the model's own forward
+    passes through its output matrix, and not the first batch where there are several.
+    """
+    model.model.eval()
+    ce_nats = kl_nats = agreeing = exact_nats = 0.0
+    num_scored = 0
+    seconds: list[tuple[int, float]] = []
+    memory = _Memory(model.device)
+    for part in _batches(indices, batch_size):
+        batch = load_batch(cache, part, model.device, with_records=True)
+        started = time.perf_counter()
+        hidden_ND = model.hidden(batch.input_ids_BT, batch.position_ids_BT).flatten(0, 1)
+        parts = _score(hidden_ND, model, batch, chunk_positions)
+        ce_nats += float(parts.ce_N.double().sum())  # waits for the device
+        seconds.append((batch.labels_N.numel(), time.perf_counter() - started))
+        assert parts.kd_N is not None
+        assert parts.agreement_N is not None
+        kl_nats += float(parts.kd_N.double().sum())
+        agreeing += float((parts.agreement_N & (batch.weights_N != 0)).sum())
+        if teacher is not None:
+            exact_nats += _exact_kl_nats(hidden_ND, model, teacher, batch, chunk_positions)
+        num_scored += batch.num_scored
+    num_scored = max(1, num_scored)
+    return _measures(
+        cache.sequences.select(indices),
+        ce_nats,
+        kl_bucket_nats=kl_nats / num_scored,
+        kl_exact_nats=None if teacher is None else exact_nats / num_scored,
+        top1_agreement=agreeing / num_scored,
+        tokens_per_second=_rate(seconds),
+        peak_memory_bytes=memory.peak_bytes(),
+        memory_kind=memory.kind,
+    )
+
+
+def teacher_measures(cache: TeacherCache, indices: np.ndarray, batch_size: int = 16) -> Measures:
+    """The teacher's own figures, from its cached log-probabilities of the labels; no model is run."""
+    ce_nats = 0.0
+    for part in _batches(indices, batch_size):
+        sequences, records = cache.read(part)
+        ce_nats -= float(records.label_logprobs_T[sequences.loss_mask.reshape(-1)].sum(dtype=np.float64))
+    return _measures(cache.sequences.select(indices), ce_nats)
+
+
+# ------------------------------------------------------------------ one batch
+
+
+def _score(hidden_ND: Tensor, model: CausalModel, batch: Batch, chunk_positions: int) -> LossParts:
+    """Cross-entropy, bucket KL and agreement a position; zero where the label is masked."""
+    return distillation_loss(
+        hidden_ND,
+        model.head,
+        batch.labels_N,
+        batch.records,
+        objective="bucket",
+        ce_weight=1.0,
+        kd_weight=1.0,
+        weights_N=batch.weights_N,
+        chunk_positions=chunk_positions,
+    )
+
+
+def _exact_kl_nats(
+    hidden_ND: Tensor, model: CausalModel, teacher: CausalModel, batch: Batch, chunk_positions: int
+) -> float:
+    """Σ_n Σ_v p(v)·( log p(v) − log q(v) ) over the scored positions of a batch, p the teacher's, q the model's."""
+    ids_BT, positions_BT = batch.input_ids_BT.to(teacher.device), batch.position_ids_BT.to(teacher.device)
+    teacher_hidden_ND = teacher.hidden(ids_BT, positions_BT).flatten(0, 1)
+    total = 0.0
+    for rows_n in batch.weights_N.nonzero()[:, 0].split(chunk_positions):
+        log_p_nV = teacher.head.logits_float32(teacher_hidden_ND[rows_n.to(teacher.device)]).log_softmax(dim=1)
+        log_q_nV = model.head.logits_float32(hidden_ND[rows_n]).log_softmax(dim=1).to(teacher.device)
+        total += float((log_p_nV.exp() * (log_p_nV - log_q_nV)).sum(dim=1).double().sum())
+    return total
+
+
+# ------------------------------------------------------------------ sums to figures
+
+
+def _measures(
+    sequences: Sequences,
+    ce_nats: float,
+    kl_bucket_nats: float | None = None,
+    kl_exact_nats: float | None = None,
+    top1_agreement: float | None = None,
+    tokens_per_second: float | None = None,
+    peak_memory_bytes: int | None = None,
+    memory_kind: MemoryKind | None = None,
+) -> Measures:
+    """Figures of summed cross-entropy over `sequences`, beside what was measured otherwise."""
+    num_scored, num_bytes = int(sequences.loss_mask.sum()), int(sequences.num_bytes.sum())
+    if num_scored == 0:
+        raise IncompleteInputError(
+            f"eval: none of the {sequences.num_sequences} sequences chosen has a scored position. Raise eval.max_sequences."
+        )
+    mean_nats = ce_nats / num_scored
+    if not math.isfinite(mean_nats):
+        raise NumericsError(
+            f"eval: the cross-entropy is {mean_nats}, which is no figure to report. The model's logits are not finite: "
+            "its training diverged, or its dtype overflows."
+        )
+    if mean_nats > CAP_NATS:
+        warn_once(f"a cross-entropy of {mean_nats:.1f} nats is reported as the perplexity exp({CAP_NATS:.0f}), its cap")
+    return Measures(
+        cross_entropy_nats=mean_nats,
+        perplexity=math.exp(min(mean_nats, CAP_NATS)),
+        perplexity_capped=mean_nats > CAP_NATS,
+        bits_per_byte=ce_nats / (math.log(2) * num_bytes) if num_bytes else None,
+        kl_bucket_nats=kl_bucket_nats,
+        kl_exact_nats=kl_exact_nats,
+        top1_agreement=top1_agreement,
+        tokens_per_second=tokens_per_second,
+        peak_memory_bytes=peak_memory_bytes,
+        memory_kind=memory_kind,
+    )
+
+
+class _Memory:
+    """The largest memory of a stretch of work: allocated on the card, or (CPU) ever resident in this process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.kind: MemoryKind = "gpu" if device.type == "cuda" else "process"
+        if self.kind == "gpu":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def peak_bytes(self) -> int:
+        """Since the start of the stretch (card), or of the process."""
+        if self.kind == "gpu":
+            return torch.cuda.max_memory_allocated(self._device)
+        unit_bytes = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
+
+
+def _batches(indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    return (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+
+
+def _rate(timed: list[tuple[int, float]]) -> float | None:
+    """Tokens a second; the first batch pays for warming up and is left out where there are others."""
+    counted = timed[1:] or timed
+    seconds = sum(duration for _, duration in counted)
+    return sum(tokens for tokens, _ in counted) / seconds if seconds else None

@@ -1,0 +1,46 @@
+"""Everything the report tells of a run; what a run does not have yet is None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.data.report import DataReport
+from pipeline.evaluation.cache_facts import CacheFacts
+from pipeline.evaluation.history import TrainingHistory
+from pipeline.evaluation.summary import EvalResult
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A run as its files tell it."""
+
+    name: str
+    run_dir: str
+    config: Mapping[str, Any]  # as config.yaml holds it; empty where there is none
+    config_text: str
+    status: Mapping[str, Any]  # as status.json holds it; empty where there is none
+    cache: CacheFacts | None = None
+    data: DataReport | None = None
+    training: TrainingHistory | None = None
+    evaluation: EvalResult | None = None
+    compare: Mapping[str, TrainingHistory] = field(default_factory=dict)  # further trainings, by name
+
+    def setting(self, *keys: str) -> Any:
+        """A value of the configuration, or None."""
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def subtitle(self) -> str:
+        """Teacher, student and text in one line."""
+        teacher = self.setting("teacher", "model")
+        student = self.setting("student", "model") or self.setting("student", "config", "model_type")
+        place = self.setting("data", "dataset") or self.setting("data", "path") or self.setting("data", "source")
+        parts = [("Teacher", teacher), ("student", student), ("text", _SOURCES.get(str(place), place))]
+        return ", ".join(f"{word} {value}" for word, value in parts if value)
+
+
+_SOURCES = {"stdlib": "the Python standard library"}

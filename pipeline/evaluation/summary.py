@@ -1,0 +1,215 @@
+"""What `eval` found, as it lies in eval.json and as people read it in a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from pipeline import files
+from pipeline.errors import DamagedDataError
+
+FORMAT_VERSION = 1
+Kind = Literal["teacher", "student", "initial", "baseline"]
+Weights = Literal["raw", "ema"]
+MemoryKind = Literal["gpu", "process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """One model on held-out text: means over scored positions, at temperature 1. What was not measured is None."""
+
+    cross_entropy_nats: float
+    perplexity: float
+    perplexity_capped: bool
+    bits_per_byte: float | None  # None where the scored labels spell no text
+    kl_bucket_nats: float | None = None  # lower bound of KL(teacher || model), from the cache
+    kl_exact_nats: float | None = None  # the same over the whole vocabulary, where the teacher itself was at hand
+    top1_agreement: float | None = None  # share of positions where model and teacher put the same id first
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    memory_kind: MemoryKind | None = None  # allocated on the card, or ever resident in the process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow(Measures):
+    """The measures of one model, with its name and where it came from."""
+
+    name: str
+    kind: Kind
+    weights: Weights | None = None
+    folder: str | None = None
+
+    @classmethod
+    def of(
+        cls, measures: Measures, name: str, kind: Kind, weights: Weights | None = None, folder: str | None = None
+    ) -> Self:
+        """A row of the table."""
+        return cls(**dataclasses.asdict(measures), name=name, kind=kind, weights=weights, folder=folder)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSample:
+    """The beginning of a text, how it went on, and how each model goes on."""
+
+    prompt: str
+    reference: str | None
+    continuations: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalData:
+    """What the models were measured on."""
+
+    num_sequences: int
+    num_positions: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """All figures of one evaluation."""
+
+    data: EvalData
+    environment: dict[str, str]
+    rows: tuple[ModelRow, ...]
+    samples: tuple[TextSample, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it lies in eval.json."""
+        return {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    def best_student(self) -> ModelRow | None:
+        """The student weights with the lower cross-entropy."""
+        return self._best("student")
+
+    def best_baseline(self) -> ModelRow | None:
+        """The baseline with the lowest cross-entropy: the one worth beating."""
+        return self._best("baseline")
+
+    def first(self, kind: Kind) -> ModelRow | None:
+        """The first row of a kind."""
+        return next((row for row in self.rows if row.kind == kind), None)
+
+    def _best(self, kind: Kind) -> ModelRow | None:
+        return min((row for row in self.rows if row.kind == kind), key=lambda row: row.cross_entropy_nats, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What distillation gained over the best baseline, on the same validation positions."""
+
+    student: ModelRow
+    baseline: ModelRow
+    teacher: ModelRow | None
+
+    @property
+    def nats(self) -> float:
+        """Cross-entropy of the baseline minus the student's: above 0, the student is better."""
+        return self.baseline.cross_entropy_nats - self.student.cross_entropy_nats
+
+    @property
+    def gap_closed(self) -> float | None:
+        """The gain as a share of the way from baseline to teacher; None unless the teacher is better than both."""
+        if self.teacher is None:
+            return None
+        gap = self.baseline.cross_entropy_nats - self.teacher.cross_entropy_nats
+        return self.nats / gap if self.nats > 0 and gap > self.nats else None
+
+
+def gain_of(result: EvalResult) -> Gain | None:
+    """The gain, or None where there is no student or no baseline to compare."""
+    student, baseline = result.best_student(), result.best_baseline()
+    return Gain(student, baseline, result.first("teacher")) if student and baseline else None
+
+
+def save_result(path: Path, result: EvalResult) -> None:
+    """Write eval.json."""
+    files.write_json(path, result.to_json())
+
+
+def load_result(path: Path) -> EvalResult:
+    """Read eval.json; DamagedDataError when it is not what `save_result` writes."""
+    value = files.read_json(path)
+    if value.get("format") != FORMAT_VERSION:
+        raise DamagedDataError(
+            f"{path}: expected eval format {FORMAT_VERSION}, found {value.get('format')!r}. "
+            "Run `sad-pipeline eval` again with this version."
+        )
+    try:
+        return EvalResult(
+            data=EvalData(**value["data"]),
+            environment=dict(value["environment"]),
+            rows=tuple(ModelRow(**row) for row in value["rows"]),
+            samples=tuple(TextSample(**sample) for sample in value["samples"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedDataError(
+            f"{path}: a field is missing or unknown ({error}). Run `sad-pipeline eval` again to replace it."
+        ) from error
+
+
+# ------------------------------------------------------------------ words and tables
+
+
+def row_title(row: ModelRow) -> str:
+    """Name of a row with the weights it speaks of: "student (EMA)"."""
+    return row.name if row.weights is None else f"{row.name} ({'EMA' if row.weights == 'ema' else row.weights})"
+
+
+def table_cells(result: EvalResult) -> tuple[list[str], list[list[str]]]:
+    """Column headings and one list of cells a model, as text.
+
+    Exact and lower-bound KL are two columns, GPU and process memory are two: unlike things are never mixed. A column
+    is there only where some row has its figure.
+    """
+    columns = [column for column in _COLUMNS if any(column[1](row) for row in result.rows)]
+    return [heading for heading, _ in columns], [[cell(row) or "–" for _, cell in columns] for row in result.rows]
+
+
+def summary_table(result: EvalResult) -> Table:
+    """The models side by side, for the terminal."""
+    data = result.data
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        title_justify="left",
+        title=f"{data.num_positions:,} scored positions of {data.num_sequences:,} validation sequences",
+    )
+    headings, rows = table_cells(result)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", overflow="fold")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def _perplexity(row: ModelRow) -> str:
+    return f"{'≥ ' if row.perplexity_capped else ''}{row.perplexity:,.2f}"
+
+
+def _number(value: float | None, pattern: str = ".4f") -> str:
+    return "" if value is None else format(value, pattern)
+
+
+def _memory(row: ModelRow, kind: str) -> str:
+    counted = row.peak_memory_bytes is not None and row.memory_kind == kind
+    return f"{row.peak_memory_bytes / 2**30:.2f}" if counted else ""
+
+
+_COLUMNS: list[tuple[str, Any]] = [
+    ("model", row_title),
+    ("cross-entropy, nats", lambda row: _number(row.cross_entropy_nats)),
+    ("perplexity", _perplexity),
+    ("bits per byte", lambda row: _number(row.bits_per_byte)),
+    ("KL to teacher, nats (lower bound)", lambda row: _number(row.kl_bucket_nats)),
+    ("KL to teacher, nats (exact)", lambda row: _number(row.kl_exact_nats)),
+    ("top-1 agreement", lambda row: _number(row.top1_agreement, ".1%")),
+    ("tokens/s", lambda row: _number(row.tokens_per_second, ",.0f")),
+    ("peak GPU memory, GiB", lambda row: _memory(row, "gpu")),
+    ("peak process memory, GiB", lambda row: _memory(row, "process")),
+]

@@ -1,0 +1,289 @@
+"""The one door to disk: every byte that must last is written here.
+
+A file written here is whole or absent: temporary name in the same folder, write, flush, fsync, close, read back and
+hash, rename, fsync the folder. A temporary file carries an advisory lock while it is written, so a sweep can tell the
+remains of a crash from the work of a living process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+
+from pipeline.errors import ConfigError, DamagedDataError, StorageError
+
+TEMPORARY_SUFFIX = ".tmp"
+MAX_JSON_BYTES = 64 * 2**20
+_READ_BYTES = 4 * 2**20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """Size and xxh3-128 of a file's bytes."""
+
+    size_bytes: int
+    xxh3_128: str
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_file(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> FileDigest:
+    """Write `path` whole or not at all, durably, and return the digest of the bytes read back.
+
+    `content` is the bytes, or a function that writes them to the open file it is given.
+    """
+    with storage_errors(path):
+        make_folder(path.parent)
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+        try:
+            with open(temporary, "x+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                digest = _digest_open_file(file)
+                if isinstance(content, bytes) and digest != digest_bytes(content):
+                    raise DamagedDataError(
+                        f"{path}: the bytes read back differ from the bytes written; the disk is not to be trusted"
+                    )
+                os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+    return digest
+
+
+def write_json(path: Path, value: Any) -> FileDigest:
+    """Write `value` as readable JSON with sorted keys; NaN and infinities are refused."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return write_file(path, text.encode() + b"\n")
+
+
+def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Replace folder `path` by one that `fill` writes into a temporary sibling; readers see the old or the new."""
+    with storage_errors(path):
+        make_folder(path.parent)
+        sweep_temporary(path.parent)
+        staging = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+        retired = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+        try:
+            staging.mkdir()
+            with hold_lock(staging, "publishing this folder"):
+                fill(staging)
+                for folder, _, names in os.walk(staging):
+                    for name in names:
+                        _sync_path(Path(folder) / name)
+                    _sync_path(Path(folder))
+                if path.exists():
+                    path.rename(retired)
+                staging.rename(path)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def append_lines(path: Path, lines: list[str]) -> None:
+    """Append whole lines; durable only after `sync_file`, because a log line is not worth an fsync."""
+    with storage_errors(path):
+        make_folder(path.parent)
+        with open(path, "ab") as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def sync_file(path: Path) -> None:
+    """Make what was appended to `path` durable."""
+    with storage_errors(path):
+        _sync_path(path)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, durably."""
+    if path.is_dir():
+        return
+    with storage_errors(path):
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, durably; absent is fine."""
+    with storage_errors(path):
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and all in it; absent is fine."""
+    if path.is_dir():
+        with storage_errors(path):
+            shutil.rmtree(path)
+            sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make names created, renamed or removed in a folder durable."""
+    _sync_path(path)
+
+
+def sweep_temporary(folder: Path) -> list[Path]:
+    """Remove what crashed writers left in `folder`; what a living writer still locks is kept."""
+    removed = []
+    for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")) if folder.is_dir() else []:
+        with contextlib.suppress(OSError, StorageError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                removed.append(path)
+            finally:
+                os.close(descriptor)
+    return removed
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, purpose: str) -> Iterator[None]:
+    """Hold the advisory lock on `path` (created if absent) or raise StorageError if another process holds it."""
+    with storage_errors(path):
+        if path.is_dir():
+            descriptor = os.open(path, os.O_RDONLY)
+        else:
+            make_folder(path.parent)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"{path}: another process is already {purpose}. Wait for it, or stop it, then run this command again."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into StorageError with the place and the next step."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageError(
+                f"{path}: the disk is full ({error.strerror}). What is sealed is safe; free some space and run the "
+                "same command again."
+            ) from error
+        if error.errno in _CLOSED:
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror}). Choose another place with --run-dir."
+            ) from error
+        if error.errno in {errno.EEXIST, errno.ENOTDIR}:
+            raise StorageError(f"{path}: a file stands where a folder is needed. Choose another --run-dir.") from error
+        raise
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
+    """Read a whole file, refusing one larger than `max_bytes` before any of it is in memory."""
+    size_bytes = path.stat().st_size
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise DamagedDataError(f"{path}: {size_bytes:,} bytes where at most {max_bytes:,} were expected")
+    return path.read_bytes()
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON object; duplicate keys, NaN, deep nesting and anything but an object are damage."""
+    try:
+        value = json.loads(read_bytes(path, max_bytes), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedDataError(f"{path}: is not the JSON object it should be ({error})") from error
+    if not isinstance(value, dict):
+        raise DamagedDataError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one byte string of a JSON value: sorted keys, no spaces, ASCII, finite numbers. What hashes are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def digest_bytes(data: bytes) -> FileDigest:
+    """Size and xxh3-128 of bytes in memory."""
+    return FileDigest(len(data), xxhash.xxh3_128_hexdigest(data))
+
+
+def digest_file(path: Path) -> FileDigest:
+    """Size and xxh3-128 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return _digest_open_file(file)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file: for identities that outlive this project's own files, such as model weights."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_size_bytes(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+
+
+def require_file(path: Path, what: str, fix: str) -> Path:
+    """Return `path` if it is a file; otherwise a ConfigError that says what was wanted and what to do."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected {what}. {fix}")
+    return path
+
+
+def _digest_open_file(file: IO[bytes]) -> FileDigest:
+    hasher = xxhash.xxh3_128()
+    file.seek(0)
+    size_bytes = 0
+    while block := file.read(_READ_BYTES):
+        hasher.update(block)
+        size_bytes += len(block)
+    return FileDigest(size_bytes, hasher.hexdigest())
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key appears twice")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")

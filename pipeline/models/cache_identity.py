@@ -1,0 +1,101 @@
+"""What a cache is made from, compared at every start before anything is computed.
+
+`identity` is what the plan keeps: the settings that shape bytes, the data's source, the tokenizer's behaviour and the
+teacher's weights. A later start computes the cheap side of it again and refuses a difference, showing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.cache.plan import Plan
+from pipeline.cache.settings import CacheSettings
+from pipeline.config import Section, differences, keys_of_kind
+from pipeline.console import warn_once
+from pipeline.data.documents import source_fingerprint
+from pipeline.data.packing import PACKING_VERSION
+from pipeline.data.settings import DataSettings
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.errors import ConfigError, IdentityError
+from pipeline.models.fingerprint import fingerprint, quick_fingerprint, quick_part
+from pipeline.models.settings import TeacherSettings
+
+# Left to a probe unless they are set: an explicit value must be the one the plan was made with.
+_PROBED = {
+    "data.packing": "packing",
+    "teacher.dtype": "dtype",
+    "cache.batch_size": "batch_size",
+    "cache.chunk_positions": "chunk_positions",
+}
+_UNSET = ("auto", None)
+
+
+def make_identity(
+    data: DataSettings, teacher: TeacherSettings, cache: CacheSettings, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """The identity of a new plan, with full hashes of the teacher's weights."""
+    return {
+        "settings": _settings(data, teacher, cache),
+        "packing_version": PACKING_VERSION,
+        "source": source_fingerprint(data),
+        "tokenizer": tokenizer.fingerprint(),
+        "teacher": fingerprint(teacher.model, teacher.revision),
+    }
+
+
+def refuse_other_cache(plan: Plan, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> None:
+    """Raise IdentityError, with every difference, where the plan was made from something else than is configured.
+
+    What is not here any more (a text or a teacher of an earlier session) cannot be compared; that is said.
+    """
+    before = plan.identity
+    found = differences(
+        before["settings"] | {"packing_version": before["packing_version"]},
+        _settings(data, teacher, cache) | {"packing_version": PACKING_VERSION},
+    )
+    found += _probed_differences(plan, data, teacher, cache)
+    parts: tuple[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]], ...] = (
+        ("source", before["source"], lambda: source_fingerprint(data)),
+        ("tokenizer", before["tokenizer"], lambda: _tokenizer(teacher).fingerprint()),
+        ("teacher", quick_part(before["teacher"]), lambda: quick_fingerprint(teacher.model, teacher.revision)),
+    )
+    for name, planned, describe in parts:
+        try:
+            found += differences(_flat(planned, f"{name}."), _flat(describe(), f"{name}."))
+        except ConfigError as error:
+            warn_once(f"the {name} cannot be compared with the plan's, which stands. {error}")
+    if found:
+        raise IdentityError(
+            "this cache was planned from something else than is configured now, and a cache never mixes two.\n"
+            + "\n".join(found)
+            + "\nPut the settings back, or choose another place for the new cache with --run-dir."
+        )
+
+
+def _settings(data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> dict[str, Any]:
+    sections: tuple[tuple[str, Section], ...] = (("data", data), ("teacher", teacher), ("cache", cache))
+    keys = {key: value for name, part in sections for key, value in keys_of_kind(part, "identity", f"{name}.").items()}
+    return {key: value for key, value in keys.items() if key not in _PROBED}
+
+
+def _probed_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> list[str]:
+    now = {
+        "data.packing": data.packing,
+        "teacher.dtype": teacher.dtype,
+        "cache.batch_size": cache.batch_size,
+        "cache.chunk_positions": cache.chunk_positions,
+    }
+    explicit = {key: value for key, value in now.items() if value not in _UNSET}
+    return differences({key: plan.capture[_PROBED[key]] for key in explicit}, explicit)
+
+
+def _tokenizer(teacher: TeacherSettings) -> Tokenizer:
+    return Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
+
+
+def _flat(value: dict[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat

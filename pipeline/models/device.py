@@ -1,0 +1,127 @@
+"""Is this machine's card fit for the work, and in what precision should a model run on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+
+import torch
+
+from pipeline.errors import MachineError
+from pipeline.models.settings import Device, Dtype
+
+Capability = tuple[int, int]
+BFLOAT16_CAPABILITY: Capability = (8, 0)
+_PASCAL: Capability = (6, 0)
+_PASCAL_FIX = (
+    "Its kernels are only in the CUDA 12.6 wheels, up to PyTorch 2.14: "
+    'pip install "torch>=2.10,<=2.14" --index-url https://download.pytorch.org/whl/cu126'
+)
+_LIBRARIES = ("torch", "transformers", "numpy", "zarr", "numcodecs")
+
+
+def choose_device(name: Device) -> torch.device:
+    """The device to run on; `auto` takes a CUDA card where there is one, after checking that it works."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise MachineError(
+            f"device: 'cuda' was asked for and torch {torch.__version__} ({built}) sees no card. Set device to auto or "
+            "cpu, or check the driver with nvidia-smi."
+        )
+    device = torch.device("cuda", torch.cuda.current_device())
+    check_cuda(device)
+    return device
+
+
+def check_cuda(device: torch.device) -> None:
+    """Compare the card with what this torch was built for, and run one real product; MachineError says the fix.
+
+    A build without kernels for a card imports, allocates and copies without complaint: only work shows it.
+    """
+    capability = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    built_for = torch.cuda.get_arch_list()
+    if not build_supports(capability, built_for):
+        raise MachineError(_no_kernels(name, capability, built_for))
+    try:
+        ones = torch.ones(64, 64, device=device)
+        total = float((ones @ ones).sum())
+    except RuntimeError as error:
+        raise MachineError(
+            f"{_no_kernels(name, capability, built_for)} A first product failed with: {error}"
+        ) from error
+    if total != 64.0**3:
+        raise MachineError(f"{name}: a product of ones gave {total} where 262,144 was expected; the card is not sound")
+
+
+def build_supports(capability: Capability, built_for: list[str]) -> bool:
+    """Whether one of the architectures of a build ("sm_75", "compute_90") runs on a card of this capability.
+
+    Machine code runs within its major version, from its minor version up; PTX (`compute_`) on anything newer.
+    """
+    for kind, digits in re.findall(r"\b(sm|compute)_(\d+)", " ".join(built_for)):
+        major, minor = int(digits[:-1]), int(digits[-1])
+        if kind == "sm" and major == capability[0] and minor <= capability[1]:
+            return True
+        if kind == "compute" and (major, minor) <= capability:
+            return True
+    return False
+
+
+def choose_dtype(setting: Dtype, device: torch.device) -> torch.dtype:
+    """The precision of a model's weights: as set, or float32 on CPU, bfloat16 from capability 8.0, float16 below.
+
+    `torch.cuda.is_bf16_supported` is not asked: it says yes to an emulation that is slower than float32.
+    """
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return dtype_for(setting, capability)
+
+
+def dtype_for(setting: Dtype, capability: Capability | None) -> torch.dtype:
+    """`choose_dtype` for a card of some capability; None is a CPU."""
+    has_bfloat16 = capability is None or capability >= BFLOAT16_CAPABILITY
+    if setting == "auto":
+        if capability is None:
+            return torch.float32
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    if setting == "bfloat16" and not has_bfloat16:
+        raise MachineError(
+            f"dtype: bfloat16 needs a card of capability 8.0 or newer, this one has {_dotted(capability)}. Set dtype "
+            "to float16, or to float32 where float16 overflows."
+        )
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]
+
+
+def device_class(device: torch.device) -> str:
+    """What decides whether two machines give the same bytes: "cpu", or "cuda sm_75"."""
+    if device.type != "cuda":
+        return device.type
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"cuda sm_{major}{minor}"
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Where bytes were made: device and library versions; no clock and no host name."""
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {"device_class": device_class(device), "device_name": name, "python": platform.python_version(), **versions}
+
+
+def _no_kernels(name: str, capability: Capability | None, built_for: list[str]) -> str:
+    fix = (
+        _PASCAL_FIX if capability == _PASCAL else "Install a build for it: see https://pytorch.org/get-started/locally/"
+    )
+    return (
+        f"{name}: has capability {_dotted(capability)}, and torch {torch.__version__} was built for "
+        f"{', '.join(built_for) or 'no card'}. {fix} (or set device to cpu)."
+    )
+
+
+def _dotted(capability: Capability | None) -> str:
+    return "none" if capability is None else f"{capability[0]}.{capability[1]}"

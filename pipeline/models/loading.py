@@ -1,0 +1,126 @@
+"""Models from a folder or the hub, and fresh ones from a config block."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from pipeline.errors import ConfigError
+from pipeline.models.source import model_folder, name_some, weight_files
+
+
+def load_model(
+    reference: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A model in eval mode, every weight of it from the checkpoint; ConfigError says what is wrong and what to do.
+
+    Attention is PyTorch's own (sdpa) where the architecture has it, else the plain one.
+    """
+    folder = model_folder(reference, revision, trust_remote_code)
+    weight_files(folder)
+    with _quiet_transformers():
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            raise ConfigError(f"{reference}: cannot be loaded as a causal language model. {_advice(error)}") from error
+    _refuse_partial(reference, report)
+    return model.to(device).eval()
+
+
+def make_model(
+    config: dict[str, Any], vocab_size: int, end_of_text_id: int, seed: int, begin_of_text_id: int | None = None
+) -> Any:
+    """A fresh model in float32 from a config block (`model_type` and its sizes), the same for the same seed.
+
+    The vocabulary comes from the tokenizer; a larger `vocab_size` in the block pads the matrices.
+    """
+    values = {"vocab_size": vocab_size, **_checked_block(config)}
+    if values["vocab_size"] < vocab_size:
+        raise ConfigError(
+            f"student.config.vocab_size: the tokenizer has {vocab_size:,} ids, found {values['vocab_size']:,}. Leave "
+            "the key out."
+        )
+    values["eos_token_id"] = values["pad_token_id"] = end_of_text_id
+    values["bos_token_id"] = end_of_text_id if begin_of_text_id is None else begin_of_text_id
+    try:
+        with torch.random.fork_rng(), _quiet_transformers():
+            torch.manual_seed(seed)
+            made = AutoConfig.for_model(config["model_type"], **values)
+            return AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+    except Exception as error:  # each architecture refuses sizes that do not fit in its own way
+        raise ConfigError(f"student.config: no {config['model_type']} model can be made of it. {error}") from error
+
+
+def _refuse_partial(reference: str, report: dict[str, Any]) -> None:
+    """Weights the checkpoint lacks would be random, weights the model lacks would be ignored: neither passes."""
+    for key, what in (
+        ("missing_keys", "the checkpoint lacks weights that this architecture needs (they would be random)"),
+        ("mismatched_keys", "the checkpoint has weights of another shape than this architecture"),
+        ("unexpected_keys", "the checkpoint has weights that this architecture does not use"),
+    ):
+        if names := sorted(str(name) for name in report.get(key) or ()):
+            raise ConfigError(
+                f"{reference}: {what}: {name_some(names)}. config.json and the weights do not belong together, or this "
+                "is no causal language model."
+            )
+
+
+def _checked_block(config: dict[str, Any]) -> dict[str, Any]:
+    """The block without model_type; an unknown type or key is refused with the nearest right one."""
+    model_type = config["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING.keys()), 1)
+        raise ConfigError(
+            f"student.config.model_type: unknown architecture {model_type!r}; "
+            + (f"did you mean {near[0]!r}?" if near else "try llama, qwen3 or gpt2")
+        )
+    with _quiet_transformers():
+        default = AutoConfig.for_model(model_type)
+    known = sorted(default.to_dict().keys() | type(default).attribute_map.keys())
+    for key in config:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, 0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"student.config: {model_type} has no key {key!r}; {hint}")
+    return {key: value for key, value in config.items() if key != "model_type"}
+
+
+def _advice(error: Exception) -> str:
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return (
+            "It needs code that comes with the model, which is not run unless you say so: read that code, then set "
+            "trust_remote_code: true."
+        )
+    return f"{type(error).__name__}: {text}"
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice from transformers: what matters of it is raised."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,132 @@
+"""Before the teacher runs: text to sequences, a probe of the machine, and the plan that fixes both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from pipeline import files
+from pipeline.cache.plan import (
+    DATA_REPORT_NAME,
+    PLAN_NAME,
+    SEQUENCES_NAME,
+    TOKENIZER_FOLDER,
+    Plan,
+    cut_shards,
+)
+from pipeline.cache.records import RecordLayout
+from pipeline.cache.roots import find_sequences
+from pipeline.cache.sequence_file import read_sequences, write_sequences
+from pipeline.cache.settings import CacheSettings
+from pipeline.console import say, warn_once
+from pipeline.data.preparation import prepare_sequences
+from pipeline.data.sequences import Sequences
+from pipeline.data.settings import DataSettings
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError
+from pipeline.models.cache_identity import make_identity
+from pipeline.models.causal import CausalModel
+from pipeline.models.device import choose_device, choose_dtype, device_class
+from pipeline.models.loading import load_model
+from pipeline.models.probe import probe_capture
+from pipeline.models.settings import TeacherSettings
+from pipeline.models.teacher import Teacher
+
+
+def plan_capture(
+    folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings
+) -> tuple[Plan, Sequences, Teacher]:
+    """Make the plan of a new cache in `folder`; plan.json is written last, so a plan always has what it speaks of."""
+    tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
+    causal = _load(teacher, choose_dtype(teacher.dtype, choose_device(teacher.device)), tokenizer.vocab_size)
+    causal.check_length(data.sequence_length)
+    packing = _choose_packing(data, causal)
+    sequences, report = prepare_sequences(data, tokenizer, packing)
+    say("\n".join(report.summary_lines()))
+
+    layout = RecordLayout.for_vocabulary(tokenizer.vocab_size, cache.head_size, cache.num_draws, cache.draw_beta)
+    choice = probe_capture(causal, sequences, layout, cache)
+    digest = write_sequences(folder / SEQUENCES_NAME, sequences)
+    files.write_json(folder / DATA_REPORT_NAME, report.to_json())
+    files.publish_folder(folder / TOKENIZER_FOLDER, tokenizer.save)
+    plan = Plan(
+        identity=make_identity(data, teacher, cache, tokenizer),
+        layout=layout,
+        sequence_length=data.sequence_length,
+        num_sequences=sequences.num_sequences,
+        sequences_digest=digest.xxh3_128,
+        shards=cut_shards(sequences.split, data.sequence_length, cache.shard_positions),
+        capture={
+            "batch_size": choice.batch_size,
+            "chunk_positions": choice.chunk_positions,
+            "dtype": str(causal.dtype).removeprefix("torch."),
+            "device_class": device_class(causal.device),
+            "packing": packing,
+            "seed": cache.seed,
+        },
+    )
+    plan.save(folder / PLAN_NAME)
+    return plan, sequences, _teacher(plan, causal)
+
+
+def load_teacher(plan: Plan, settings: TeacherSettings) -> Teacher:
+    """The teacher of an earlier start's plan, in the precision and batches fixed there."""
+    device = choose_device(settings.device)
+    if device_class(device) != plan.capture["device_class"]:
+        warn_once(
+            f"the plan was made on {plan.capture['device_class']}, this is {device_class(device)}: shards made here agree with "
+            " the others within rounding, not bit for bit; their seals name the machine"
+        )
+    causal = _load(settings, getattr(torch, plan.capture["dtype"]), plan.vocab_size)
+    causal.check_length(plan.sequence_length)
+    return _teacher(plan, causal)
+
+
+def planned_sequences(
+    plan: Plan, folders: Sequence[Path], folder: Path, data: DataSettings, teacher: TeacherSettings
+) -> Sequences:
+    """The sequences of a plan, from any of its folders; packed again, into `folder`, where the file is lost."""
+    try:
+        return read_sequences(find_sequences(folders), plan.num_sequences, plan.sequence_length, plan.sequences_digest)
+    except DamagedDataError as error:
+        say(f"{error}\nPacking the sequences again.")
+    tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
+    sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"])
+    digest = write_sequences(folder / SEQUENCES_NAME, sequences)
+    if digest.xxh3_128 != plan.sequences_digest:
+        files.remove_file(folder / SEQUENCES_NAME)
+        raise IdentityError(
+            f"{data.source} {data.path or ''}: gives other sequences than the plan was made with; the text has changed. "
+            "Bring back the text, or sequences.shard, or start a new cache with --run-dir."
+        )
+    return sequences
+
+
+def _load(settings: TeacherSettings, dtype: torch.dtype, vocab_size: int) -> CausalModel:
+    device = choose_device(settings.device)
+    model = load_model(settings.model, settings.revision, dtype, device, settings.trust_remote_code)
+    return CausalModel(model, vocab_size)
+
+
+def _teacher(plan: Plan, causal: CausalModel) -> Teacher:
+    return Teacher(
+        causal, plan.layout, plan.capture["seed"], plan.capture["batch_size"], plan.capture["chunk_positions"]
+    )
+
+
+def _choose_packing(data: DataSettings, causal: CausalModel) -> Literal["packed", "one_document"]:
+    """Documents share a row only where the model keeps them apart."""
+    if data.packing == "one_document":
+        return "one_document"
+    if causal.isolates_documents():
+        return "packed"
+    if data.packing == "packed":
+        raise ConfigError(
+            f"data.packing: packed, and this {causal.architecture} model lets a document see the one before it. Set "
+            "data.packing to one_document (or auto)."
+        )
+    warn_once(f"{causal.architecture} models do not keep packed documents apart; each gets rows of its own")
+    return "one_document"

@@ -1,0 +1,94 @@
+"""How many sequences and positions the teacher takes at once, found on the first sequences before the plan is made.
+
+The answer lives in the plan, because a product's rounding depends on its size: the same plan gives the same bytes.
+On CPU it follows from sizes alone; on a card from how much memory a pass takes, never from a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.cache.records import RecordLayout
+from pipeline.cache.settings import CacheSettings
+from pipeline.data.sequences import Sequences
+from pipeline.errors import ConfigError, MachineError, NumericsError
+from pipeline.models.causal import CausalModel
+from pipeline.models.teacher import Teacher
+
+_CPU_BATCH_POSITIONS = 4096  # enough rows for a product to run at full speed
+_CPU_LOGITS_BYTES = 64 * 2**20
+_CUDA_LOGITS_BYTES = 256 * 2**20  # scoring needs about three such buffers
+_CUDA_MEMORY_SHARE = 0.75
+_CUDA_BATCH_POSITIONS = 65_536
+_MAX_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureChoice:
+    """Sizes and precision of a capture, as the plan records them."""
+
+    batch_size: int
+    chunk_positions: int
+    dtype: str
+
+
+def probe_capture(
+    model: CausalModel, sequences: Sequences, layout: RecordLayout, settings: CacheSettings
+) -> CaptureChoice:
+    """Choose what the settings leave open, and score the first sequences with it: an overflow shows here.
+
+    ConfigError where the sequences are too long for the model, or its dtype overflows; the message names the setting.
+    """
+    model.check_length(sequences.sequence_length)
+    on_card = model.device.type == "cuda"
+    logits_bytes = _CUDA_LOGITS_BYTES if on_card else _CPU_LOGITS_BYTES
+    chunk = settings.chunk_positions or chunk_within(logits_bytes, layout.vocab_size)
+    if settings.batch_size is not None:
+        batch = settings.batch_size
+        _score_first(model, sequences, layout, batch, chunk)
+    elif on_card:
+        batch = _largest_batch(model, sequences, layout, chunk)
+    else:
+        batch = max(1, _CPU_BATCH_POSITIONS // sequences.sequence_length)
+        _score_first(model, sequences, layout, batch, chunk)
+    return CaptureChoice(batch, chunk, str(model.dtype).removeprefix("torch."))
+
+
+def chunk_within(logits_bytes: int, vocab_size: int) -> int:
+    """The largest power of two of positions whose float32 logits fit, from 1 to 4,096."""
+    fitting = max(1, logits_bytes // (4 * vocab_size))
+    return min(_MAX_CHUNK, 1 << (fitting.bit_length() - 1))
+
+
+def _largest_batch(model: CausalModel, sequences: Sequences, layout: RecordLayout, chunk: int) -> int:
+    """Double the batch while a pass stays within the card's memory and gains from it."""
+    limit = max(1, min(_CUDA_BATCH_POSITIONS // sequences.sequence_length, sequences.num_sequences))
+    memory_bytes = torch.cuda.get_device_properties(model.device).total_memory * _CUDA_MEMORY_SHARE
+    chosen, batch = 0, 1
+    while batch <= limit:
+        torch.cuda.reset_peak_memory_stats(model.device)
+        try:
+            _score_first(model, sequences, layout, batch, chunk)
+        except MachineError:
+            break
+        if torch.cuda.max_memory_reserved(model.device) > memory_bytes and chosen:
+            break
+        chosen, batch = batch, batch * 2
+    torch.cuda.empty_cache()
+    if not chosen:
+        raise MachineError(
+            f"the card's memory does not hold this teacher with one sequence of {sequences.sequence_length:,} positions."
+            " Set data.sequence_length lower, cache.chunk_positions lower, or teacher.device to cpu."
+        )
+    return chosen
+
+
+def _score_first(model: CausalModel, sequences: Sequences, layout: RecordLayout, batch: int, chunk: int) -> None:
+    rows = np.arange(min(batch, sequences.num_sequences))
+    try:
+        Teacher(model, layout, seed=0, batch_size=batch, chunk_positions=chunk).score(sequences, rows)
+    except NumericsError as error:
+        raise ConfigError(f"teacher.dtype: {error}") from error

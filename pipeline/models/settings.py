@@ -1,0 +1,41 @@
+"""What the `teacher` and `student` sections of a config may say."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import pydantic
+
+from pipeline.config import Section, free, identity, schedule
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class TeacherSettings(Section):
+    """The model whose predictions are cached."""
+
+    model: str = free(doc="a folder with config.json and safetensors, or a hub id")
+    revision: str | None = identity(None, "hub: commit or tag")
+    dtype: Dtype = identity("auto", "auto: float32 on CPU, bfloat16 from capability 8.0, float16 below")
+    device: Device = free("auto")
+    trust_remote_code: bool = free(False, "run code that comes with the model; leave it off")
+
+
+class StudentSettings(Section):
+    """The model that is trained: an existing one, or a fresh one made from a config block."""
+
+    model: str | None = schedule(None, "a folder with config.json and safetensors, or a hub id")
+    revision: str | None = schedule(None, "hub: commit or tag")
+    config: dict[str, Any] | None = schedule(None, "random init: model_type and its sizes; vocabulary is filled in")
+    seed: int = schedule(0, "of the random init", ge=0)
+    device: Device = free("auto")
+    trust_remote_code: bool = free(False, "run code that comes with the model; leave it off")
+
+    @pydantic.model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either student.model (a folder or hub id) or student.config (a fresh model)")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("student.config needs model_type, such as llama")
+        return self

@@ -1,0 +1,110 @@
+"""Where a model's files are: a folder as given, or the snapshot of a hub id; weights from safetensors only.
+
+A hub id becomes the folder of its downloaded snapshot first, so that everything after knows only folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from pipeline import files
+from pipeline.errors import ConfigError
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+_OPTIONAL_FILES = ("generation_config.json",)
+_MAX_NAMES = 5
+
+
+def model_folder(reference: str, revision: str | None = None, trust_remote_code: bool = False) -> Path:
+    """The folder of a model: `reference` itself, or the snapshot of a hub id, downloaded where it is not yet here."""
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder
+    if reference.startswith((".", "/", "~")) or reference.count("/") > 1 or folder.exists():
+        raise ConfigError(
+            f"{reference}: no such folder; expected one with config.json and safetensors files, or a hub id such as "
+            "HuggingFaceTB/SmolLM2-135M"
+        )
+    return _downloaded(reference, revision, trust_remote_code)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files a model is loaded from; ConfigError where there are none, with what is there instead."""
+    found = sorted(path.name for path in folder.iterdir())
+    shown = ", ".join(found[:12]) or "nothing"
+    if "config.json" not in found:
+        raise ConfigError(f"{folder}: expected a model folder with config.json, found {shown}")
+    if WEIGHTS in found:
+        return [folder / WEIGHTS]
+    if WEIGHTS_INDEX not in found:
+        raise ConfigError(
+            f"{folder}: expected {WEIGHTS} (or {WEIGHTS_INDEX} and its parts), found {shown}. Only safetensors are "
+            'read: other formats can run code. Convert a model you trust with: python -c "from transformers import '
+            f"AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\" and "
+            "copy its tokenizer files there too."
+        )
+    names = sorted(set(_index(folder).values()))
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ConfigError(
+            f"{folder}: {WEIGHTS_INDEX} names files that are not there: {name_some(missing)}. Copy them too."
+        )
+    return [folder / name for name in names]
+
+
+def _downloaded(reference: str, revision: str | None, trust_remote_code: bool) -> Path:
+    """Fetch config, weights and nothing else: repositories often hold the same weights in several formats."""
+
+    def fetch(name: str) -> Path:
+        return Path(huggingface_hub.hf_hub_download(reference, name, revision=revision))
+
+    try:
+        folder = fetch("config.json").parent
+        for name in _OPTIONAL_FILES:
+            with contextlib.suppress(EntryNotFoundError):
+                fetch(name)
+        try:
+            fetch(WEIGHTS)
+        except EntryNotFoundError:
+            fetch(WEIGHTS_INDEX)
+            for name in sorted(set(_index(folder).values())):
+                fetch(name)
+        if trust_remote_code:
+            huggingface_hub.snapshot_download(reference, revision=revision, allow_patterns=["*.py"])
+    except LocalEntryNotFoundError as error:
+        raise ConfigError(
+            f"{reference}: no such folder, and the hub cannot be reached from here. Where there is a network, run "
+            f"`hf download {reference} --local-dir DIR`, bring DIR here and name it instead."
+        ) from error
+    except EntryNotFoundError as error:
+        raise ConfigError(f"{reference}: this hub repository has no config.json or no safetensors. {error}") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ConfigError(
+            f"{reference}: no such folder, and the hub does not give it (revision {revision or 'main'}). {error} Check "
+            "the name and revision; for a gated model accept its terms and run `hf auth login`."
+        ) from error
+    return folder
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """Tensor name -> file name, of a model in several parts; names that leave the folder are refused."""
+    weight_map = files.read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConfigError(f"{folder / WEIGHTS_INDEX}: expected an object under 'weight_map'. Fetch the file again.")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ConfigError(
+                f"{folder / WEIGHTS_INDEX}: expected names of safetensors files beside it, found {name!r}"
+            )
+    return weight_map
+
+
+def name_some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

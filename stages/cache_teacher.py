@@ -1,0 +1,91 @@
+"""cache-teacher: run the teacher once over the text and leave a sealed cache of its predictions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.cache import Plan, Records
+from pipeline.cache.plan import PLAN_NAME, ShardSpan
+from pipeline.cache.roots import earlier_plan
+from pipeline.cache.teacher_cache import TeacherCache
+from pipeline.cache.writer import CacheWriter
+from pipeline.console import Progress, format_bytes, say
+from pipeline.data.sequences import Sequences
+from pipeline.models import Teacher
+from pipeline.models.cache_identity import refuse_other_cache
+from pipeline.models.device import environment
+from pipeline.models.planning import load_teacher, plan_capture, planned_sequences
+from pipeline.pause import PausedError, PauseRequest
+from pipeline.runs import Outcome, Session
+from stages.config import RunConfig
+
+STAGE = "cache-teacher"
+
+
+def run(config: RunConfig, session: Session) -> Outcome:
+    """Plan once, then score shard after shard; run again after any stop to continue where it was."""
+    folder = session.run.cache
+    roots = [Path(root) for root in config.cache.roots]
+    with session.run.at_work(STAGE, config):
+        # What an earlier start planned stands. A config that no longer fits it is refused before any compute.
+        found = earlier_plan(folder, roots)
+        if found is None:
+            plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache)
+        else:
+            plan, plan_folders = found
+            refuse_other_cache(plan, config.data, config.teacher, config.cache)
+            if not (folder / PLAN_NAME).is_file():
+                plan.save(folder / PLAN_NAME)
+            if TeacherCache.open(folder, *roots).complete:
+                return session.finish(STAGE, _outcome(folder, roots))
+            sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher)
+            teacher = load_teacher(plan, config.teacher)
+
+        # The work: one shard after another, each sealed before the next begins.
+        writer = CacheWriter(folder, plan, sequences, environment(teacher.model.device))
+        pending = writer.pending(roots)
+        length = plan.sequence_length
+        waiting = sum(span.count for span in pending) * length
+        total = plan.num_sequences * length
+        say(f"{STAGE}: {len(pending)} of {len(plan.shards)} shards to do, {waiting:,} of {total:,} tokens")
+        with Progress(STAGE, total, "tokens", done=total - waiting) as progress:
+            for span in pending:
+                if reason := session.pause.reason():
+                    return session.finish(STAGE, _outcome(folder, roots, reason))
+                started = time.monotonic()
+                try:
+                    writer.write(span, _score(plan, span, teacher, sequences, session.pause, progress))
+                except PausedError as stop:
+                    return session.finish(STAGE, _outcome(folder, roots, str(stop)))
+                session.pause.note_unit(time.monotonic() - started)
+        return session.finish(STAGE, _outcome(folder, roots))
+
+
+def _score(
+    plan: Plan, span: ShardSpan, teacher: Teacher, sequences: Sequences, pause: PauseRequest, progress: Progress
+) -> Iterator[Records]:
+    """The records of one shard, a batch at a time; batches begin at the shard's first sequence, whatever came before."""
+    batch_size = int(plan.capture["batch_size"])
+    for first in range(span.first, span.stop, batch_size):
+        pause.check_signal()
+        rows = np.arange(first, min(first + batch_size, span.stop))
+        yield teacher.score(sequences, rows)
+        progress.advance(len(rows) * plan.sequence_length, note=f"shard {span.index + 1} of {len(plan.shards)}")
+
+
+def _outcome(folder: Path, roots: list[Path], reason: str | None = None) -> Outcome:
+    """Where the cache stands now, from what is sealed."""
+    cache = TeacherCache.open(folder, *roots)
+    sealed, num_shards = len(cache.sealed), len(cache.plan.shards)
+    num_positions = sum(shard.seal.num_scored for shard in cache.shards.values())
+    size_bytes = sum(shard.seal.size_bytes for shard in cache.shards.values())
+    progress = {"shards": sealed, "of": num_shards, "scored_positions": num_positions, "bytes": size_bytes}
+    amount = f"{num_positions:,} scored positions, {format_bytes(size_bytes)}"
+    if reason is not None:
+        return Outcome("paused", f"paused with {sealed} of {num_shards} shards sealed ({amount}): {reason}", progress)
+    per_position = size_bytes / max(1, num_positions)
+    return Outcome("complete", f"all {num_shards} shards sealed: {amount}, {per_position:,.0f} bytes each", progress)

@@ -1,0 +1,58 @@
+"""The whole configuration of a run, composed of the sections each room of the library keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache.settings import CacheSettings
+from pipeline.config import Section, free, load_config
+from pipeline.data.settings import DataSettings
+from pipeline.distill.settings import TrainSettings
+from pipeline.errors import ConfigError
+from pipeline.evaluation.settings import EvalSettings
+from pipeline.models.settings import StudentSettings, TeacherSettings
+
+
+class DemoSettings(Section):
+    """Only for `sad-pipeline demo`: how its teacher is made, and how its label-only student differs."""
+
+    vocab_size: int = free(8192, "of the byte-level BPE tokenizer", ge=300)
+    teacher: dict[str, Any] = free(doc="config block of the teacher, as in student.config")
+    teacher_steps: int = free(doc="optimizer steps of the teacher", ge=1)
+    teacher_batch_size: int = free(16, "sequences a step", ge=1)
+    teacher_learning_rate: float = free(2e-3, "peak of its schedule", gt=0)
+    labels_only_learning_rate: float = free(doc="of the student trained on labels only", gt=0)
+
+
+class RunConfig(Section):
+    """Everything a run is asked to do."""
+
+    name: str = free("run", "names the default run directory, artifacts/<name>")
+    data: DataSettings
+    teacher: TeacherSettings
+    cache: CacheSettings = CacheSettings()
+    student: StudentSettings
+    train: TrainSettings
+    eval: EvalSettings = EvalSettings()
+    demo: DemoSettings | None = None
+
+
+def bundled_configs() -> dict[str, Path]:
+    """Name -> file, of the configs that come with the project."""
+    here = Path(__file__).parent
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_run_config(reference: str, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a config by file name, or by the name of a bundled one."""
+    path = Path(reference)
+    if not path.is_file():
+        bundled = bundled_configs()
+        if reference not in bundled:
+            raise ConfigError(
+                f"-c {reference}: no such file, and no bundled config of that name. Bundled: {', '.join(bundled)}."
+            )
+        path = bundled[reference]
+    return load_config(RunConfig, path, overrides)

@@ -1,0 +1,79 @@
+"""demo: every stage in turn, offline, on the standard library's source. The only stage that runs others."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import format_seconds, say
+from pipeline.errors import ConfigError
+from pipeline.evaluation.summary import EvalResult
+from pipeline.runs import Outcome, RunDirectory, Session
+from stages import cache_teacher, eval, prepare_teacher, report, train_student
+from stages.config import RunConfig
+
+STAGE = "demo"
+LABELS_ONLY = "labels only"
+
+
+def run(config: RunConfig, session: Session) -> Outcome:
+    """Make a teacher, cache it, train a student from the cache and one on labels, compare them, draw the report."""
+    if config.demo is None:
+        raise ConfigError("demo: the config has no demo section; see the bundled config named demo")
+    started, root = time.monotonic(), session.run.root
+    if not Path(config.teacher.model).is_dir():
+        config = _changed(config, teacher={"model": str(root / "teacher")})
+    labels_run = RunDirectory(root / "labels-only")
+    labels_config = _labels_only(config, root)
+    labels_session = Session(labels_run, session.pause, session.command)
+
+    stages = (
+        ("1/6 a teacher to learn from", lambda: prepare_teacher.run(config, session)),
+        ("2/6 cache-teacher", lambda: cache_teacher.run(config, session)),
+        ("3/6 train-student, from the cache", lambda: train_student.run(config, session)),
+        ("4/6 train-student, on labels only", lambda: train_student.run(labels_config, labels_session)),
+    )
+    for title, stage in stages:
+        say(f"\n── {title}")
+        if (outcome := stage()).state == "paused":
+            return outcome
+    say("\n── 5/6 eval")
+    baselines = {LABELS_ONLY: str(labels_run.model)}
+    result = eval.run(_changed(config, eval={"baselines": baselines, "teacher": config.teacher.model}), session.run)
+    say("\n── 6/6 report")
+    page = report.run(session.run, compare={LABELS_ONLY: labels_run})
+
+    say(f"\n{_headline(result)}\nReport: {page}\nDone in {format_seconds(time.monotonic() - started)}.")
+    return Outcome("complete", "all stages are done", {})
+
+
+def _labels_only(config: RunConfig, root: Path) -> RunConfig:
+    """The same student, steps and seed, on labels only, at the learning rate that is best for it."""
+    assert config.demo is not None
+    train = {
+        "ce_weight": 1.0,
+        "kd_weight": 0.0,
+        "learning_rate": config.demo.labels_only_learning_rate,
+    }
+    changed = _changed(config, train=train, cache={"roots": [str(root / "cache"), *config.cache.roots]})
+    return changed.model_copy(update={"name": f"{config.name} on labels only"})
+
+
+def _changed(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
+    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
+    return config.model_copy(update=update)
+
+
+def _headline(result: EvalResult) -> str:
+    rows = {row.name: row for row in result.rows}
+    teacher = next(row for row in result.rows if row.kind == "teacher")
+    student = min((row for row in result.rows if row.kind == "student"), key=lambda row: row.cross_entropy_nats)
+    labels = rows[LABELS_ONLY]
+    gained = labels.cross_entropy_nats - student.cross_entropy_nats
+    possible = labels.cross_entropy_nats - teacher.cross_entropy_nats
+    return (
+        f"Held-out cross-entropy in nats a token: labels only {labels.cross_entropy_nats:.3f}, distilled "
+        f"{student.cross_entropy_nats:.3f}, teacher {teacher.cross_entropy_nats:.3f}.\n"
+        f"Distillation gained {gained:.3f} nat, {gained / possible:.0%} of the way from the label-only student to its teacher."
+    )

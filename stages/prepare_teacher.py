@@ -1,0 +1,102 @@
+"""The demo's preparatory step: a tokenizer and a small teacher, trained on the corpus because there is none to load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.config import Section
+from pipeline.console import Progress
+from pipeline.data.bpe import train_tokenizer
+from pipeline.data.documents import Document, read_documents, source_fingerprint
+from pipeline.data.preparation import prepare_sequences
+from pipeline.data.sequences import TRAIN, Sequences
+from pipeline.data.settings import DataSettings
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.distill.batches import make_batch
+from pipeline.distill.export import export_model
+from pipeline.distill.journal import Journal
+from pipeline.distill.learner import Learner
+from pipeline.distill.order import DataOrder
+from pipeline.distill.settings import TrainSettings
+from pipeline.models.device import choose_device, choose_dtype
+from pipeline.models.settings import StudentSettings
+from pipeline.models.student import load_student
+from pipeline.runs import Outcome, Session
+from stages.config import DemoSettings, RunConfig
+
+STAGE = "prepare-teacher"
+_RECIPE = "recipe.json"
+
+
+def run(config: RunConfig, session: Session) -> Outcome:
+    """Train the teacher, unless one with the same recipe is there; leaves it in teacher.model like anybody's."""
+    assert config.demo is not None
+    demo, folder = config.demo, Path(config.teacher.model)
+    data = config.data.model_copy(update={"max_tokens": None})
+    recipe = _recipe(demo, data)
+    with session.run.at_work(STAGE, config):
+        if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
+            return session.finish(STAGE, Outcome("complete", f"the teacher in {folder} is kept", {}))
+
+        # Its tokenizer and its text: all of the corpus, of which the cache later takes a part.
+        tokenizer_folder = folder.with_name(folder.name + "-tokenizer")
+        files.publish_folder(tokenizer_folder, lambda staging: train_tokenizer(_texts(data), demo.vocab_size, staging))
+        tokenizer = Tokenizer.load(tokenizer_folder)
+        sequences, _ = prepare_sequences(data, tokenizer, "packed")
+
+        # Its training: the student's own loop, on labels only.
+        settings = TrainSettings(
+            steps=demo.teacher_steps,
+            batch_size=demo.teacher_batch_size,
+            learning_rate=demo.teacher_learning_rate,
+            ce_weight=1.0,
+            kd_weight=0.0,
+            ema_decay=0.0,
+        )
+        device = choose_device(config.teacher.device)
+        causal = load_student(StudentSettings(config=demo.teacher), tokenizer, device)
+        learner = Learner(causal, settings, demo.teacher_steps, choose_dtype("auto", device))
+        journal = Journal(folder.with_name(folder.name + "-training"), recipe)
+        done = journal.resume(journal.find([]), learner)
+        if paused := _train(session, settings, sequences, learner, journal, done):
+            return session.finish(STAGE, paused)
+
+        export_model(folder, causal.model, tokenizer, "# A small teacher, made by `sad-pipeline demo`\n")
+        files.write_json(folder / _RECIPE, recipe)
+        files.remove_folder(journal.folder)
+        files.remove_folder(tokenizer_folder)
+        parameters = sum(parameter.numel() for parameter in causal.model.parameters())
+        message = f"{parameters / 1e6:.1f} million parameters after {demo.teacher_steps:,} steps, in {folder}"
+        return session.finish(STAGE, Outcome("complete", message, {}))
+
+
+def _train(
+    session: Session, settings: TrainSettings, sequences: Sequences, learner: Learner, journal: Journal, done: int
+) -> Outcome | None:
+    """Steps until the last one (None), or a pause (its outcome)."""
+    num_steps, length = learner.num_steps, sequences.sequence_length
+    order = DataOrder([(0, int((sequences.split == TRAIN).sum()))], settings.seed, 1, settings.batch_size)
+    step_positions = settings.batch_size * length
+    with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
+        for step in range(done, num_steps):
+            batch = make_batch(sequences.select(order.sequences_for_step(step)), None, learner.device)
+            result = learner.learn(step, [batch])
+            progress.advance(step_positions, note=f"loss {result.loss:.3f}")
+            if reason := session.pause.reason():
+                journal.save(step + 1, learner)
+                message = f"paused after step {step + 1:,} of {num_steps:,}: {reason}"
+                return Outcome("paused", message, {"steps": step + 1, "of": num_steps})
+    return None
+
+
+def _texts(data: DataSettings) -> list[str]:
+    return [document.text for document in read_documents(data) if isinstance(document, Document)]
+
+
+def _recipe(demo: DemoSettings, data: DataSettings) -> dict[str, Any]:
+    def plain(section: Section) -> dict[str, Any]:
+        return section.model_dump(mode="json")
+
+    return {"demo": plain(demo), "data": plain(data), "source": source_fingerprint(data)}

@@ -1,0 +1,69 @@
+"""report: tell a run as one self-contained page, from what its stages left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline import files
+from pipeline.cache import TeacherCache
+from pipeline.cache.plan import DATA_REPORT_NAME
+from pipeline.config import load_config
+from pipeline.console import say
+from pipeline.data.report import DataReport
+from pipeline.distill.metrics_log import TIMINGS
+from pipeline.errors import IncompleteInputError
+from pipeline.evaluation.cache_facts import facts_of
+from pipeline.evaluation.history import TrainingHistory, read_history
+from pipeline.evaluation.page import render_page
+from pipeline.evaluation.story import Story
+from pipeline.evaluation.summary import load_result
+from pipeline.runs import RunDirectory
+from stages.config import RunConfig
+
+STAGE = "report"
+
+
+def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) -> Path:
+    """Write report/report.html from whatever the run holds by now; `compare` names runs whose training is drawn beside.
+
+    The report changes nothing that other stages left, so it may be made at any time, also while one is at work.
+    """
+    config_path, status_path = run.root / "config.yaml", run.root / "status.json"
+    config = load_config(RunConfig, config_path) if config_path.is_file() else None
+    cache = _cache(run, config)
+    story = Story(
+        name=config.name if config else run.root.resolve().name,
+        run_dir=str(run.root),
+        config=config.model_dump(mode="json") if config else {},
+        config_text=config_path.read_text(encoding="utf-8") if config else "",
+        status=files.read_json(status_path) if status_path.is_file() else {},
+        cache=facts_of(cache) if cache else None,
+        data=_data(cache) if cache else None,
+        training=_training(run),
+        evaluation=load_result(run.evaluation) if run.evaluation.is_file() else None,
+        compare={name: history for name, other in (compare or {}).items() if (history := _training(other))},
+    )
+    files.write_file(run.report, render_page(story).encode())
+    say(f"{STAGE}: {run.report}")
+    return run.report
+
+
+def _cache(run: RunDirectory, config: RunConfig | None) -> TeacherCache | None:
+    """The cache of the run, with the parts that lie in other roots; None where none was planned."""
+    roots = [Path(root) for root in config.cache.roots] if config else []
+    try:
+        return TeacherCache.open(run.cache, *roots)
+    except IncompleteInputError:
+        return None
+
+
+def _data(cache: TeacherCache) -> DataReport | None:
+    """What was found in the text; it lies beside the plan."""
+    paths = (folder / DATA_REPORT_NAME for folder in cache.folders)
+    path = next((path for path in paths if path.is_file()), None)
+    return DataReport.from_json(files.read_json(path)) if path else None
+
+
+def _training(run: RunDirectory) -> TrainingHistory | None:
+    return read_history(run.metrics, run.student / TIMINGS)

@@ -1,0 +1,136 @@
+"""train-student: train the student from the sealed cache, with no teacher in memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from pipeline.cache import TeacherCache
+from pipeline.cache.roots import find_tokenizer
+from pipeline.config import keys_of_kind
+from pipeline.console import Progress
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.distill.batches import BatchReader
+from pipeline.distill.export import export_model, model_card
+from pipeline.distill.journal import Journal
+from pipeline.distill.learner import Learner
+from pipeline.distill.lessons import Lessons, plan_lessons
+from pipeline.distill.stopwatch import Stopwatch
+from pipeline.distill.validation import validate
+from pipeline.models.device import choose_device, choose_dtype
+from pipeline.models.student import load_student, refuse_leaks, student_identity
+from pipeline.runs import Outcome, Session
+from stages.config import RunConfig
+
+STAGE = "train-student"
+
+
+def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork_from: Path | None = None) -> Outcome:
+    """Train until the last step or a pause; run again after any stop to continue from the newest checkpoint."""
+    run, settings = session.run, config.train
+    with run.at_work(STAGE, config):
+        # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
+        cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
+        lessons = plan_lessons(cache, settings, use_sealed_only)
+
+        # What makes it this training and no other: compared with what is on disk before a model is loaded.
+        schedule = keys_of_kind(settings, "schedule")
+        training = {
+            "plan": cache.plan.hash,
+            "frozen_shards": lessons.frozen_shards,
+            "student": student_identity(config.student),
+            "train": schedule,
+        }
+        journal = Journal(run.student, training)
+        checkpoint = journal.find(map(Path, settings.roots))
+        if checkpoint is not None and checkpoint.step == lessons.num_steps and run.model.is_dir():
+            return session.finish(STAGE, _complete(lessons, f"nothing left to do; the student is in {run.model}"))
+
+        # The student, and where it stands.
+        device = choose_device(config.student.device)
+        tokenizer = Tokenizer.load(find_tokenizer(cache.folders))
+        causal = load_student(config.student, tokenizer, device)
+        refuse_leaks(causal, cache.plan)
+        if settings.gradient_checkpointing:
+            causal.model.gradient_checkpointing_enable()
+        learner = Learner(causal, settings, lessons.num_steps, choose_dtype(settings.dtype, device))
+        if checkpoint is None and fork_from is not None:
+            done = journal.fork(fork_from, learner)
+        else:
+            done = journal.resume(checkpoint, learner)
+
+        paused = _train(config, session, lessons, learner, journal, done)
+        if paused is not None:
+            return session.finish(STAGE, paused)
+
+        # What it became: the weights that validate best, as a folder anybody can load.
+        best = journal.load_best(learner)
+        facts = {
+            "weights": f"{best.weights}, of step {best.step:,} of {lessons.num_steps:,}: the lowest validation loss",
+            "validation cross-entropy": f"{best.ce:.4f} nats a token",
+            "teacher": config.teacher.model,
+            "data": f"{config.data.source}, {len(cache):,} sequences of {cache.plan.sequence_length:,} positions",
+            "cache": f"plan {cache.plan.hash[:16]}",
+            "began as": config.student.model or f"random weights, {config.student.config}",
+        }
+        export_model(run.model, causal.model, tokenizer, model_card(facts, schedule))
+        message = f"{lessons.num_steps:,} steps done; {best.weights} weights of step {best.step:,} are in {run.model}"
+        return session.finish(STAGE, _complete(lessons, message))
+
+
+def _train(
+    config: RunConfig, session: Session, lessons: Lessons, learner: Learner, journal: Journal, done: int
+) -> Outcome | None:
+    """Do the steps from `done` on; returns None after the last one, or how it paused."""
+    settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
+    steps = range(done, num_steps)
+    reader = BatchReader(
+        lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
+    )
+    watch = Stopwatch(learner.device)
+    with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
+        for step, batches in reader:
+            result = learner.learn(step, batches)
+            done = step + 1
+            session.pause.note_unit(watch.stop(step_positions))
+            progress.advance(step_positions, note=f"loss {result.loss:.3f}")
+
+            if _due(settings.log_every, done, num_steps):
+                journal.log_step(done, result, learner.skipped_steps)
+                journal.log.timings({"step": done} | watch.lap(reader.wait_seconds))
+            if _due(settings.evaluate_every, done, num_steps):
+                _validate(config, lessons, learner, journal, done)
+
+            # A checkpoint holds all the loop needs; a pause makes one first.
+            reason = session.pause.reason() if done < num_steps else None
+            if reason or _due(settings.checkpoint_every, done, num_steps):
+                started = time.monotonic()
+                journal.save(done, learner)
+                session.pause.note_save(time.monotonic() - started)
+            if reason:
+                progress_made = {"steps": done, "of": num_steps}
+                return Outcome("paused", f"paused after step {done:,} of {num_steps:,}: {reason}", progress_made)
+            watch.start()
+    return None
+
+
+def _validate(config: RunConfig, lessons: Lessons, learner: Learner, journal: Journal, done: int) -> None:
+    """Measure raw and averaged weights on the cached validation sequences."""
+    for weights in learner.weight_kinds:
+        with learner.holding(weights) as causal:
+            found = validate(
+                causal,
+                lessons.cache,
+                lessons.validation_indices,
+                config.train.batch_size,
+                config.train.chunk_positions,
+            )
+            journal.log_validation(done, weights, found, learner)
+
+
+def _due(every: int, done: int, num_steps: int) -> bool:
+    return done % every == 0 or done == num_steps
+
+
+def _complete(lessons: Lessons, message: str) -> Outcome:
+    return Outcome("complete", message, {"steps": lessons.num_steps, "of": lessons.num_steps})
