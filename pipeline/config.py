@@ -21,16 +21,32 @@ import pydantic
 import yaml
 
 from pipeline.errors import ConfigError
+from pipeline.plain_yaml import dump_yaml, load_yaml
 
 Kind = Literal["identity", "schedule", "free"]
 SectionT = TypeVar("SectionT", bound="Section")
-_YAML_WORDS = "yes, no, on and off are booleans in YAML; put quotes around them where text is meant"
+_YAML_WORDS = " (yes, no, on and off are booleans in YAML; put quotes around them where text is meant)"
+_QUOTES = " (put quotes around it where text is meant)"
 
 
 class Section(pydantic.BaseModel):
-    """A frozen group of settings; unknown keys are errors."""
+    """A frozen group of settings; unknown keys are errors, a group without keys is all defaults."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _mean_what_is_written(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if _sections_in(annotation):
+            value = {} if value is None and isinstance(annotation, type) else value
+            if not isinstance(value, (dict, Section, types.NoneType)):
+                raise ValueError("expected a group of keys")
+        elif _holds_boolean(value) and not _allows_boolean(annotation):
+            raise ValueError("this key does not take a boolean")
+        return value
 
 
 def identity(default: Any = ..., doc: str = "", **bounds: Any) -> Any:
@@ -60,7 +76,7 @@ def _field(kind: Kind, default: Any, doc: str, bounds: dict[str, Any]) -> Any:
 def load_config(schema: type[SectionT], path: Path, overrides: tuple[str, ...] = ()) -> SectionT:
     """Read a YAML file, apply `key.sub=value` overrides, and check the result against `schema`."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML. {error}") from error
     except (UnicodeDecodeError, OSError) as error:
@@ -84,8 +100,7 @@ def parse_config(schema: type[SectionT], values: dict[str, Any], where: str) -> 
 
 def dump_config(config: Section) -> bytes:
     """The resolved configuration as YAML."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return text.encode()
+    return dump_yaml(config.model_dump(mode="json")).encode()
 
 
 def keys_of_kind(config: Section, kind: Kind, prefix: str = "") -> dict[str, Any]:
@@ -118,12 +133,12 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected key.sub=value, for example --set train.steps=500")
     *parents, last = key.strip().split(".")
     for name in parents:
-        child = values.setdefault(name, {})
+        child = values[name] = {} if values.get(name) is None else values[name]
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override}: {name!r} holds a single value, not a group of keys")
         values = child
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = load_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value. {error}") from error
 
@@ -132,18 +147,25 @@ def _explain(schema: type[Section], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key, found = ".".join(location), problem["input"]
     if problem["type"] == "extra_forbidden":
-        known = list(_dotted_keys(schema))
-        siblings = [name for name in known if name.rpartition(".")[0] == ".".join(location[:-1])]
-        near = difflib.get_close_matches(key, siblings, 1, 0.5) or difflib.get_close_matches(key, known, 1, 0.4)
-        if not near:
-            near = [name for name in known if name.rpartition(".")[2] == location[-1]][:1]
-        choices = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(siblings) or ', '.join(known)}"
-        return f"unknown key {key!r}; {choices}"
+        return f"unknown key {key!r}; {_suggestion(schema, key)}"
     if problem["type"] == "missing":
         return f"{key!r} is missing"
-    hint = f" ({_YAML_WORDS})" if isinstance(found, bool) else ""
+    hint = _YAML_WORDS if _holds_boolean(found) else _QUOTES if problem["type"] == "string_type" else ""
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key!r}: {message[0].lower()}{message[1:]}, found {found!r}{hint}"
+
+
+def _suggestion(schema: type[Section], key: str) -> str:
+    """The nearest right key: of that name elsewhere, beside it, anywhere; failing that, the keys there are."""
+    known = list(_dotted_keys(schema))
+    parent, _, name = key.rpartition(".")
+    siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
+    near = (
+        [other for other in known if other.rpartition(".")[2] == name]
+        or [siblings[other] for other in difflib.get_close_matches(name, siblings, 1, 0.5)]
+        or difflib.get_close_matches(key, known, 1, 0.7)
+    )
+    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(siblings.values() or known)}"
 
 
 def _dotted_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
@@ -157,3 +179,11 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [section for part in typing.get_args(annotation) for section in _sections_in(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []
+
+
+def _holds_boolean(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, (list, tuple)) and any(map(_holds_boolean, value)))
+
+
+def _allows_boolean(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_allows_boolean, typing.get_args(annotation)))

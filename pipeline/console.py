@@ -5,6 +5,7 @@ At a terminal progress is a live bar; in a batch log it is one line every 30 sec
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import deque
@@ -44,8 +45,9 @@ def format_seconds(seconds: float) -> str:
 def format_bytes(num_bytes: float) -> str:
     """812 bytes, 4.1 MB, 1.25 GB: powers of ten."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
+        if num_bytes >= 0.9995 * size:  # what would round to 1,000 of a unit is 1 of the next
+            count = num_bytes / size
+            return f"{count:.3g} {unit}" if count < 999.5 else f"{count:,.0f} {unit}"
     return f"{num_bytes:.0f} bytes"
 
 
@@ -90,15 +92,16 @@ class Progress:
 
     def _show(self, note: str) -> None:
         global _live_line
-        share = self.done / self.total if self.total else 1.0
+        share = min(1.0, self.done / self.total) if self.total else 1.0
         rate = self.rate
-        left = format_seconds((self.total - self.done) / rate) if rate else "?"
+        left = format_seconds(max(0, self.total - self.done) / rate) if rate else "?"
         text = f"{share:4.0%}  {self.done:,}/{self.total:,} {self.unit}  {rate:,.0f}/s  {left} left"
         text = f"{text}  {note}" if note else text
         if self._terminal:
             full = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
             bar = "━" * full + "╌" * (_BAR_WIDTH - full)
-            sys.stderr.write(f"\r\x1b[K{self.title}  {bar} {text}")
+            line = f"{self.title}  {bar} {text}"[: shutil.get_terminal_size().columns - 1]  # a wrapped line would stay
+            sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
             _live_line = True
         else:

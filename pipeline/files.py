@@ -1,18 +1,21 @@
 """The one door to disk: every byte that must last is written here.
 
-A file written here is whole or absent: temporary name in the same folder, write, flush, fsync, close, read back and
+A file written here is whole or absent: temporary name in the same folder, write, flush, fsync, read back by name and
 hash, rename, fsync the folder. A temporary file carries an advisory lock while it is written, so a sweep can tell the
-remains of a crash from the work of a living process.
+remains of a crash from the work of a living process. Modes follow the umask: 0644 for files under the usual one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,12 +26,13 @@ from typing import IO, Any
 import xxhash
 
 from pipeline.errors import ConfigError, DamagedDataError, StorageError
+from pipeline.refusals import storage_errors
 
 TEMPORARY_SUFFIX = ".tmp"
 MAX_JSON_BYTES = 64 * 2**20
 _READ_BYTES = 4 * 2**20
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ def write_file(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> File
     """
     with storage_errors(path):
         make_folder(path.parent)
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+        temporary = _temporary_name(path)
         try:
             with open(temporary, "x+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -59,7 +63,7 @@ def write_file(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> File
                     file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                digest = _digest_open_file(file)
+                digest = digest_file(temporary)
                 if isinstance(content, bytes) and digest != digest_bytes(content):
                     raise DamagedDataError(
                         f"{path}: the bytes read back differ from the bytes written; the disk is not to be trusted"
@@ -76,32 +80,31 @@ def write_file(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> File
 def write_json(path: Path, value: Any) -> FileDigest:
     """Write `value` as readable JSON with sorted keys; NaN and infinities are refused."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return write_file(path, text.encode() + b"\n")
+    # A file name that is not UTF-8 reaches us with lone surrogates; written as \udcXX they are JSON and come back.
+    return write_file(path, text.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Replace folder `path` by one that `fill` writes into a temporary sibling; readers see the old or the new."""
+    """Replace folder `path` by one that `fill` writes into a temporary sibling; readers see the old or the new.
+
+    Old and new change places in one step where the file system can; elsewhere (overlay and network file systems) the
+    name is absent for the instant between two renames.
+    """
     with storage_errors(path):
         make_folder(path.parent)
         sweep_temporary(path.parent)
-        staging = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
-        retired = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+        staging = _temporary_name(path)
         try:
             staging.mkdir()
             with hold_lock(staging, "publishing this folder"):
                 fill(staging)
-                for folder, _, names in os.walk(staging):
-                    for name in names:
-                        _sync_path(Path(folder) / name)
-                    _sync_path(Path(folder))
-                if path.exists():
-                    path.rename(retired)
-                staging.rename(path)
+                _make_durable(staging)
+                _put_in_place(staging, path)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         sync_folder(path.parent)
-        shutil.rmtree(retired, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)  # by now the old folder, if there was one
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
@@ -130,17 +133,20 @@ def make_folder(path: Path) -> None:
 
 def remove_file(path: Path) -> None:
     """Remove a file, durably; absent is fine."""
-    with storage_errors(path):
-        path.unlink(missing_ok=True)
+    with storage_errors(path), contextlib.suppress(FileNotFoundError):
+        path.unlink()
         sync_folder(path.parent)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder and all in it; absent is fine."""
+    """Remove a folder and all in it, whole or not at all under its own name; absent is fine."""
     if path.is_dir():
         with storage_errors(path):
-            shutil.rmtree(path)
+            sweep_temporary(path.parent)
+            retired = _temporary_name(path)
+            path.rename(retired)
             sync_folder(path.parent)
+            shutil.rmtree(retired)
 
 
 def sync_folder(path: Path) -> None:
@@ -151,8 +157,9 @@ def sync_folder(path: Path) -> None:
 def sweep_temporary(folder: Path) -> list[Path]:
     """Remove what crashed writers left in `folder`; what a living writer still locks is kept."""
     removed = []
-    for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")) if folder.is_dir() else []:
-        with contextlib.suppress(OSError, StorageError):
+    left = [path for path in folder.iterdir() if _TEMPORARY_NAME.fullmatch(path.name)] if folder.is_dir() else []
+    for path in sorted(left):
+        with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,26 +191,6 @@ def hold_lock(path: Path, purpose: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into StorageError with the place and the next step."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageError(
-                f"{path}: the disk is full ({error.strerror}). What is sealed is safe; free some space and run the "
-                "same command again."
-            ) from error
-        if error.errno in _CLOSED:
-            raise StorageError(
-                f"{path}: cannot be written ({error.strerror}). Choose another place with --run-dir."
-            ) from error
-        if error.errno in {errno.EEXIST, errno.ENOTDIR}:
-            raise StorageError(f"{path}: a file stands where a folder is needed. Choose another --run-dir.") from error
-        raise
-
-
 # ------------------------------------------------------------------ reading
 
 
@@ -216,9 +203,14 @@ def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Read a JSON object; duplicate keys, NaN, deep nesting and anything but an object are damage."""
+    """Read a JSON object; duplicate keys, NaN, infinities, deep nesting and anything but an object are damage."""
     try:
-        value = json.loads(read_bytes(path, max_bytes), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        value = json.loads(
+            read_bytes(path, max_bytes).decode(),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+        )
     except (ValueError, RecursionError) as error:
         raise DamagedDataError(f"{path}: is not the JSON object it should be ({error})") from error
     if not isinstance(value, dict):
@@ -238,8 +230,13 @@ def digest_bytes(data: bytes) -> FileDigest:
 
 def digest_file(path: Path) -> FileDigest:
     """Size and xxh3-128 of a file, read in pieces."""
+    hasher = xxhash.xxh3_128()
+    size_bytes = 0
     with open(path, "rb") as file:
-        return _digest_open_file(file)
+        while block := file.read(_READ_BYTES):
+            hasher.update(block)
+            size_bytes += len(block)
+    return FileDigest(size_bytes, hasher.hexdigest())
 
 
 def sha256_file(path: Path) -> str:
@@ -260,14 +257,8 @@ def require_file(path: Path, what: str, fix: str) -> Path:
     return path
 
 
-def _digest_open_file(file: IO[bytes]) -> FileDigest:
-    hasher = xxhash.xxh3_128()
-    file.seek(0)
-    size_bytes = 0
-    while block := file.read(_READ_BYTES):
-        hasher.update(block)
-        size_bytes += len(block)
-    return FileDigest(size_bytes, hasher.hexdigest())
+def _temporary_name(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
 
 
 def _sync_path(path: Path) -> None:
@@ -276,6 +267,39 @@ def _sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_durable(folder: Path) -> None:
+    """Flush every file and folder below; files some libraries make private get the mode the umask asks for."""
+    mode = folder.stat().st_mode & 0o666
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            os.chmod(Path(parent) / name, mode)
+            _sync_path(Path(parent) / name)
+        _sync_path(Path(parent))
+
+
+def _put_in_place(staging: Path, path: Path) -> None:
+    """Give `staging` the name `path`; what had that name is then called `staging`, or gone if there was nothing."""
+    if not path.exists():
+        staging.rename(path)
+    elif not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path))
+    elif not _exchange(staging, path):
+        retired = _temporary_name(path)
+        path.rename(retired)
+        try:
+            staging.rename(path)
+        except BaseException:
+            retired.rename(path)
+            raise
+        retired.rename(staging)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where this system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(_AT_FDCWD, bytes(one), _AT_FDCWD, bytes(other), _RENAME_EXCHANGE) == 0
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -287,3 +311,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is beyond the range of a number")
+    return value

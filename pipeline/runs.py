@@ -62,6 +62,8 @@ class RunDirectory:
     def at_work(self, stage: str, config: Section | None = None) -> Iterator[None]:
         """Hold the run for one stage: one process at a time, the resolved config first, and a word on failure."""
         with files.hold_lock(self.root / ".lock", "at work in this run directory"):
+            for folder in (self.root, *self.root.rglob("*/")):
+                files.sweep_temporary(folder)
             if config is not None:
                 files.write_file(self.root / "config.yaml", dump_config(config))
             self.write_status(stage, "running")

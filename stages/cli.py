@@ -250,3 +250,7 @@ def _name_and_run(text: str) -> tuple[str, RunDirectory]:
     if not equals or not Path(folder).is_dir():
         raise ConfigError(f"--compare {text}: expected NAME=DIR with an existing run directory")
     return name, RunDirectory(Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.console import format_seconds, say
 from pipeline.errors import ConfigError
-from pipeline.evaluation.summary import EvalResult
+from pipeline.evaluation.summary import EvalResult, gain_of
 from pipeline.runs import Outcome, RunDirectory, Session
 from stages import cache_teacher, eval, prepare_teacher, report, train_student
 from stages.config import RunConfig
@@ -28,15 +29,16 @@ def run(config: RunConfig, session: Session) -> Outcome:
     labels_config = _labels_only(config, root)
     labels_session = Session(labels_run, session.pause, session.command)
 
-    stages = (
-        ("1/6 a teacher to learn from", lambda: prepare_teacher.run(config, session)),
-        ("2/6 cache-teacher", lambda: cache_teacher.run(config, session)),
-        ("3/6 train-student, from the cache", lambda: train_student.run(config, session)),
-        ("4/6 train-student, on labels only", lambda: train_student.run(labels_config, labels_session)),
+    stages: tuple[tuple[str, Callable[[RunConfig, Session], Outcome], RunConfig, Session], ...] = (
+        ("1/6 a teacher to learn from", prepare_teacher.run, config, session),
+        ("2/6 cache-teacher", cache_teacher.run, config, session),
+        ("3/6 train-student, from the cache", train_student.run, config, session),
+        ("4/6 train-student, on labels only", train_student.run, labels_config, labels_session),
     )
-    for title, stage in stages:
+    for title, stage, stage_config, stage_session in stages:
         say(f"\n── {title}")
-        if (outcome := stage()).state == "paused":
+        outcome = stage(stage_config, stage_session)
+        if outcome.state == "paused":
             return outcome
     say("\n── 5/6 eval")
     baselines = {LABELS_ONLY: str(labels_run.model)}
@@ -66,14 +68,12 @@ def _changed(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 
 
 def _headline(result: EvalResult) -> str:
-    rows = {row.name: row for row in result.rows}
-    teacher = next(row for row in result.rows if row.kind == "teacher")
-    student = min((row for row in result.rows if row.kind == "student"), key=lambda row: row.cross_entropy_nats)
-    labels = rows[LABELS_ONLY]
-    gained = labels.cross_entropy_nats - student.cross_entropy_nats
-    possible = labels.cross_entropy_nats - teacher.cross_entropy_nats
+    gain = gain_of(result)
+    assert gain is not None
+    assert gain.teacher is not None
+    share = f", {gain.gap_closed:.0%} of the way from there to the teacher" if gain.gap_closed is not None else ""
     return (
-        f"Held-out cross-entropy in nats a token: labels only {labels.cross_entropy_nats:.3f}, distilled "
-        f"{student.cross_entropy_nats:.3f}, teacher {teacher.cross_entropy_nats:.3f}.\n"
-        f"Distillation gained {gained:.3f} nat, {gained / possible:.0%} of the way from the label-only student to its teacher."
+        f"Held-out cross-entropy in nats a token: labels only {gain.baseline.cross_entropy_nats:.3f}, distilled "
+        f"{gain.student.cross_entropy_nats:.3f}, teacher {gain.teacher.cross_entropy_nats:.3f}.\n"
+        f"Distillation gained {gain.nats:.3f} nat{share}."
     )

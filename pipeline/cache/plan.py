@@ -182,17 +182,18 @@ _PLAN_FIX = "Restore it from a copy, or start a new run directory"
 
 
 def cut_shards(split_S: NDArray[np.uint8], sequence_length: int, shard_positions: int) -> tuple[ShardSpan, ...]:
-    """Cut sequences into shards of about `shard_positions` positions, as even as can be; no shard mixes the splits.
+    """Cut sequences into shards of at most `shard_positions` positions, or one sequence; no shard mixes the splits.
 
-    `split_S` says of every sequence TRAIN or VALIDATION, all TRAIN ones first.
+    The shards of a split are as few as that allows, and differ by one sequence at most. `split_S` says TRAIN or
+    VALIDATION of every sequence, all TRAIN ones first.
     """
     if (np.diff(split_S.astype(int)) < 0).any():
         raise ValueError("cut_shards: training sequences must come before validation sequences")
     spans: list[ShardSpan] = []
-    per_shard = max(1, round(shard_positions / sequence_length))
+    per_shard = max(1, shard_positions // sequence_length)
     for split in (TRAIN, VALIDATION):
         total = int((split_S == split).sum())
-        pieces = max(1, round(total / per_shard)) if total else 0
+        pieces = -(-total // per_shard)
         for piece in range(pieces):
             count = total // pieces + (piece < total % pieces)
             spans.append(ShardSpan(len(spans), spans[-1].stop if spans else 0, count, split))

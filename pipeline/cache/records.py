@@ -204,7 +204,8 @@ class Records:
         weights_R = tail_weights(self.layout.betas, beta_of(temperature))
         empty_T = (self.tail_TR == -np.inf).any(axis=1)
         tail_TR = np.where(empty_T[:, None], 0.0, self.tail_TR.astype(np.float64))
-        return np.where(empty_T, -np.inf, tail_TR @ weights_R)
+        # Not a matrix product: BLAS may round a row differently according to how many rows there are.
+        return np.where(empty_T, -np.inf, (tail_TR * weights_R).sum(axis=1))
 
 
 def beta_of(temperature: float) -> float:

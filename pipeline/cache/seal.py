@@ -41,12 +41,15 @@ class Seal:
 
     def save(self, path: Path) -> None:
         """Write the seal, whole or not at all; its shard must be durable by now."""
-        files.write_json(path, asdict(self) | {"format": SEAL_FORMAT})
+        content = asdict(self) | {"format": SEAL_FORMAT}
+        files.write_json(path, content | {"digest": _digest(content)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a seal and check its form; DamagedDataError names what is wrong with it."""
+        """Read a seal and check its form and its own digest; DamagedDataError names what is wrong with it."""
         value = files.read_json(path, MAX_SEAL_BYTES)
+        digest = value.pop("digest", None)
+        damaged = digest != _digest(value)
         version = value.pop("format", None)
         if isinstance(version, int) and version > SEAL_FORMAT:
             raise IdentityError(f"{path}: seal format {version}, this version reads up to {SEAL_FORMAT}. Upgrade")
@@ -54,6 +57,8 @@ class Seal:
         problem = problem or _form_problem(value, {field.name for field in fields(cls)})
         if problem is None and value["shard"] != path.name.removesuffix(SEAL_SUFFIX) + ".shard":
             problem = f"it speaks of {value['shard']!r}"
+        if problem is None and damaged:
+            problem = f"its content does not have the digest {digest!r} it names"
         if problem is not None:
             raise DamagedDataError(f"{path}: is not a seal: {problem}. {REPAIR}")
         return cls(**value)
@@ -72,6 +77,11 @@ class Seal:
             f"{path}: the plan has no shard {self.shard!r} of sequences {self.first} to {self.first + self.count}. "
             f"{REPAIR}"
         )
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """xxh3-128 of everything else in the file, so that no digit of it can change unnoticed."""
+    return files.digest_bytes(files.canonical_json(content)).xxh3_128
 
 
 def _form_problem(value: dict[str, Any], expected: set[str]) -> str | None:

@@ -144,15 +144,7 @@ class ShardFile:
         except FileNotFoundError as error:
             self.close()
             raise DamagedDataError(f"{self.path}: is missing. {_FIX}") from error
-        except (
-            ValueError,
-            RuntimeError,
-            KeyError,
-            OSError,
-            EOFError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-        ) as error:
+        except _DAMAGE as error:
             self.close()
             raise DamagedDataError(f"{self.path}: damaged at {place}: {error}. {_FIX}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pipeline.cache import codec
 from pipeline.cache.plan import Plan, ShardSpan
 from pipeline.cache.records import Records
 from pipeline.cache.roots import SealedShard, find_plan, find_sealed, find_sequences, require_roots
+from pipeline.cache.schema import ArraySchema
 from pipeline.cache.seal import REPAIR
 from pipeline.cache.sequence_file import read_sequences
 from pipeline.cache.shard import ShardFile
@@ -46,7 +49,7 @@ class CachedSequence:
 class TeacherCache:
     """The union of the sealed shards of one plan, with every chunk that is read checked.
 
-    Any number of processes may use it, also forked or pickled ones; in one process, one thread at a time.
+    Any number of threads and processes may use it, also forked ones, and others by way of pickle.
     """
 
     def __init__(self, plan: Plan, folders: Sequence[Path], shards: dict[int, SealedShard]) -> None:
@@ -56,6 +59,8 @@ class TeacherCache:
         self.shards = shards
         self._plan_hash = plan.hash
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._lock = threading.Lock()
+        self._process = os.getpid()
 
     @classmethod
     def open(cls, path: str | Path, *more_roots: str | Path) -> Self:
@@ -124,8 +129,10 @@ class TeacherCache:
 
     def close(self) -> None:
         """Close all shard files; a later read opens them again."""
-        while self._open:
-            self._open.popitem()[1].close()
+        self._renew_after_fork()
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +141,14 @@ class TeacherCache:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+        state = self.__dict__ | {"_open": OrderedDict(), "_lock": None, "_process": None}
+        state.pop("sequences", None)  # large, and read again where they are needed
+        return state
+
+    def _renew_after_fork(self) -> None:
+        """In a new process, forget the files and the lock of the old one, where a thread may have held it."""
+        if self._process != os.getpid():
+            self._open, self._lock, self._process = OrderedDict(), threading.Lock(), os.getpid()
 
     def _runs(self, wanted: NDArray[np.int64]) -> list[tuple[ShardSpan, int, int]]:
         """Stretches start..stop of consecutive sequences within one shard: each is one read an array."""
@@ -148,22 +162,23 @@ class TeacherCache:
         return runs
 
     def _read_run(self, span: ShardSpan, start: int, stop: int) -> Records:
-        file = self._shard_file(span)
         schema = codec.schema(self.plan.layout, span.count, self.plan.sequence_length)
-        arrays = {array.name: file.read(array.name, start - span.first, stop - span.first) for array in schema}
+        self._renew_after_fork()
+        with self._lock:
+            file = self._shard_file(span, schema)
+            arrays = {array.name: file.read(array.name, start - span.first, stop - span.first) for array in schema}
         try:
             return codec.decode(arrays, self.plan.layout)
         except ValueError as error:
             raise DamagedDataError(f"{file.path}: sequences {start} to {stop}: {error}. {REPAIR}") from error
 
-    def _shard_file(self, span: ShardSpan) -> ShardFile:
+    def _shard_file(self, span: ShardSpan, schema: tuple[ArraySchema, ...]) -> ShardFile:
         if span.index not in self.shards:
             raise IncompleteInputError(
                 f"{self.folders[0]}: sequences {span.first} to {span.stop} are not in any sealed shard "
                 f"({len(self.sealed)} of {len(self.plan.shards)} are). Run `sad-pipeline cache-teacher` to its end"
             )
         if span.index not in self._open:
-            schema = codec.schema(self.plan.layout, span.count, self.plan.sequence_length)
             path = self.shards[span.index].path
             self._open[span.index] = ShardFile(path, schema, shard_attributes(self._plan_hash, span))
         self._open.move_to_end(span.index)

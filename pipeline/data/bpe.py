@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 
 from pipeline import files
+from pipeline.console import warn_once
 from pipeline.errors import ConfigError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -23,6 +24,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
     if vocab_size < _MIN_VOCAB_SIZE:
         raise ConfigError(f"vocab_size {vocab_size}: a byte-level tokenizer needs at least {_MIN_VOCAB_SIZE}")
     model = _learn(texts, vocab_size)
+    if (found := model.get_vocab_size()) < vocab_size:
+        warn_once(f"the texts are too few for {vocab_size:,} tokens; the tokenizer has {found:,}")
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END_OF_TEXT,

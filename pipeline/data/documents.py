@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline.data import tables
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local, source_files
+from pipeline.errors import ConfigError
 from pipeline.files import canonical_json
 
 Message = dict[str, str]
@@ -75,7 +76,7 @@ def read_documents(settings: DataSettings) -> Iterator[Document | Unreadable]:
 def source_fingerprint(settings: DataSettings) -> dict[str, Any]:
     """Cheap identity of the source: names and sizes of local files, or the resolved commit of a hub dataset.
 
-    The commit is None where the hub cannot be asked, as in a later session without a network.
+    ConfigError where the hub cannot be asked, as in a later session without a network.
     """
     part = {"subset": settings.subset, "split": settings.dataset_split} if settings.source == "hub" else {}
     if settings.dataset is not None and not is_local(settings):
@@ -136,9 +137,12 @@ def _read_rows(settings: DataSettings) -> Iterator[tuple[str, Any]]:
 
 def _read_json_lines(path: Path, columns: list[str]) -> Iterator[dict[str, Any] | str | None]:
     """A row for each line: the columns asked for, None for a blank line, or the reason it cannot be read."""
-    with open(path, "rb") as file:
-        for line in file:
-            yield _parse_line(line, columns) if line.strip() else None
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                yield _parse_line(line, columns) if line.strip() else None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Check data.path and its permissions.") from error
 
 
 def _parse_line(line: bytes, columns: list[str]) -> dict[str, Any] | str:

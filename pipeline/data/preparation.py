@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline.console import Progress, say, warn_once
+from pipeline.console import Progress, warn_once
 from pipeline.data.documents import Document, TokenizedDocument, Unreadable, expected_documents, read_documents
 from pipeline.data.packing import Mode, PackedRows, pack
 from pipeline.data.report import DataReport, SplitCounts
@@ -18,6 +18,7 @@ from pipeline.data.validation import fault_in_ids, usable_documents
 from pipeline.errors import ConfigError
 
 _BATCH_CHARACTERS = 2**21  # enough to keep every core busy, little enough to show progress
+_DROPPED_SHARE_WORTH_SAYING = 0.1
 _UNKNOWN_SHARE_WORTH_SAYING = 0.01
 
 
@@ -108,9 +109,10 @@ def _lengths(documents: list[TokenizedDocument]) -> dict[str, int]:
 
 
 def _say_what_is_odd(report: DataReport) -> None:
-    if report.documents_dropped:
-        lines = "\n".join(report.dropped_lines())
-        say(f"{report.documents_dropped:,} of {report.documents_read:,} documents are left out:\n{lines}")
+    dropped, read = report.documents_dropped, report.documents_read
+    if dropped > _DROPPED_SHARE_WORTH_SAYING * read:
+        reasons = "\n".join(report.dropped_lines())
+        warn_once(f"{dropped:,} of {read:,} documents ({dropped / read:.0%}) are dropped:\n{reasons}")
     if report.unknown_share > _UNKNOWN_SHARE_WORTH_SAYING:
         warn_once(
             f"{report.unknown_share:.1%} of the tokens are the unknown token: the tokenizer cannot spell this text"
@@ -130,6 +132,6 @@ def _require_scored(report: DataReport) -> None:
     for name, split in (("training", report.train), ("validation", report.validation)):
         if split.scored_positions == 0:
             raise ConfigError(
-                f"the {name} split has {split.documents} documents, {split.tokens} tokens and no label that counts. "
+                f"the {name} split has no label that counts (documents: {split.documents}, tokens: {split.tokens}). "
                 "Give more text, or another data.validation_fraction."
             )

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.console import warn_once
 from pipeline.errors import ConfigError
 
 _BATCH_ROWS = 1024
@@ -31,7 +30,7 @@ def read_parquet(path: Path, columns: list[str]) -> Iterator[Row | str]:
                 yield from _decoded_rows(batch)
         except (pa.ArrowException, OSError) as error:
             raise ConfigError(
-                f"{path}: the Parquet file is damaged ({_first_line(error)}) Fetch or write it again."
+                f"{path}: the Parquet file is damaged. {_first_line(error)} Fetch or write it again."
             ) from error
 
 
@@ -67,23 +66,20 @@ def count_dataset_rows(dataset: str, subset: str | None, split: str, revision: s
     return (known[split].num_examples or None) if split in known else None
 
 
-def resolve_revision(dataset: str, revision: str | None) -> str | None:
-    """The commit that `revision` of a hub dataset stands for now; None where the hub cannot be asked."""
+def resolve_revision(dataset: str, revision: str | None) -> str:
+    """The commit that `revision` of a hub dataset stands for now. ConfigError where the hub cannot be asked."""
     import huggingface_hub
-    from huggingface_hub import errors
 
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     try:
-        return huggingface_hub.HfApi().dataset_info(dataset, revision=revision, timeout=20).sha
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise ConfigError(
-            f"dataset {dataset}, revision {revision or 'main'}: the hub has no such dataset, or not for you. Check "
-            "data.dataset and data.revision; for a private or gated one run `hf auth login` first."
-        ) from error
+        return str(huggingface_hub.HfApi().dataset_info(dataset, revision=revision, timeout=20).sha)
     except Exception as error:  # the HTTP library under huggingface_hub changed twice, and its errors with it
-        warn_once(f"dataset {dataset}: the hub cannot be asked for its commit ({_first_line(error)})")
-        return None
+        raise ConfigError(
+            f"dataset {dataset}, revision {revision or 'main'}: the hub does not say which commit this is. "
+            f"{_first_line(error)} Check data.dataset and data.revision; for a private or gated one run `hf auth "
+            f"login`. {_RETRY}"
+        ) from error
 
 
 def _open_dataset(dataset: str, subset: str | None, split: str, revision: str | None) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import transformers
 from numpy.typing import NDArray
@@ -82,17 +83,16 @@ class Tokenizer:
         self._fast.save_pretrained(str(folder))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What makes two tokenizers interchangeable: vocabulary, special tokens, behaviour, chat template."""
-        table = sorted((index, token) for token, index in self._vocabulary.items())
-        special = {name: str(token) for name, token in self._fast.special_tokens_map.items()}
-        probes = [encoding.ids for encoding in self._backend.encode_batch(list(_PROBES), add_special_tokens=False)]
+        """What its ids stand for and how it cuts texts; nothing in it depends on the version of a library."""
         template = self._fast.chat_template
         return {
             "vocab_size": self.vocab_size,
             "end_of_text_id": self.end_of_text_id,
-            "vocabulary_sha256": _sha256(table),
-            "special_tokens_sha256": _sha256([special, self._fast.all_special_ids]),
-            "behaviour_sha256": _sha256([self._start_ids, probes]),
+            "vocabulary_sha256": _sha256(sorted((index, token) for token, index in self._vocabulary.items())),
+            "special_tokens_sha256": _sha256(self._added_tokens()),
+            "behaviour_sha256": _sha256(
+                [self._start_ids, [encoding.ids for encoding in self._encode_batch(list(_PROBES))]]
+            ),
             "chat_template_sha256": None if template is None else _sha256(template),
         }
 
@@ -101,39 +101,35 @@ class Tokenizer:
     def _encode_texts(self, documents: list[Document]) -> list[TokenizedDocument | Unreadable]:
         texts = [document.text for document in documents]
         if self._bytes_of_ids is None:
-            return [self._with_spans(*pair) for pair in zip(documents, self._encode_batch(texts), strict=True)]
-        fast = self._backend.encode_batch_fast(texts, add_special_tokens=False)  # twice as fast: no offsets
-        return [self._with_table(*pair) for pair in zip(documents, fast, strict=True)]
+            return [self._by_spans(*pair) for pair in zip(documents, self._encode_batch(texts), strict=True)]
+        fast = self._backend.encode_batch_fast(texts, add_special_tokens=False)  # without offsets: twice as fast
+        return [self._by_table(*pair) for pair in zip(documents, fast, strict=True)]
 
-    def _with_table(self, document: Document, encoding: Any) -> TokenizedDocument | Unreadable:
+    def _by_table(self, document: Document, encoding: Any) -> TokenizedDocument | Unreadable:
         assert self._bytes_of_ids is not None
-        ids = np.array(encoding.ids, np.uint32)
-        num_bytes = self._bytes_of_ids[ids]
+        num_bytes = self._bytes_of_ids[np.array(encoding.ids, np.uint32)]
         if int(num_bytes.sum()) != len(document.text.encode()):  # a normaliser changed the text
-            return self._with_spans(document, self._encode_batch([document.text])[0])
-        return self._finish(document.key, ids, num_bytes, rest=0)
+            return self._by_spans(document, self._encode_batch([document.text])[0])
+        return self._finish_text(document, encoding.ids, num_bytes)
 
-    def _with_spans(self, document: Document, encoding: Any) -> TokenizedDocument | Unreadable:
+    def _by_spans(self, document: Document, encoding: Any) -> TokenizedDocument | Unreadable:
         _, ends = _spans(encoding)
-        num_bytes = bytes_of_spans(document.text, ends)
-        rest = len(document.text.encode()) - int(num_bytes.sum())
-        return self._finish(document.key, np.array(encoding.ids, np.uint32), num_bytes, rest)
+        return self._finish_text(document, encoding.ids, bytes_of_spans(document.text, ends))
 
-    def _finish(
-        self, key: str, ids: NDArray[np.uint32], num_bytes: NDArray[np.int64], rest: int
+    def _finish_text(
+        self, document: Document, ids: list[int], num_bytes: NDArray[np.int64]
     ) -> TokenizedDocument | Unreadable:
-        """Add the ids before a text (not scored) and the end-of-text id (scored; it gets the bytes that are left)."""
-        if len(ids) == 0:
-            return Unreadable(key, "encodes to no token")
+        """Add the ids before a text, which are not scored, and the end-of-text id, which is: it gets the bytes left."""
+        if not ids:
+            return Unreadable(document.key, "encodes to no token")
         start = len(self._start_ids)
-        scored = np.ones(start + len(ids) + 1, np.bool_)
+        whole = np.array([*self._start_ids, *ids, self.end_of_text_id], np.uint32)
+        scored = np.ones(len(whole), np.bool_)
         scored[:start] = False
-        return TokenizedDocument(
-            key,
-            np.concatenate((self._start_ids, ids, [self.end_of_text_id])).astype(np.uint32),
-            scored,
-            np.concatenate((np.zeros(start), num_bytes, [rest])).astype(np.int64),
-        )
+        added = np.zeros(len(whole), np.int64)
+        added[start:-1] = num_bytes
+        added[-1] = len(document.text.encode()) - int(num_bytes.sum())
+        return TokenizedDocument(document.key, whole, scored, added)
 
     # -------------------------------------------------------------- chats
 
@@ -154,8 +150,6 @@ class Tokenizer:
         return TokenizedDocument(key, ids, np.append(scored, False), np.append(bytes_of_spans(text, ends), 0))
 
     def _render_chat(self, document: Document) -> tuple[str, list[Span]] | Unreadable:
-        import jinja2
-
         if self._fast.chat_template is None:
             raise ConfigError(
                 f"tokenizer {self.name}: has no chat template, and data.messages_column asks for chats. Use the "
@@ -167,7 +161,7 @@ class Tokenizer:
                 return self._render(messages, False, mark=True)
             found = spans_by_prefixes(messages, lambda part, prompt: self._render(part, prompt)[0])
         except (jinja2.TemplateError, TypeError) as error:
-            return Unreadable(document.key, f"the chat template refuses it: {str(error).splitlines()[0]}")
+            return Unreadable(document.key, f"the chat template refuses it: {_first_line(error)}")
         return found or Unreadable(document.key, "the chat template does not show what the assistant wrote")
 
     def _render(self, messages: Sequence[Message], prompt: bool, mark: bool = False) -> tuple[str, list[Span]]:
@@ -192,30 +186,36 @@ class Tokenizer:
         begin = self._fast.bos_token_id
         return [int(begin)] if begin is not None and [begin, *alone] == with_special[: len(alone) + 1] else []
 
+    def _added_tokens(self) -> list[tuple[int, str, bool, bool, bool, bool, bool]]:
+        """Id and spelling of each token found before the text is cut, and how it is looked for."""
+        return sorted(
+            (index, token.content, token.special, token.normalized, token.lstrip, token.rstrip, token.single_word)
+            for index, token in self._backend.get_added_tokens_decoder().items()
+        )
+
     def _table_of_bytes(self) -> NDArray[np.int64] | None:
         """[V] bytes of every id, if the tokenizer is byte-level."""
-        added = {str(token): index for index, token in self._backend.get_added_tokens_decoder().items()}
-        table = bytes_of_ids(self._vocabulary, added)
-        plain = _PROBES[:3]  # those no usual normaliser touches
-        encodings = self._encode_batch(list(plain))
-        lengths = [int(table[encoding.ids].sum()) for encoding in encodings]
-        exact = lengths == [len(text.encode()) for text in plain]
-        return table if exact else None
+        table = bytes_of_ids(self._vocabulary, {token: index for index, token, *_ in self._added_tokens()})
+        plain = list(_PROBES[:3])  # those no usual normaliser touches
+        lengths = [int(table[encoding.ids].sum()) for encoding in self._encode_batch(plain)]
+        return table if lengths == [len(text.encode()) for text in plain] else None
 
 
 def tokenizer_differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """One readable line for each part in which two fingerprints differ."""
-    names = {
+    """One readable line for each reason why ids of one tokenizer mean something else to the other.
+
+    The end-of-text id and the chat template may differ between models that share a tokenizer (a base model and its
+    chat version): they shape documents, not what an id means.
+    """
+    words = {
         "vocab_size": "size of the vocabulary",
-        "end_of_text_id": "end-of-text id",
         "vocabulary_sha256": "tokens and their ids",
-        "special_tokens_sha256": "special tokens",
+        "special_tokens_sha256": "added tokens",
         "behaviour_sha256": "how texts are cut into tokens",
-        "chat_template_sha256": "chat template",
     }
     return [
-        f"  {words}: {before.get(key)} -> {after.get(key)}"
-        for key, words in names.items()
+        f"  {name}: {before.get(key)} -> {after.get(key)}"
+        for key, name in words.items()
         if before.get(key) != after.get(key)
     ]
 
@@ -229,8 +229,12 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _explain(reference: str | Path, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = _first_line(error)
     folder = Path(reference)
     if folder.is_dir():
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"

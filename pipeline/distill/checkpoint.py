@@ -44,7 +44,8 @@ class Checkpoint:
 
     def tensors(self, name: str) -> Tensors:
         """The tensors of `<name>.safetensors`, on the CPU."""
-        return safetensors.load(files.read_bytes(self.folder / f"{name}.safetensors"))
+        tensors: Tensors = safetensors.load(files.read_bytes(self.folder / f"{name}.safetensors"))
+        return tensors
 
 
 def training_hash(training: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ _BLOCK_BYTES = {"cpu": 2**22, "cuda": 2**26}  # of logits scored at once: scratc
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class LossInputs:
     """What the loss of N positions is made of, beside the hidden states and the output matrix."""
 
     labels_N: Tensor
@@ -110,17 +110,17 @@ def _power_of_two(gradient_nV: Tensor) -> Tensor:
     return (_HALF_PEAK / largest_n1.clamp_min(1e-30)).log2().floor().exp2()
 
 
-def score_chunks(hidden_ND: Tensor, head: Head, batch: Batch, gradients: HeadGradients | None) -> Scores:
+def score_chunks(hidden_ND: Tensor, head: Head, inputs: LossInputs, gradients: HeadGradients | None) -> Scores:
     """Scores of all positions; adds to the gradients on the way, where there are any to add to.
 
     `head.weight_VD` and `hidden_ND` have the dtype the products are to be made in.
     """
-    scores = Scores.blank(len(hidden_ND), like=batch.weights_N)
-    for rows in _pieces(len(hidden_ND), batch.chunk_positions):
+    scores = Scores.blank(len(hidden_ND), like=inputs.weights_N)
+    for rows in _pieces(len(hidden_ND), inputs.chunk_positions):
         logits_nV = head.logits_float32(hidden_ND[rows])
         if head.weight_VD is None:
             logits_nV = logits_nV.clone()  # else they may be the caller's own, and are about to be overwritten
-        _score_chunk_(logits_nV, rows, head.softcap, batch, scores, gradients is not None)
+        _score_chunk_(logits_nV, rows, head.softcap, inputs, scores, gradients is not None)
         if gradients is not None:
             gradients.add(rows, logits_nV, hidden_ND[rows], head)
         del logits_nV
@@ -128,7 +128,7 @@ def score_chunks(hidden_ND: Tensor, head: Head, batch: Batch, gradients: HeadGra
 
 
 def _score_chunk_(
-    logits_nV: Tensor, rows: slice, softcap: float | None, batch: Batch, scores: Scores, with_gradient: bool
+    logits_nV: Tensor, rows: slice, softcap: float | None, inputs: LossInputs, scores: Scores, with_gradient: bool
 ) -> None:
     """Score a chunk in blocks whose scratch is small, and leave the gradient by h Wᵀ (but for `scale`) in its place."""
     num_ids = logits_nV.shape[1]
@@ -136,8 +136,8 @@ def _score_chunk_(
     for block in _pieces(len(logits_nV), max(1, block_bytes // (4 * num_ids))):
         logits_bV, at = logits_nV[block], slice(rows.start + block.start, rows.start + block.stop)
         slope_bV = _slope(logits_bV, softcap) if softcap is not None and with_gradient else None
-        target, labels_b, weights_b = batch.target.rows(at), batch.labels_N[at], batch.weights_N[at]
-        scores.put(at, score_(logits_bV, labels_b, weights_b, target, batch.goal, with_gradient))
+        target, labels_b, weights_b = inputs.target.rows(at), inputs.labels_N[at], inputs.weights_N[at]
+        scores.put(at, score_(logits_bV, labels_b, weights_b, target, inputs.goal, with_gradient))
         if slope_bV is not None:
             logits_bV.mul_(slope_bV)
 
@@ -175,7 +175,7 @@ class HeadLoss(torch.autograd.Function):
         weight_VD: Tensor | None,
         bias_V: Tensor | None,
         head: Head,
-        batch: Batch,
+        inputs: LossInputs,
         wanted: tuple[bool, bool, bool],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.scale, ctx.dtypes = head.scale, [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
@@ -184,8 +184,8 @@ class HeadLoss(torch.autograd.Function):
             hidden_ND, head = hidden_ND.to(dtype), replace(head, weight_VD=weight_VD.to(dtype), bias_V=bias_V)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             ctx.gradients = HeadGradients.blank(hidden_ND, head, wanted) if any(wanted) else None
-            scores = score_chunks(hidden_ND, head, batch, ctx.gradients)
-            loss = scores.weighted_sum(batch.weights_N, batch.goal)
+            scores = score_chunks(hidden_ND, head, inputs, ctx.gradients)
+            loss = scores.weighted_sum(inputs.weights_N, inputs.goal)
         ctx.mark_non_differentiable(scores.ce_n, scores.kd_n, scores.agreement_n)
         return loss, scores.ce_n, scores.kd_n, scores.agreement_n
 

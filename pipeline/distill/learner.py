@@ -140,7 +140,7 @@ class Learner:
                 normaliser=normaliser,
                 chunk_positions=self.settings.chunk_positions,
             )
-        self.scaler.scale(parts.loss).backward()
+        torch.autograd.backward(self.scaler.scale(parts.loss))
         return parts
 
     def _update(self, step: int) -> tuple[float, bool]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.records import Records
-from pipeline.distill.head_loss import Batch, HeadLoss
+from pipeline.distill.head_loss import HeadLoss, LossInputs
 from pipeline.distill.objectives import Goal, Scores
 from pipeline.distill.record_tensors import RecordTensors
 from pipeline.distill.settings import Objective
@@ -72,9 +72,9 @@ def distillation_loss(
     goal = Goal(objective, temperature, ce_weight, kd_weight)
     weights_N = hidden_ND.new_ones(len(hidden_ND), dtype=torch.float32) if weights_N is None else weights_N.float()
     target = SoftTarget.nothing(weights_N) if records is None else SoftTarget.of(records, temperature, objective)
-    batch = Batch(labels_N, weights_N.detach(), target, goal, chunk_positions)
+    inputs = LossInputs(labels_N, weights_N.detach(), target, goal, chunk_positions)
 
-    total, scores = _through_head(hidden_ND, head, batch)
+    total, scores = _through_head(hidden_ND, head, inputs)
     if normaliser is None:
         normaliser = weights_N.sum().clamp_min(torch.finfo(torch.float32).tiny)
     labels_only, drawn = records is None, objective == "sampled_tail"
@@ -87,15 +87,15 @@ def distillation_loss(
     )
 
 
-def _through_head(hidden_ND: Tensor, head: Head, batch: Batch) -> tuple[Tensor, Scores]:
+def _through_head(hidden_ND: Tensor, head: Head, inputs: LossInputs) -> tuple[Tensor, Scores]:
     """The summed loss, and the scores of all positions; those of weight zero never reach the head."""
-    kept_n = batch.weights_N.nonzero()[:, 0]
-    everything = Scores.blank(len(hidden_ND), like=batch.weights_N)
+    kept_n = inputs.weights_N.nonzero()[:, 0]
+    everything = Scores.blank(len(hidden_ND), like=inputs.weights_N)
     if len(kept_n) < len(hidden_ND):
-        hidden_ND, batch = hidden_ND[kept_n], batch.rows(kept_n)
-    inputs = (hidden_ND, head.weight_VD, head.bias_V)
-    wanted = tuple(torch.is_grad_enabled() and part is not None and part.requires_grad for part in inputs)
-    total, *parts = HeadLoss.apply(*inputs, head, batch, wanted)  # type: ignore[no-untyped-call]
+        hidden_ND, inputs = hidden_ND[kept_n], inputs.rows(kept_n)
+    leaves = (hidden_ND, head.weight_VD, head.bias_V)
+    wanted = tuple(torch.is_grad_enabled() and part is not None and part.requires_grad for part in leaves)
+    total, *parts = HeadLoss.apply(*leaves, head, inputs, wanted)  # type: ignore[no-untyped-call]
     everything.put(kept_n, Scores(*parts))
     return total, everything
 

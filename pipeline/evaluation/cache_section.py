@@ -14,8 +14,8 @@ def cache_section(cache: CacheFacts) -> Markup:
     """Size and content of the teacher cache, with the share of the teacher's mass its head holds."""
     charts = element("div", *filter(None, (_retained_chart(cache), _bytes_chart(cache))), class_="charts")
     lead = (
-        f"At every position the {cache.head_size:,} likeliest of {cache.vocab_size:,} tokens are kept exactly, with the "
-        f"mass of all others at several temperatures and {cache.num_draws} tokens drawn from among them."
+        f"At every position the {cache.head_size:,} likeliest of {cache.vocab_size:,} tokens are kept one by one, with "
+        f"the mass of all others at several temperatures and {cache.num_draws} tokens drawn from among them."
     )
     return section("cache", "Teacher cache", _facts(cache), charts, _shard_table(cache), lead=lead)
 
@@ -32,13 +32,12 @@ def _facts(cache: CacheFacts) -> Markup:
         facts.append((f"{cache.entropy_nats:.3f} nats", "mean entropy of the teacher"))
     if cache.cross_entropy_nats is not None:
         facts.append((f"{cache.cross_entropy_nats:.3f} nats", "teacher's cross-entropy"))
-    facts += [(f"{kept.median:.1%}", f"median mass in the head, τ = {kept.temperature:g}") for kept in cache.retained]
     return tiles(facts)
 
 
 def _retained_chart(cache: CacheFacts) -> Markup:
     curves = [
-        (f"τ = {kept.temperature:g}", kept.histogram, colour)
+        (f"τ = {kept.temperature:g}: median {kept.median:.1%}, mean {kept.mean:.1%}", kept.histogram, colour)
         for kept, colour in zip(cache.retained, _RETAINED_COLOURS, strict=False)
         if sum(kept.histogram)
     ]

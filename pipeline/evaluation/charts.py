@@ -8,6 +8,7 @@ which fits a phone at nearly full size. Series keep one colour through the whole
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ _SMOOTH_WINDOW = 0.04  # of the line's length, on either side
 _POINTS_PER_INCH = 72
 
 Colour = Literal["ink", "muted", "grid", "teacher", "student", "second", "baseline", "extra", "rest"]
+Dash = Literal["solid", "dashed", "dotted"]
+_DASHES: dict[Dash, Any] = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.6))}
 _MARKS: dict[Colour, str] = {
     "ink": "#010101",
     "muted": "#010102",
@@ -79,7 +82,7 @@ class Line:
     x: Sequence[float]
     y: Sequence[float]
     colour: Colour = "student"
-    dashed: bool = False
+    dash: Dash = "solid"
     noisy: bool = False
 
 
@@ -107,7 +110,7 @@ class Key:
 
     label: str
     colour: Colour
-    dashed: bool = False
+    dash: Dash = "solid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +137,13 @@ def line_chart(
         for line in lines:
             _draw_line(axes, line)
         for level in levels:
-            axes.axhline(level.value, color=_MARKS[level.colour], linestyle=(0, (1, 2)), linewidth=1.8)
+            axes.axhline(level.value, color=_MARKS[level.colour], linestyle=_DASHES["dotted"])
         _value_axis(axes, log_y, percent)
         if from_zero:
             axes.set_ylim(bottom=0)
         _steps_axis(axes, x_label)
-        keys = [Key(line.label, line.colour, line.dashed) for line in lines]
-        return Chart(_svg(figure, name), (*keys, *(Key(level.label, level.colour, dashed=True) for level in levels)))
+        keys = [Key(line.label, line.colour, line.dash) for line in lines]
+        return Chart(_svg(figure, name), (*keys, *(Key(level.label, level.colour, "dotted") for level in levels)))
 
 
 def scale_chart(name: str, points: Sequence[Point], unit: str) -> Chart:
@@ -170,17 +173,18 @@ def share_chart(name: str, curves: Sequence[tuple[str, Sequence[float], Colour]]
     """Cumulative shares: for histograms over 0..1, the share of all counts at or below each bin's upper edge."""
     with _figure() as figure:
         axes = _axes(figure, "share of positions")
+        dashes = dict(zip((label for label, _, _ in curves), itertools.cycle(_DASHES), strict=False))
         for label, counts, colour in curves:
             total = float(np.sum(counts)) or 1.0
             edges = np.linspace(0, 1, len(counts) + 1)
             heights = np.concatenate(([0.0], np.cumsum(counts) / total))
-            axes.plot(edges, heights, color=_MARKS[colour], linestyle=_dash(label != curves[0][0]), label=label)
+            axes.plot(edges, heights, color=_MARKS[colour], linestyle=_DASHES[dashes[label]])
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         axes.xaxis.set_major_formatter(FuncFormatter(_percent))
         axes.yaxis.set_major_formatter(FuncFormatter(_percent))
         axes.set_xlabel(x_label)
-        keys = tuple(Key(label, colour, label != curves[0][0]) for label, _, colour in curves)
+        keys = tuple(Key(label, colour, dashes[label]) for label, _, colour in curves)
         return Chart(_svg(figure, name), keys)
 
 
@@ -242,7 +246,7 @@ def _axes(figure: Figure, unit: str) -> Axes:
 def _draw_line(axes: Axes, line: Line) -> None:
     x_N, y_N = thin(line.x, line.y)
     colour = _MARKS[line.colour]
-    style: dict[str, Any] = {"color": colour, "linestyle": _dash(line.dashed)}
+    style: dict[str, Any] = {"color": colour, "linestyle": _DASHES[line.dash]}
     if line.noisy and len(x_N) >= _SMOOTH_FROM:
         axes.plot(x_N, y_N, color=colour, linewidth=1, alpha=0.3)
         axes.plot(x_N, _running_mean(y_N), **style)
@@ -279,10 +283,6 @@ def _value_axis(axes: Axes, log_y: bool, percent: bool = False) -> None:
 
 def _few_ticks(integer: bool = False) -> MaxNLocator:
     return MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer)
-
-
-def _dash(dashed: bool) -> Any:
-    return (0, (4, 2)) if dashed else "-"
 
 
 def _short(value: float, _: int | None = None) -> str:

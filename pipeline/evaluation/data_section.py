@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.data.report import DataReport
 from pipeline.console import format_bytes
+from pipeline.data.report import DataReport
 from pipeline.evaluation.charts import bar_chart
 from pipeline.evaluation.markup import Markup, element, figure, section, table, tiles
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.console import format_bytes
 from pipeline.evaluation.charts import Colour, Point, scale_chart
-from pipeline.evaluation.history import TrainingHistory
 from pipeline.evaluation.markup import Markup, code, element
 from pipeline.evaluation.story import Story
 from pipeline.evaluation.summary import EvalResult, Gain, Kind, gain_of, row_title
@@ -26,10 +25,10 @@ def hero(story: Story) -> Markup:
         return _hero(
             f"{student.cross_entropy_nats:.3f}", "nats a token", "plain", claim, support, _scale(story.evaluation)
         )
-    if story.training is not None and (nats := _last_validation(story.training)) is not None:
+    if story.training is not None and (curve := story.training.best_validation()):
         claim = f"The validation cross-entropy after {story.training.last_step:,} steps."
         support = "Measured while training, on a few validation sequences."
-        return _hero(f"{nats:.3f}", "nats a token", "plain", claim, support)
+        return _hero(f"{curve.last:.3f}", "nats a token", "plain", claim, support)
     if story.cache is not None:
         cache = story.cache
         claim = f"The teacher's predictions at {cache.num_scored:,} positions, in {format_bytes(cache.size_bytes)}."
@@ -75,15 +74,15 @@ def _standing(status: Mapping[str, Any]) -> str:
 def _gain_words(gain: Gain) -> tuple[str, str, str, str, str]:
     student, baseline = gain.student, gain.baseline
     claim = (
-        f"Validation cross-entropy {'falls' if gain.nats > 0 else 'rises'} from {baseline.cross_entropy_nats:.3f} nats a "
-        f"token ({row_title(baseline)}) to {student.cross_entropy_nats:.3f} ({row_title(student)}), "
+        f"Validation cross-entropy {'falls' if gain.nats > 0 else 'rises'} from {baseline.cross_entropy_nats:.3f} "
+        f"nats a token ({row_title(baseline)}) to {student.cross_entropy_nats:.3f} ({row_title(student)}), "
         f"perplexity from {baseline.perplexity:,.1f} to {student.perplexity:,.1f}."
     )
     if gain.nats <= 0:
-        return f"{-gain.nats:.3f}", "nats worse", "worse", claim, "In this run, distillation did not pay."
+        return f"{-gain.nats:.3f}", "nats worse", "worse", claim, "In this run the student did not beat its baseline."
     share = gain.gap_closed
     support = "" if share is None else f"That is {share:.0%} of the way from {row_title(baseline)} to the teacher."
-    return f"{gain.nats:.3f}", "nats gained by distillation", "", claim, support
+    return f"{gain.nats:.3f}", "nats gained", "", claim, support
 
 
 def _hero(figure: str, unit: str, tone: str, claim: str, support: str, chart: Markup | None = None) -> Markup:
@@ -99,8 +98,3 @@ def _scale(result: EvalResult) -> Markup:
     rows.sort(key=lambda row: row.cross_entropy_nats)
     points = [Point(row_title(row), row.cross_entropy_nats, _COLOURS[row.kind]) for row in rows]
     return Markup(scale_chart("scale", points, "validation cross-entropy, nats a token (lower is better)").svg)
-
-
-def _last_validation(history: TrainingHistory) -> float | None:
-    curves = [curve for weights in ("raw", "ema") if (curve := history.validated("ce", weights))]
-    return min((curve.last for curve in curves), default=None)

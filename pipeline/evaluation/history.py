@@ -27,6 +27,11 @@ class Curve:
         """The newest value."""
         return self.values[-1]
 
+    @property
+    def mean(self) -> float:
+        """Over the logged steps."""
+        return sum(self.values) / len(self.values)
+
     def is_constant(self) -> bool:
         """Whether the quantity never moved."""
         return len(set(self.values)) == 1
@@ -51,6 +56,11 @@ class TrainingHistory:
     def validated(self, name: str, weights: str) -> Curve:
         """A quantity of the validation lines of the "raw" or the "ema" weights."""
         return _curve(tuple(line for line in self.validation if line.get("weights") == weights), name)
+
+    def best_validation(self) -> Curve:
+        """The validation cross-entropy of the weights, raw or averaged, that end lower; empty where none was made."""
+        curves = [curve for weights in ("raw", "ema") if (curve := self.validated("ce", weights))]
+        return min(curves, key=lambda curve: curve.last, default=Curve((), ()))
 
     @property
     def last_step(self) -> int:

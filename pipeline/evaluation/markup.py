@@ -66,7 +66,7 @@ def figure(title: str, chart: Chart, caption: str = "") -> Markup:
         keys = [
             element(
                 "li",
-                element("i", style=f"--key:var(--{key.colour})", class_="dashed" if key.dashed else None),
+                element("i", style=f"--key:var(--{key.colour})", class_=key.dash),
                 key.label,
             )
             for key in chart.keys

@@ -56,7 +56,8 @@ def measure_model(
     """Measure a model on the cached sequences `indices`, all of them sealed.
 
     The KL to the teacher from the cache is the `bucket` value: head ids one by one, the tail as one outcome, never
-    above the full KL. With a `teacher` at hand the full KL is taken beside it. Speed counts the model's own forward
+    above the full KL. With a `teacher` at hand the full KL is taken beside it. Agreement is with the teacher's
+    likeliest id as the cache holds it: ids within one step of its rounding tie there, lowest id first. Speed counts the model's own forward
     passes through its output matrix, and not the first batch where there are several.
     """
     model.model.eval()
@@ -125,7 +126,7 @@ def _exact_kl_nats(
     ids_BT, positions_BT = batch.input_ids_BT.to(teacher.device), batch.position_ids_BT.to(teacher.device)
     teacher_hidden_ND = teacher.hidden(ids_BT, positions_BT).flatten(0, 1)
     total = 0.0
-    for rows_n in batch.weights_N.nonzero()[:, 0].split(chunk_positions):
+    for rows_n in torch.split(batch.weights_N.nonzero()[:, 0], chunk_positions):
         log_p_nV = teacher.head.logits_float32(teacher_hidden_ND[rows_n.to(teacher.device)]).log_softmax(dim=1)
         log_q_nV = model.head.logits_float32(hidden_ND[rows_n]).log_softmax(dim=1).to(teacher.device)
         total += float((log_p_nV.exp() * (log_p_nV - log_q_nV)).sum(dim=1).double().sum())
@@ -149,7 +150,8 @@ def _measures(
     num_scored, num_bytes = int(sequences.loss_mask.sum()), int(sequences.num_bytes.sum())
     if num_scored == 0:
         raise IncompleteInputError(
-            f"eval: none of the {sequences.num_sequences} sequences chosen has a scored position. Raise eval.max_sequences."
+            f"eval: expected scored positions, found none in the {sequences.num_sequences} sequences chosen. Raise "
+            "eval.max_sequences."
         )
     mean_nats = ce_nats / num_scored
     if not math.isfinite(mean_nats):

@@ -78,9 +78,11 @@ def _models(result: EvalResult) -> Markup:
     notes = ["Lower is better for cross-entropy, perplexity, bits per byte and KL."]
     if any(row.kl_bucket_nats is not None for row in result.rows):
         notes.append(
-            "The KL lower bound counts the cached head token by token and everything else as one outcome; the exact KL, "
-            "where there is one, runs over the whole vocabulary. The two are not comparable."
+            "The KL lower bound counts the cached head token by token and everything else as one outcome; the exact "
+            "KL, where there is one, runs over the whole vocabulary. The two are not comparable."
         )
+    if any(row.memory_kind == "process" for row in result.rows):
+        notes.append("Process memory is the most this process ever held, the models measured before included.")
     if any(row.perplexity_capped for row in result.rows):
         notes.append("A perplexity marked ≥ is capped at exp(20).")
     classes = ["best" if row is best else "" for row in result.rows]

@@ -47,7 +47,7 @@ def written_beginnings(prompts: Sequence[str], tokenizer: Tokenizer) -> list[Beg
 def held_out_beginnings(
     cache: TeacherCache, indices: np.ndarray, num_tokens: int, count: int = NUM_BEGINNINGS
 ) -> list[Beginning]:
-    """Beginnings from `count` of the sequences `indices`, spread over them: of each its longest stretch of one document."""
+    """Beginnings from `count` of the sequences `indices`: of each, its longest stretch of one document."""
     chosen = indices[np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int))]
     sequences = cache.sequences.select(chosen)
     beginnings = []

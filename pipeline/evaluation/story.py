@@ -40,7 +40,7 @@ class Story:
         student = self.setting("student", "model") or self.setting("student", "config", "model_type")
         place = self.setting("data", "dataset") or self.setting("data", "path") or self.setting("data", "source")
         parts = [("Teacher", teacher), ("student", student), ("text", _SOURCES.get(str(place), place))]
-        return ", ".join(f"{word} {value}" for word, value in parts if value)
+        return "  ·  ".join(f"{word}: {value}" for word, value in parts if value)
 
 
 _SOURCES = {"stdlib": "the Python standard library"}

@@ -197,8 +197,8 @@ def _number(value: float | None, pattern: str = ".4f") -> str:
 
 
 def _memory(row: ModelRow, kind: str) -> str:
-    counted = row.peak_memory_bytes is not None and row.memory_kind == kind
-    return f"{row.peak_memory_bytes / 2**30:.2f}" if counted else ""
+    num_bytes = row.peak_memory_bytes if row.memory_kind == kind else None
+    return "" if num_bytes is None else f"{num_bytes / 2**30:.2f}"
 
 
 _COLUMNS: list[tuple[str, Any]] = [

@@ -3,126 +3,144 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pipeline.console import format_bytes
-from pipeline.evaluation.charts import Colour, Level, Line, line_chart
+from pipeline.evaluation.charts import Colour, Dash, Level, Line, line_chart
 from pipeline.evaluation.history import Curve, TrainingHistory
 from pipeline.evaluation.markup import Markup, element, figure, section, tiles
 
-OTHERS: tuple[Colour, ...] = ("baseline", "extra", "rest")  # colours of the trainings compared with, in order
+Others = Mapping[str, TrainingHistory]
+_OTHER_COLOURS: tuple[Colour, ...] = ("baseline", "extra", "rest")  # of the trainings compared with, in order
 
 
-def training_section(
-    history: TrainingHistory, others: Mapping[str, TrainingHistory], teacher_nats: float | None
-) -> Markup:
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """One quantity of the training lines, and how it is drawn."""
+
+    key: str
+    title: str
+    unit: str
+    caption: str
+    noisy: bool = True
+    log_y: bool = False
+    percent: bool = False
+    from_zero: bool = False
+
+
+_PANELS = (
+    _Panel("ce", "Loss on the labels", "cross-entropy, nats", "The labels' part of the loss, before its weight."),
+    _Panel(
+        "kd",
+        "Loss to the teacher",
+        "distillation objective, nats",
+        "The teacher's part of the loss at the temperature of the step, before its weight and τ².",
+    ),
+    _Panel(
+        "agreement",
+        "Agreement with the teacher",
+        "positions with the same first choice",
+        "How often student and teacher put the same token first, on training text.",
+        percent=True,
+    ),
+    _Panel("temperature", "Temperature", "τ", "", noisy=False, from_zero=True),
+    _Panel(
+        "learning_rate",
+        "Learning rate",
+        "step size",
+        "Warm-up, then a cosine down to its final share of the peak.",
+        noisy=False,
+        from_zero=True,
+    ),
+    _Panel(
+        "gradient_norm",
+        "Gradient norm",
+        "norm before clipping",
+        "Spikes that keep returning are a sign of a learning rate near its limit.",
+        log_y=True,
+    ),
+    _Panel(
+        "effective_draws",
+        "Effective tail draws",
+        "effective sample size",
+        "How many of the teacher's tail draws carry weight; near 1, the tail's estimate is noisy.",
+    ),
+)
+_MACHINE_PANELS = (
+    _Panel("tokens_per_second", "Throughput", "tokens a second", "", from_zero=True),
+    _Panel("data_wait_share", "Waiting for data", "share of the time", "", percent=True, from_zero=True),
+)
+
+
+def training_section(history: TrainingHistory, others: Others, teacher_nats: float | None) -> Markup:
     """Charts of one training, beside others where given; `teacher_nats` is the teacher's validation cross-entropy."""
+    name = "distilled" if history.curve("kd") else "this run"
     charts = [
-        _validation_chart(history, others, teacher_nats),
-        _part_chart("ce", "Loss on the labels", "cross-entropy of the training labels, nats", history, others,
-                    "The labels' part of the loss, before its weight."),
-        _part_chart("kd", "Loss to the teacher", "distillation objective, nats", history, others,
-                    "The distillation part of the loss at the temperature of the step, before its weight and τ²."),
-        _part_chart("agreement", "Agreement with the teacher", "share of positions with the same first choice", history,
-                    others, "How often student and teacher put the same token first, on training positions.", percent=True),
-        _part_chart("temperature", "Temperature", "τ", history, {}, _constant(history.curve("temperature"), "τ")),
-        _part_chart("learning_rate", "Learning rate", "learning rate", history, others,
-                    "Warm-up, then a cosine to its final share of the peak."),
-        _part_chart("gradient_norm", "Gradient norm", "norm before clipping", history, others,
-                    "Spikes that return are a sign of a learning rate near its limit.", log_y=True),
-        _part_chart("effective_draws", "Effective tail draws", "effective sample size of the tail draws", history, {},
-                    "How many of the teacher's tail draws carry weight; near 1, the tail's estimate is noisy."),
-        _timing_chart(history, "tokens_per_second", "Throughput", "tokens a second"),
-        _timing_chart(history, "data_wait_share", "Waiting for data", "share of time spent waiting", percent=True),
-    ]  # fmt: skip
-    lead = "Faint lines are single logged steps, strong ones their running mean."
-    return section(
-        "training", "Training", _facts(history), element("div", *filter(None, charts), class_="charts"), lead=lead
+        _validation_chart(name, history, others, teacher_nats),
+        *(_chart(panel, name, history.curve(panel.key), _curves(panel.key, others)) for panel in _PANELS),
+        *(_chart(panel, name, history.timing(panel.key), {}) for panel in _MACHINE_PANELS),
+    ]
+    lead = "Faint lines are what was logged, strong ones its running mean."
+    return section("training", "Training", _facts(history), element("div", *charts, class_="charts"), lead=lead)
+
+
+def _validation_chart(name: str, history: TrainingHistory, others: Others, teacher_nats: float | None) -> Markup:
+    kinds: tuple[tuple[str, str, Colour, Dash], ...] = (
+        (name, "raw", "student", "solid"),
+        (f"{name}, EMA weights", "ema", "second", "dashed"),
     )
-
-
-def _validation_chart(
-    history: TrainingHistory, others: Mapping[str, TrainingHistory], teacher_nats: float | None
-) -> Markup:
     lines = [
-        Line(label, curve.steps, curve.values, colour, dashed)
-        for label, weights, colour, dashed in (
-            ("distilled", "raw", "student", False),
-            ("distilled, EMA weights", "ema", "second", True),
-        )
+        Line(label, curve.steps, curve.values, colour, dash)
+        for label, weights, colour, dash in kinds
         if (curve := history.validated("ce", weights))
     ]
-    for (name, other), colour in zip(others.items(), OTHERS, strict=False):
-        curve = _better(other)
-        if curve:
-            lines.append(Line(name, curve.steps, curve.values, colour, dashed=False))
+    for (label, other), colour in zip(others.items(), _OTHER_COLOURS, strict=False):
+        if curve := other.best_validation():
+            lines.append(Line(label, curve.steps, curve.values, colour, "dashed"))
     if not lines:
         return Markup("")
     levels = [Level("teacher", teacher_nats)] if teacher_nats is not None else []
     chart = line_chart("validation", lines, "cross-entropy of held-out labels, nats", levels)
-    return figure(
-        "Validation", chart, "Lower is better. Raw weights, and their moving average (EMA) where one is kept."
+    return figure("Validation", chart, "Lower is better. EMA: the moving average of the weights.")
+
+
+def _chart(panel: _Panel, name: str, curve: Curve, beside: Mapping[str, Curve]) -> Markup:
+    """A chart of one quantity; nothing where this training does not log it."""
+    if not curve:
+        return Markup("")
+    lines = [Line(name, curve.steps, curve.values, noisy=panel.noisy)]
+    for (label, other), colour in zip(beside.items(), _OTHER_COLOURS, strict=False):
+        if other:
+            lines.append(Line(label, other.steps, other.values, colour, "dashed", noisy=panel.noisy))
+    chart = line_chart(
+        panel.key.replace("_", "-"),
+        lines,
+        panel.unit,
+        log_y=panel.log_y,
+        percent=panel.percent,
+        from_zero=panel.from_zero,
     )
+    constant = "" if panel.noisy or not curve.is_constant() else f"Constant: {curve.last:g} at every step."
+    return figure(panel.title, chart, constant or panel.caption)
 
 
-def _better(history: TrainingHistory) -> Curve:
-    """The validation curve of the weights that end lower."""
-    curves = [curve for weights in ("raw", "ema") if (curve := history.validated("ce", weights))]
-    return min(curves, key=lambda curve: curve.last, default=Curve((), ()))
-
-
-def _part_chart(
-    key: str,
-    title: str,
-    unit: str,
-    history: TrainingHistory,
-    others: Mapping[str, TrainingHistory],
-    caption: str,
-    log_y: bool = False,
-    percent: bool = False,
-) -> Markup:
-    """A chart of one quantity of the training lines; nothing where this training does not log it."""
-    curve = history.curve(key)
-    if not curve:
-        return Markup("")
-    smooth_by_nature = key in ("temperature", "learning_rate")
-    lines = [Line("distilled", curve.steps, curve.values, noisy=not smooth_by_nature)]
-    for (name, other), colour in zip(others.items(), OTHERS, strict=False):
-        if beside := other.curve(key):
-            lines.append(Line(name, beside.steps, beside.values, colour, dashed=True, noisy=not smooth_by_nature))
-    chart = line_chart(key.replace("_", "-"), lines, unit, log_y=log_y, percent=percent, from_zero=smooth_by_nature)
-    return figure(title, chart, caption)
-
-
-def _timing_chart(history: TrainingHistory, key: str, title: str, unit: str, percent: bool = False) -> Markup:
-    curve = history.timing(key)
-    if not curve:
-        return Markup("")
-    line = Line(title, curve.steps, curve.values, "student", noisy=True)
-    return figure(title, line_chart(key.replace("_", "-"), [line], unit, from_zero=True, percent=percent))
-
-
-def _constant(curve: Curve, symbol: str) -> str:
-    if curve and curve.is_constant():
-        return f"Constant: {symbol} = {curve.last:g} at every step."
-    return "Softer targets first, sharper ones later." if curve else ""
+def _curves(key: str, others: Others) -> dict[str, Curve]:
+    """A quantity of the trainings compared with. A temperature means nothing where no teacher was listened to."""
+    return {name: other.curve(key) for name, other in others.items() if key != "temperature" or other.curve("kd")}
 
 
 def _facts(history: TrainingHistory) -> Markup:
     facts = [(f"{history.last_step:,}", "optimizer steps")]
-    for weights, name in (("raw", "raw weights"), ("ema", "EMA weights")):
+    for weights, words in (("raw", "raw weights"), ("ema", "EMA weights")):
         if curve := history.validated("ce", weights):
-            facts.append((f"{curve.last:.3f} nats", f"last validation, {name}"))
+            facts.append((f"{curve.last:.3f} nats", f"last validation, {words}"))
     skipped = history.curve("skipped_steps")
     if skipped and skipped.last:
-        facts.append((f"{skipped.last:,.0f}", "steps skipped (overflow)"))
+        facts.append((f"{skipped.last:,.0f}", "steps skipped, gradients not finite"))
     if speed := history.timing("tokens_per_second"):
-        facts.append((f"{_mean(speed):,.0f}", "tokens a second, mean"))
+        facts.append((f"{speed.mean:,.0f}", "tokens a second, mean"))
     if wait := history.timing("data_wait_share"):
-        facts.append((f"{_mean(wait):.1%}", "of the time waiting for data"))
+        facts.append((f"{wait.mean:.1%}", "of the time waiting for data"))
     if memory := history.timing("memory_bytes"):
         facts.append((format_bytes(max(memory.values)), "memory at most"))
     return tiles(facts)
-
-
-def _mean(curve: Curve) -> float:
-    return sum(curve.values) / len(curve.values)

@@ -124,8 +124,10 @@ class CausalModel:
                 for form in _stated_forms(self._config):
                     if _agree(self._head_of_form(*form).logits_float32(hidden_TD), logits_TV, self.dtype):
                         return form
-            except (AttributeError, TypeError, ValueError):
-                pass  # no body, no output matrix, or one that is no matrix of this width: told below
+            except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                # No body, no output matrix, or one of another width: told below.
         warn_once(
             f"the output of {self.architecture} models is not scale, bias and softcap of one matrix; whole logits are "
             "used instead, which needs more memory"

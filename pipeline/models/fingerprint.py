@@ -46,12 +46,6 @@ def quick_part(full: dict[str, Any]) -> dict[str, Any]:
     return {**full, "files": parts}
 
 
-def resolved_revision(reference: str, revision: str | None = None) -> str | None:
-    """The commit a hub id stands for; None for a folder."""
-    folder = model_folder(reference, revision)
-    return folder.name if folder.parent.name == "snapshots" and not Path(reference).expanduser().is_dir() else None
-
-
 def _quick_identity(path: Path) -> dict[str, Any]:
     size_bytes = path.stat().st_size
     with open(path, "rb") as file:

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MachineError
 from pipeline.models.source import model_folder, name_some, weight_files
+
+_REFUSALS = (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_model(
@@ -38,10 +41,16 @@ def load_model(
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        except _REFUSALS as error:
             raise ConfigError(f"{reference}: cannot be loaded as a causal language model. {_advice(error)}") from error
     _refuse_partial(reference, report)
-    return model.to(device).eval()
+    try:
+        return model.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"{reference}: the memory of {torch.cuda.get_device_name(device)} does not hold this model in {dtype}. End "
+            "other programs that use the card, choose a smaller model or dtype, or set device to cpu."
+        ) from error
 
 
 def make_model(

@@ -6,6 +6,7 @@ On CPU it follows from sizes alone; on a card from how much memory a pass takes,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ _CPU_BATCH_POSITIONS = 4096  # enough rows for a product to run at full speed
 _CPU_LOGITS_BYTES = 64 * 2**20
 _CUDA_LOGITS_BYTES = 256 * 2**20  # scoring needs about three such buffers
 _CUDA_MEMORY_SHARE = 0.75
-_CUDA_BATCH_POSITIONS = 65_536
+_CUDA_BATCH_POSITIONS = 16_384  # more fills no card better, and a pause waits for a whole batch
 _MAX_CHUNK = 4096
 
 
@@ -63,27 +64,38 @@ def chunk_within(logits_bytes: int, vocab_size: int) -> int:
     return min(_MAX_CHUNK, 1 << (fitting.bit_length() - 1))
 
 
+def grow_batch(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest power of two up to `limit` that fits, doubling from 1; 0 where not even 1 does."""
+    batch = 1
+    while batch <= limit and fits(batch):
+        batch *= 2
+    return batch // 2
+
+
 def _largest_batch(model: CausalModel, sequences: Sequences, layout: RecordLayout, chunk: int) -> int:
-    """Double the batch while a pass stays within the card's memory and gains from it."""
-    limit = max(1, min(_CUDA_BATCH_POSITIONS // sequences.sequence_length, sequences.num_sequences))
-    memory_bytes = torch.cuda.get_device_properties(model.device).total_memory * _CUDA_MEMORY_SHARE
-    chosen, batch = 0, 1
-    while batch <= limit:
-        torch.cuda.reset_peak_memory_stats(model.device)
+    """Double the batch while a pass leaves some of the card's memory free."""
+    device = model.device
+    memory_bytes = torch.cuda.get_device_properties(device).total_memory * _CUDA_MEMORY_SHARE
+
+    def fits(batch: int) -> bool:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
         try:
             _score_first(model, sequences, layout, batch, chunk)
         except MachineError:
-            break
-        if torch.cuda.max_memory_reserved(model.device) > memory_bytes and chosen:
-            break
-        chosen, batch = batch, batch * 2
+            return False
+        return torch.cuda.max_memory_reserved(device) <= memory_bytes
+
+    limit = min(_CUDA_BATCH_POSITIONS // sequences.sequence_length, sequences.num_sequences)
+    batch = grow_batch(max(1, limit), fits)
     torch.cuda.empty_cache()
-    if not chosen:
+    if not batch:
         raise MachineError(
-            f"the card's memory does not hold this teacher with one sequence of {sequences.sequence_length:,} positions."
-            " Set data.sequence_length lower, cache.chunk_positions lower, or teacher.device to cpu."
+            f"{torch.cuda.get_device_name(device)}: its memory does not hold this teacher with one sequence of "
+            f"{sequences.sequence_length:,} positions. Set data.sequence_length or cache.chunk_positions lower, or "
+            "teacher.device to cpu."
         )
-    return chosen
+    return batch
 
 
 def _score_first(model: CausalModel, sequences: Sequences, layout: RecordLayout, batch: int, chunk: int) -> None:

@@ -83,10 +83,10 @@ def _score_block(
     if layout.head_size >= logits_nV.shape[1]:
         return _score_whole(logits_nV, labels_n, layout)
     ids_nK, tail_max_n1 = top_ids(logits_nV, layout.head_size)
-    shifted_nV = logits_nV.sub_(tail_max_n1)  # from here on relative to the tail's largest logit
-    head_nK = shifted_nV.gather(1, ids_nK).double()
-    label_n1 = shifted_nV.gather(1, labels_n.unsqueeze(1))
-    tail_nV = shifted_nV.scatter_(1, ids_nK, _NOT_TAIL)
+    # From here on everything is relative to the tail's largest logit.
+    head_nK = logits_nV.gather(1, ids_nK).double() - tail_max_n1
+    label_n1 = logits_nV.gather(1, labels_n.unsqueeze(1)).double() - tail_max_n1
+    tail_nV = logits_nV.sub_(tail_max_n1).scatter_(1, ids_nK, _NOT_TAIL)
 
     log_sums, draws_nM, tail_energy_n1 = _tail_sums(tail_nV, uniforms_nM, layout, work_nV)
     log_z_n1 = torch.logaddexp(head_nK.logsumexp(dim=1, keepdim=True), log_sums[1.0])
@@ -109,8 +109,8 @@ def _tail_sums(
 ) -> tuple[dict[float, Tensor], Tensor, Tensor]:
     """β -> log Σ exp(βx) as float64 [n, 1]; the draws ∝ exp(β_d x); and Σ x·exp(x), for the entropy.
 
-    exp(x/4) squared is exp(x/2), and that squared exp(x): one exponential serves a chain of doubled betas. `powers_nV` is
-    room for them.
+    exp(x/4) squared is exp(x/2), and that squared exp(x): one exponential serves a chain of doubled betas, all of it in
+    the room that `powers_nV` gives.
     """
     log_sums: dict[float, Tensor] = {}
     draws_nM = torch.empty(uniforms_nM.shape, dtype=torch.int64, device=tail_nV.device)

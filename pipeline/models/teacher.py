@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,19 @@ from pipeline.models.causal import CausalModel
 from pipeline.models.draws import uniforms
 from pipeline.models.scoring import Scores, finite_rows, score
 
+ArgumentsP = ParamSpec("ArgumentsP")
 ResultT = TypeVar("ResultT")
 _SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Where the positions scored at once lie, and what scoring them needs."""
+
+    row_n: NDArray[np.integer]
+    t_n: NDArray[np.integer]
+    labels_n: Tensor
+    uniforms_nM: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,11 @@ class Teacher:
     seed: int
     batch_size: int
     chunk_positions: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
 
     def score(self, sequences: Sequences, rows: NDArray[np.integer]) -> Records:
         """Records of the sequences numbered `rows`, one after another: [len(rows) · T] positions.
@@ -59,9 +75,9 @@ class Teacher:
             b_n, t_n = places_N[start : start + self.chunk_positions].T
             row_n = batch_B[b_n]
             labels_n = sequences.input_ids[row_n, t_n + 1].astype(np.int64)
+            chunk = _Chunk(row_n, t_n, self._tensor(labels_n), self._tensor(uniforms_BTM[b_n, t_n]))
             hidden_nD = hidden_BTD[self._tensor(b_n), self._tensor(t_n)]
-            logits_nV = self._logits(hidden_nD, row_n, t_n)
-            scores = score(logits_nV, self._tensor(labels_n), self._tensor(uniforms_BTM[b_n, t_n]), self.layout)
+            scores = _with_retry(self._score_chunk, hidden_nD, chunk)
             _store(scores, records, offset + b_n * sequences.sequence_length + t_n)
 
     def _hidden(self, sequences: Sequences, batch_B: NDArray[np.integer], width: int) -> Tensor:
@@ -69,17 +85,14 @@ class Teacher:
         ids_BT = self._tensor(sequences.input_ids[batch_B, :width].astype(np.int64))
         positions_BT = self._tensor(sequences.position_ids(batch_B)[:, :width])
         with torch.no_grad():
-            return _with_retry(lambda: self.model.hidden(ids_BT, positions_BT))
+            return _with_retry(self.model.hidden, ids_BT, positions_BT)
 
-    def _logits(self, hidden_nD: Tensor, row_n: NDArray[np.integer], t_n: NDArray[np.integer]) -> Tensor:
-        """Float32 logits; NumericsError names the positions where they are not finite."""
-        logits_nV = _with_retry(lambda: self.model.head.logits_float32(hidden_nD))
+    def _score_chunk(self, hidden_nD: Tensor, chunk: _Chunk) -> Scores:
+        logits_nV = self.model.head.logits_float32(hidden_nD)
         finite_n = finite_rows(logits_nV).cpu().numpy()
         if not finite_n.all():
-            bad = np.flatnonzero(~finite_n)
-            where = ", ".join(f"(sequence {row_n[i]}, position {t_n[i]})" for i in bad[:_SHOWN])
-            raise NumericsError(not_finite(f"{len(bad):,} positions, such as {where}", self.model.dtype))
-        return logits_nV
+            raise NumericsError(_not_finite(chunk, np.flatnonzero(~finite_n), self.model.dtype))
+        return score(logits_nV, chunk.labels_n, chunk.uniforms_nM, self.layout)
 
     def _uniforms(self, sequences: Sequences, batch_B: NDArray[np.integer]) -> NDArray[np.float64]:
         length, draws = sequences.sequence_length, self.layout.num_draws
@@ -89,14 +102,16 @@ class Teacher:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
 
 
-def not_finite(where: str, dtype: torch.dtype) -> str:
+def _not_finite(chunk: _Chunk, bad: NDArray[np.intp], dtype: torch.dtype) -> str:
     """What to say of a teacher whose numbers overflow."""
+    shown = ", ".join(f"(sequence {chunk.row_n[i]}, position {chunk.t_n[i]})" for i in bad[:_SHOWN])
+    where = f"the teacher's logits are not finite at {len(bad):,} positions, such as {shown}"
     if dtype == torch.float32:
-        return f"the teacher's logits are not finite at {where}, in float32: its weights are damaged"
+        return f"{where}, although it runs in float32: its weights are damaged. Fetch them again."
     other = "float32, or to bfloat16 on a card that has it" if dtype == torch.float16 else "float32"
     return (
-        f"the teacher's logits are not finite at {where}: {str(dtype).removeprefix('torch.')} overflows in this model. "
-        f"Set teacher.dtype to {other}, and cache into a new run directory."
+        f"{where}: {str(dtype).removeprefix('torch.')} overflows in this model. Set teacher.dtype to {other}, and "
+        "cache into a new run directory."
     )
 
 
@@ -115,15 +130,17 @@ def _store(scores: Scores, records: Records, positions_n: NDArray[np.integer]) -
     records.entropies_T[positions_n] = scores.entropies_n.cpu().numpy()
 
 
-def _with_retry(work: Callable[[], ResultT]) -> ResultT:
+def _with_retry(
+    work: Callable[ArgumentsP, ResultT], *arguments: ArgumentsP.args, **keywords: ArgumentsP.kwargs
+) -> ResultT:
     """Do the work; out of memory, clear and try once more at the same size, because another size is another plan."""
     try:
-        return work()
+        return work(*arguments, **keywords)
     except torch.OutOfMemoryError:
         pass  # the failed frames hold tensors until this block is left
     torch.cuda.empty_cache()
     try:
-        return work()
+        return work(*arguments, **keywords)
     except torch.OutOfMemoryError as error:
         raise MachineError(
             "the card's memory does not hold what it held when the plan was made. What is sealed is safe: end other "

@@ -20,7 +20,8 @@ def log_softmax(logits_NV: NDArray[np.float64], beta: float = 1.0) -> NDArray[np
     """Log-probabilities at temperature 1/β."""
     scaled_NV = beta * logits_NV.astype(np.float64)
     scaled_NV = scaled_NV - scaled_NV.max(axis=1, keepdims=True)
-    return scaled_NV - np.log(np.exp(scaled_NV).sum(axis=1, keepdims=True))
+    logp_NV: NDArray[np.float64] = scaled_NV - np.log(np.exp(scaled_NV).sum(axis=1, keepdims=True))
+    return logp_NV
 
 
 def log_sum(values_NV: NDArray[np.float64], keep_NV: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -29,7 +30,8 @@ def log_sum(values_NV: NDArray[np.float64], keep_NV: NDArray[np.bool_]) -> NDArr
     highest_N = kept_NV.max(axis=1)
     highest_N[np.isneginf(highest_N)] = 0.0
     with np.errstate(divide="ignore"):
-        return highest_N + np.log(np.exp(kept_NV - highest_N[:, None]).sum(axis=1))
+        total_N: NDArray[np.float64] = highest_N + np.log(np.exp(kept_NV - highest_N[:, None]).sum(axis=1))
+    return total_N
 
 
 def tail_mask(layout: RecordLayout, logits_NV: NDArray[np.float64]) -> NDArray[np.bool_]:

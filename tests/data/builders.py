@@ -47,6 +47,16 @@ def composing() -> Tokenizer:
     return byte_level(normalizers.NFC())
 
 
+def pieces() -> Tokenizer:
+    """SentencePiece-like, as Llama's: a space becomes ▁, one is put before the text, unknown characters are bytes."""
+    spellings = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "s", "p", "▁a", "sp", "<|endoftext|>"]
+    vocabulary = {spelling: index for index, spelling in enumerate(spellings)}
+    merges = [("▁", "a"), ("s", "p")]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return tokenizer
+
+
 def words() -> Tokenizer:
     """Whole words behind white space, with an unknown token: drops spaces, and is not byte-level."""
     vocabulary = {word: index for index, word in enumerate(["<unk>", "the", "cat", "sat", "größe", "<|endoftext|>"])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def chat_tokenizer(folder: Path, template: str | None) -> Tokenizer:
 # ------------------------------------------------------------------ texts
 
 
-@pytest.mark.parametrize("kind", [builders.byte_level, builders.composing, builders.words])
+@pytest.mark.parametrize("kind", [builders.byte_level, builders.composing, builders.pieces, builders.words])
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_are_those_of_transformers_and_bytes_add_up(kind: object, text: str, tmp_path: Path) -> None:
     folder = builders.save(kind(), tmp_path / "tokenizer")  # type: ignore[operator]
@@ -58,7 +59,9 @@ def test_ids_are_those_of_transformers_and_bytes_add_up(kind: object, text: str,
     assert encoded.scored.all()
     assert int(encoded.num_bytes.sum()) == len(text.encode())
     assert (encoded.num_bytes >= 0).all()
-    assert (encoded.ids.dtype, encoded.scored.dtype, encoded.num_bytes.dtype) == (np.uint32, np.bool_, np.int64)
+    assert encoded.ids.dtype == np.uint32
+    assert encoded.scored.dtype == np.bool_
+    assert encoded.num_bytes.dtype == np.int64
 
 
 def test_bytes_of_a_byte_level_token_are_its_own(tmp_path: Path) -> None:
@@ -159,6 +162,11 @@ def test_a_template_that_refuses_the_messages_drops_the_chat_with_its_words(tmp_
     assert encoded == Unreadable("key", "the chat template refuses it: System first")
 
 
+def test_a_refusal_without_words_is_named_by_its_kind(tmp_path: Path) -> None:
+    (encoded,) = chat_tokenizer(tmp_path, "{{ raise_exception('') }}").encode([Document("key", "", CHAT)])
+    assert encoded == Unreadable("key", "the chat template refuses it: TemplateError")
+
+
 def test_a_silent_assistant_is_dropped(tmp_path: Path) -> None:
     template = "{% for m in messages %}{% generation %}{% endgeneration %}{{ m.content }}{% endfor %}"
     (encoded,) = chat_tokenizer(tmp_path, template).encode([Document("key", "", CHAT)])
@@ -190,7 +198,7 @@ def test_a_tokenizer_without_an_end_of_text_token_is_refused(tmp_path: Path) -> 
     config.pop("eos_token")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
-    with pytest.raises(ConfigError, match='as "eos_token" in its tokenizer_config.json'):
+    with pytest.raises(ConfigError, match=r'as "eos_token" in its tokenizer_config\.json'):
         Tokenizer.load(tmp_path)
 
 
@@ -202,13 +210,28 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     assert tokenizer_differences(tokenizer.fingerprint(), again.fingerprint()) == []
 
 
-def test_fingerprints_tell_behaviour_and_template_apart(tmp_path: Path) -> None:
+def test_each_part_of_a_fingerprint_speaks_of_its_own(tmp_path: Path) -> None:
+    def parts_that_differ(tokenizer: Any, template: str | None = builders.PLAIN_TEMPLATE, **special: str) -> set[str]:
+        folder = builders.save(tokenizer, tmp_path / "other", template, **special)
+        other = Tokenizer.load(folder).fingerprint()
+        return {key.removesuffix("_sha256") for key, value in other.items() if value != plain[key]}
+
     plain = chat_tokenizer(tmp_path / "plain", builders.PLAIN_TEMPLATE).fingerprint()
-    marked = chat_tokenizer(tmp_path / "marked", builders.MARKED_TEMPLATE).fingerprint()
-    (line,) = tokenizer_differences(plain, marked)
-    assert line.startswith("  chat template: ")
-    composing = Tokenizer.load(
-        builders.save(builders.composing(), tmp_path / "nfc", builders.PLAIN_TEMPLATE)
-    ).fingerprint()
-    (line,) = tokenizer_differences(plain, composing)
-    assert line.startswith("  how texts are cut into tokens: ")
+    assert parts_that_differ(builders.byte_level()) == set()
+    assert parts_that_differ(builders.byte_level(), builders.MARKED_TEMPLATE) == {"chat_template"}
+    assert parts_that_differ(builders.byte_level(), eos_token="<|im_end|>") == {"end_of_text_id"}
+    assert parts_that_differ(builders.byte_level(begin=True), bos_token="<s>") == {"behaviour"}
+    assert parts_that_differ(builders.composing()) == {"behaviour"}
+    larger = builders.byte_level()
+    larger.add_special_tokens(["<|more|>"])
+    assert parts_that_differ(larger) == {"vocab_size", "vocabulary", "special_tokens"}
+
+
+def test_differences_are_about_the_meaning_of_ids(tmp_path: Path) -> None:
+    plain = chat_tokenizer(tmp_path / "plain", builders.PLAIN_TEMPLATE).fingerprint()
+    chat = builders.save(builders.byte_level(), tmp_path / "chat", builders.MARKED_TEMPLATE, eos_token="<|im_end|>")
+    assert tokenizer_differences(plain, Tokenizer.load(chat).fingerprint()) == []
+    words = Tokenizer.load(builders.save(builders.words(), tmp_path / "words")).fingerprint()
+    lines = tokenizer_differences(plain, words)
+    assert lines[0] == "  size of the vocabulary: 260 -> 6"
+    assert len(lines) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ def lay_out(rows: list[list[np.ndarray]], sequence_length: int = SEQUENCE_LENGTH
 
 def spans_of(sequences: Sequences, row: int) -> list[slice]:
     """The scored positions of each document of a row."""
-    edges = np.flatnonzero(sequences.document_starts[row]).tolist() + [sequences.sequence_length + 1]
-    spans = [slice(a, b - 1) for a, b in zip(edges, edges[1:], strict=False)]
+    edges = [*np.flatnonzero(sequences.document_starts[row]).tolist(), sequences.sequence_length + 1]
+    spans = [slice(start, stop - 1) for start, stop in itertools.pairwise(edges)]
     return [span for span in spans if sequences.loss_mask[row, span].any()]
 
 

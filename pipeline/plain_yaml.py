@@ -1,0 +1,55 @@
+"""YAML without its traps: what reads like a number is one, what reads like a date is text, no key appears twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+_FLOAT, _TIMESTAMP, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("float", "timestamp", "merge"))
+# YAML 1.1 wants a dot and a sign: it reads 1e-4 and 1e6 as text.
+_EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML document; yaml.YAMLError where it is none, or where a key is not text or appears twice."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def dump_yaml(value: Any) -> str:
+    """YAML that `load_yaml` reads back as the same value, keys in their order."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping whose keys are text, each once; a merge (<<) may repeat them."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue
+            key = self.construct_object(key_node)
+            if not isinstance(key, str):
+                raise ConstructorError(
+                    None, None, f"the key {key!r} is not text; put quotes around it", key_node.start_mark
+                )
+            if key in seen:
+                raise ConstructorError(None, None, f"the key {key!r} appears twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))

@@ -1,0 +1,54 @@
+"""What the operating system refuses, said in words: StorageError with the place and the next step."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import StorageError
+
+_NEXT_STEPS = {
+    "the disk is full": "What is sealed is safe; free some space and run the same command again.",
+    "cannot be written": "Choose another place with --run-dir.",
+    "a file stands where a folder is needed": "Move it away, or choose another --run-dir.",
+    "a folder stands where a file is needed": "Move it away, or choose another --run-dir.",
+    "the disk failed": "Copy what is sealed to another disk, check it with `sad-pipeline verify`, and go on there.",
+}
+_REFUSALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full",
+    errno.EFBIG: "the disk is full",
+    errno.EROFS: "cannot be written",
+    errno.EACCES: "cannot be written",
+    errno.EPERM: "cannot be written",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
+    errno.EIO: "the disk failed",
+}
+# safetensors and tokenizers are written in Rust and raise the system's refusals under classes of their own.
+_RUST_REFUSAL = re.compile(r"\(os error (\d+)\)")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into StorageError with the place and the next step; pass on the rest."""
+    try:
+        yield
+    except Exception as error:
+        number = _error_number(error)
+        if number not in _REFUSALS:
+            raise
+        what = _REFUSALS[number]
+        raise StorageError(f"{path}: {what} ({os.strerror(number)}). {_NEXT_STEPS[what]}") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    found = _RUST_REFUSAL.search(str(error))
+    return int(found.group(1)) if found else None

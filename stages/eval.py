@@ -1,0 +1,63 @@
+"""eval: measure the student, the one it began as, and any baselines on held-out sequences."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.cache import TeacherCache
+from pipeline.cache.roots import find_tokenizer
+from pipeline.console import say
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.evaluation.candidates import baseline_candidates, student_candidates
+from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
+from pipeline.evaluation.samples import continue_texts, held_out_beginnings, samples_of, written_beginnings
+from pipeline.evaluation.summary import EvalResult, ModelRow, row_title, save_result, summary_table
+from pipeline.models.device import choose_device, environment
+from pipeline.models.planning import load_teacher
+from pipeline.runs import RunDirectory
+from stages.config import RunConfig
+
+STAGE = "eval"
+
+
+def run(config: RunConfig, run: RunDirectory) -> EvalResult:
+    """Measure one model after another on the cache's validation sequences, and let each write a little."""
+    settings = config.eval
+    with run.at_work(STAGE), TeacherCache.open(run.cache, *map(Path, config.cache.roots)) as cache:
+        tokenizer = Tokenizer.load(find_tokenizer(cache.folders))
+        indices = held_out_indices(cache, settings.max_sequences)
+        device = choose_device(config.student.device)
+        # A teacher at hand gives the exact KL beside the lower bound that the cache gives.
+        teacher = None
+        if settings.teacher is not None:
+            origin = config.teacher.model_copy(update={"model": settings.teacher})
+            teacher = load_teacher(cache.plan, origin).model
+        if settings.sample_prompts:
+            beginnings = written_beginnings(settings.sample_prompts, tokenizer)
+        else:
+            beginnings = held_out_beginnings(cache, indices, settings.sample_tokens)
+
+        rows = [ModelRow.of(teacher_measures(cache, indices), "teacher", "teacher")]
+        texts: dict[str, list[str]] = {}
+        candidates = itertools.chain(
+            student_candidates(run, config.student, tokenizer, device),
+            baseline_candidates(settings.baselines, config.student, tokenizer, device),
+        )
+        for candidate in candidates:
+            say(f"{STAGE}: {candidate.name} {candidate.weights or ''}")
+            measures = measure_model(candidate.model, cache, indices, settings.batch_size, teacher)
+            row = ModelRow.of(measures, candidate.name, candidate.kind, candidate.weights, candidate.folder)
+            rows.append(row)
+            if candidate.kind != "initial" and settings.sample_tokens:
+                texts[row_title(row)] = continue_texts(candidate.model, beginnings, settings.sample_tokens, tokenizer)
+
+        result = EvalResult(
+            data_of(cache, indices), environment(device), tuple(rows), samples_of(beginnings, texts, tokenizer)
+        )
+        save_result(run.evaluation, result)
+        Console(stderr=True).print(summary_table(result))
+        run.write_status(STAGE, "complete", message=f"{len(rows)} models measured; figures in {run.evaluation}")
+    return result

@@ -1,0 +1,77 @@
+"""Makes tests/golden/cache-v1: a small sealed cache, and beside it what the dense route says of it.
+
+Run `python -m tests.cache.golden` only to begin a new format version, in a folder of its own: a cache that was written
+once must be readable for ever.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import files
+from pipeline.cache.records import RecordLayout, Records
+from pipeline.data.sequences import Sequences
+from tests.cache.dense import (
+    log_softmax,
+    log_sum,
+    logits_of,
+    make_plan,
+    make_sequences,
+    records_of,
+    tail_mask,
+    write_shards,
+)
+
+FOLDER = Path(__file__).parent.parent / "golden" / "cache-v1"
+TEMPERATURES = (1.0, 1.7, 3.0, 4.0)
+SEQUENCE_LENGTH = 6
+LAYOUT = RecordLayout(40, 6, 3)
+
+
+def make(folder: Path) -> None:
+    """Write the cache and `expected.json`."""
+    sequences = make_sequences(4, 1, SEQUENCE_LENGTH, LAYOUT.vocab_size)
+    logits_NV = logits_of(sequences.num_sequences * SEQUENCE_LENGTH, LAYOUT.vocab_size)
+    records = records_of(LAYOUT, logits_NV)
+    plan = make_plan(folder / "cache", sequences, LAYOUT, shard_positions=12)
+    write_shards(folder / "cache", plan, sequences, records)
+    expected = {"plan_hash": plan.hash, "sequences": _sequences(sequences), "records": _records(records)}
+    expected["softened"] = {
+        str(temperature): _softened(logits_NV, records, 1 / temperature) for temperature in TEMPERATURES
+    }
+    files.write_json(folder / "expected.json", expected)
+
+
+def _sequences(sequences: Sequences) -> dict[str, Any]:
+    names = ("input_ids", "loss_mask", "document_starts", "split", "num_bytes")
+    return {name: getattr(sequences, name).tolist() for name in names}
+
+
+def _records(records: Records) -> dict[str, Any]:
+    order_NM = np.argsort(records.draw_ids_TM, axis=1, kind="stable")
+    return {
+        "ids_TK": records.ids_TK.tolist(),
+        "logprobs_TK": records.logprobs_TK.round(5).tolist(),
+        "tail_TR": records.tail_TR.round(5).tolist(),
+        "draw_ids_TM": np.take_along_axis(records.draw_ids_TM, order_NM, axis=1).tolist(),
+        "draw_logprobs_TM": np.take_along_axis(records.draw_logprobs_TM, order_NM, axis=1).round(5).tolist(),
+        "label_logprobs_T": records.label_logprobs_T.round(5).tolist(),
+        "entropies_T": records.entropies_T.round(5).tolist(),
+    }
+
+
+def _softened(logits_NV: np.ndarray, records: Records, beta: float) -> dict[str, Any]:
+    dense_NV = log_softmax(logits_NV, beta)
+    head_NK = np.take_along_axis(dense_NV, records.ids_TK.astype(np.int64), axis=1)
+    return {
+        "head": head_NK.round(5).tolist(),
+        "tail": log_sum(dense_NV, tail_mask(LAYOUT, logits_NV)).round(5).tolist(),
+    }
+
+
+if __name__ == "__main__":
+    assert not FOLDER.exists(), f"{FOLDER} is kept as it was written"
+    make(FOLDER)

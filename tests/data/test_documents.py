@@ -1,0 +1,180 @@
+"""Documents of every source, and the reasons why some cannot be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.data.documents import (
+    Document,
+    Unreadable,
+    expected_documents,
+    order_key,
+    read_documents,
+    source_fingerprint,
+)
+from pipeline.data.settings import DataSettings
+from pipeline.errors import ConfigError
+from tests.data import builders
+
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+def read(**values: Any) -> list[Document | Unreadable]:
+    return list(read_documents(DataSettings(**values)))
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_text_files_are_documents_in_their_seeded_order(texts_folder: Path) -> None:
+    documents = read(source="text", path=str(texts_folder), seed=3)
+    names = [path.name for path in texts_folder.iterdir()]
+    assert [document.key for document in documents] == sorted(names, key=lambda name: order_key(3, name))
+    for document in documents:
+        assert isinstance(document, Document)
+        assert document.text == (texts_folder / document.key).read_text(encoding="utf-8")
+    assert read(source="text", path=str(texts_folder), seed=3, max_documents=2) == documents[:2]
+
+
+def test_line_ends_stay_and_a_byte_order_mark_goes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
+    assert read(source="text", path=str(tmp_path)) == [Document("a.txt", "one\r\ntwo\n")]
+
+
+def test_bytes_that_are_not_utf8_are_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+    assert read(source="text", path=str(tmp_path)) == [Unreadable("a.txt", "not valid UTF-8")]
+
+
+def test_a_file_that_goes_away_is_a_reason(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    documents = read_documents(DataSettings(source="text", path=str(tmp_path)))
+    first = next(documents)
+    (other,) = {"a", "b"} - {first.key}
+    (tmp_path / other).unlink()
+    assert list(documents) == [Unreadable(other, "cannot be read (No such file or directory)")]
+
+
+# ------------------------------------------------------------------ JSONL
+
+
+def test_bad_lines_are_counted_by_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        b'{"text": "good"}',
+        b"",
+        b"{not json",
+        b"[1, 2]",
+        b'{"body": "other column"}',
+        b'{"text": 7}',
+        b'{"text": "\xff"}',
+        b'{"text": null}',
+        b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"text": "last, without a line end"}',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    assert read(source="jsonl", path=str(path)) == [
+        Document("rows.jsonl:1", "good"),
+        Unreadable("rows.jsonl:3", "not valid JSON"),
+        Unreadable("rows.jsonl:4", "not a JSON object"),
+        Unreadable("rows.jsonl:5", "has no column 'text'"),
+        Unreadable("rows.jsonl:6", "column 'text' is not a string"),
+        Unreadable("rows.jsonl:7", "not valid UTF-8"),
+        Unreadable("rows.jsonl:8", "column 'text' is not a string"),
+        Unreadable("rows.jsonl:9", "not valid JSON"),
+        Document("rows.jsonl:10", "last, without a line end"),
+    ]
+
+
+def test_a_file_of_lines_that_goes_away_stops(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        builders.write_lines(tmp_path / name, [{"text": name}])
+    documents = read_documents(DataSettings(source="jsonl", path=str(tmp_path)))
+    next(documents)
+    (tmp_path / "b.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"b\.jsonl: cannot be read \(No such file or directory\)"):
+        next(documents)
+
+
+def test_chats_of_json_lines(tmp_path: Path) -> None:
+    bad: list[Any] = ["text", [1], [{"role": "user"}], [{"role": "user", "content": ["parts"]}]]
+    rows = [{"chat": MESSAGES}, *({"chat": value} for value in bad)]
+    path = builders.write_lines(tmp_path / "chats.jsonl", rows)
+    first, *others = read(source="jsonl", path=str(path), messages_column="chat")
+    assert first == Document("chats.jsonl:1", "", tuple(MESSAGES))
+    reason = "column 'chat' is not a list of messages with a role and a content"
+    assert others == [Unreadable(f"chats.jsonl:{number}", reason) for number in (2, 3, 4, 5)]
+
+
+# ------------------------------------------------------------------ tables
+
+
+def test_parquet_gives_what_json_lines_give(tmp_path: Path) -> None:
+    rows = [{"text": f"row {number}", "chat": MESSAGES, "other": number} for number in range(2500)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    builders.write_lines(tmp_path / "rows.jsonl", rows)
+    for column in ({}, {"messages_column": "chat"}):
+        table = read(source="parquet", path=str(tmp_path), **column)
+        lines = read(source="jsonl", path=str(tmp_path), **column)
+        assert [(d.text, d.messages) for d in table] == [(d.text, d.messages) for d in lines]  # type: ignore[union-attr]
+        assert table[-1].key == "rows.parquet:2500"
+
+
+def test_a_local_folder_stands_in_for_a_hub_dataset(tmp_path: Path) -> None:
+    builders.write_lines(tmp_path / "train.jsonl", [{"text": f"row {number}"} for number in range(4)])
+    builders.write_lines(tmp_path / "test.jsonl", [{"text": "held out"}])
+    documents = read(source="hub", dataset=str(tmp_path), max_documents=3)
+    assert documents == [Document(f"train:{number}", f"row {number - 1}") for number in (1, 2, 3)]
+    assert read(source="hub", dataset=str(tmp_path), dataset_split="test") == [Document("test:1", "held out")]
+
+
+# ------------------------------------------------------------------ identity
+
+
+def test_fingerprints_follow_names_and_sizes(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("12345")
+    settings = DataSettings(source="text", path=str(tmp_path / "a"))
+    first = source_fingerprint(settings)
+    assert (first["num_files"], first["num_bytes"]) == (1, 5)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert source_fingerprint(DataSettings(source="text", path=str(tmp_path / "b"))) == first
+    (tmp_path / "b" / "x.txt").write_text("123456")
+    assert source_fingerprint(DataSettings(source="text", path=str(tmp_path / "b"))) != first
+    assert json.loads(json.dumps(first)) == first
+
+
+def test_the_standard_library_carries_its_version() -> None:
+    fingerprint = source_fingerprint(DataSettings(source="stdlib"))
+    assert fingerprint["num_files"] > 500
+    assert fingerprint["python"].count(".") == 2
+
+
+def test_a_local_dataset_is_known_by_its_files_and_split(tmp_path: Path) -> None:
+    builders.write_lines(tmp_path / "train.jsonl", [{"text": "x"}])
+    fingerprint = source_fingerprint(DataSettings(source="hub", dataset=str(tmp_path)))
+    assert fingerprint["num_files"] == 1
+    assert fingerprint["split"] == "train"
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_expected_documents(tmp_path: Path, limit: int | None) -> None:
+    rows = [{"text": str(number)} for number in range(7)]
+    builders.write_lines(tmp_path / "rows.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    for source, count in (("jsonl", 7), ("parquet", 7), ("text", 2)):
+        settings = DataSettings(source=source, path=str(tmp_path), max_documents=limit)  # type: ignore[arg-type]
+        assert expected_documents(settings) == min(count, limit or count)
+
+
+def test_a_missing_column_of_a_table_stops_at_once(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": ["x"], "n": [1]}), tmp_path / "rows.parquet")
+    with pytest.raises(ConfigError, match=r"has no column 'text'; it has body, n\. Set data\.text_column"):
+        read(source="parquet", path=str(tmp_path))

@@ -1,0 +1,138 @@
+"""The page as an HTML reader sees it: well nested, self-contained, escaped, and honest about what is missing."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pipeline.evaluation.page import render_page
+from tests.evaluation.stories import HOSTILE, make_history, make_story, partial_stories, rendered
+
+_VOID = {"meta", "br", "hr"}
+
+
+class Reader(HTMLParser):
+    """Collects words, tags and ids; fails on tags that do not nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), f"<{tag} {name}>"
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src", "xlink:href"):
+                self.links.append(value or "")
+        if tag not in _VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self._open = self._open[:-1] if tag not in _VOID else self._open
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.words += data + " "
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return rendered("whole")
+
+
+def test_a_whole_run_has_every_part(page: str) -> None:
+    reader = Reader(page)
+    assert {"summary", "models", "training", "cache", "data", "samples", "reproduce"} <= set(reader.ids)
+    for title in (
+        "Validation", "Loss on the labels", "Loss to the teacher", "Agreement with the teacher", "Temperature",
+        "Learning rate", "Gradient norm", "Effective tail draws", "Throughput", "Waiting for data",
+        "Mass kept in the head", "Size by shard", "Length of documents",
+    ):  # fmt: skip
+        assert title in reader.words
+    assert reader.tags.count("svg") == 14
+    assert "Not in this report yet" not in reader.words
+
+
+def test_the_headline_is_the_gain(page: str) -> None:
+    words = Reader(page).words
+    assert "0.250" in words
+    assert "from 4.525 nats a token (labels only) to 4.275 (student (EMA))" in words
+    assert "That is 21% of the way from labels only to the teacher." in words
+
+
+def test_a_loss_is_told_as_a_loss() -> None:
+    words = Reader(rendered("worse")).words
+    assert "0.275" in words
+    assert "nats worse" in words
+    assert "did not beat its baseline" in words
+    assert "of the way" not in words
+
+
+def test_the_page_is_self_contained(page: str) -> None:
+    reader = Reader(page)
+    assert all(link.startswith("#") for link in reader.links)
+    assert not {"script", "link", "iframe", "img", "object"} & set(reader.tags)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert len(reader.ids) == len(set(reader.ids))
+    targets = [link[1:] for link in reader.links]
+    assert set(targets) <= set(reader.ids)
+    assert len(page) < 400_000
+
+
+def test_text_of_a_run_never_becomes_markup() -> None:
+    story = make_story(
+        name=HOSTILE,
+        run_dir=f"runs/{HOSTILE}",
+        config={"teacher": {"model": HOSTILE}},
+        config_text=HOSTILE,
+        status={"stage": HOSTILE, "state": "failed", "message": HOSTILE},
+        compare={HOSTILE: make_history(4.4)},
+    )
+    reader = Reader(render_page(story))
+    assert not {"script", "img"} & set(reader.tags)
+    assert reader.words.count("<script>document.title='owned'</script>") >= 8
+
+
+@pytest.mark.parametrize("name", partial_stories())
+def test_runs_that_stopped_on_the_way(name: str) -> None:
+    story = partial_stories()[name]
+    reader = Reader(rendered(name))
+    assert ("There is no teacher cache" in reader.words) == (story.cache is None)
+    assert ("The teacher cache is not complete" in reader.words) == (name in ("planned", "capturing"))
+    assert ("No student was trained" in reader.words) == (story.training is None)
+    assert ("The models were not evaluated" in reader.words) == (story.evaluation is None)
+
+
+def test_a_pause_is_told() -> None:
+    words = Reader(rendered("capturing")).words
+    assert "4 of 9" in words
+    assert "paused with 4 of 9 shards sealed: SIGINT" in words
+    assert "not sealed" in words
+
+
+def test_the_same_run_gives_the_same_page(page: str) -> None:
+    assert render_page(make_story()) == page
+
+
+def test_both_schemes_and_narrow_screens_are_provided_for(page: str) -> None:
+    assert "prefers-color-scheme: dark" in page
+    assert "max-width: 720px" in page
+    assert 'name="viewport"' in page
+    used = set(re.findall(r"var\((--[\w-]+)\)", page))
+    assert used <= set(re.findall(r"(--[\w-]+):", page))

@@ -1,0 +1,107 @@
+"""eval.json there and back, and the table people read."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline.errors import DamagedDataError
+from pipeline.evaluation.summary import (
+    EvalResult,
+    gain_of,
+    load_result,
+    row_title,
+    save_result,
+    summary_table,
+    table_cells,
+)
+from tests.evaluation.stories import make_result, make_row
+
+
+def printed(result: EvalResult, width: int) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(summary_table(result))
+    return stream.getvalue()
+
+
+def test_json_there_and_back(tmp_path: Path) -> None:
+    path, result = tmp_path / "eval" / "eval.json", make_result()
+    save_result(path, result)
+    assert load_result(path) == result
+    value = json.loads(path.read_text())
+    assert value["format"] == 1
+    assert value["data"] == {"num_sequences": 512, "num_positions": 120_331, "num_bytes": 410_221}
+    assert set(value["rows"][0]) == {
+        "name", "kind", "weights", "folder", "cross_entropy_nats", "perplexity", "perplexity_capped", "bits_per_byte",
+        "kl_bucket_nats", "kl_exact_nats", "top1_agreement", "tokens_per_second", "peak_memory_bytes", "memory_kind",
+    }  # fmt: skip
+    assert value["samples"][0].keys() == {"prompt", "reference", "continuations"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "expected eval format 1, found 2"),
+        ({"rows": [{"name": "x"}]}, "a field is missing or unknown"),
+        ({"data": None}, "a field is missing or unknown"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = tmp_path / "eval.json"
+    path.write_text(json.dumps(make_result().to_json() | change))
+    with pytest.raises(DamagedDataError, match=message):
+        load_result(path)
+
+
+def test_exact_and_lower_bound_are_never_in_one_column() -> None:
+    headings, rows = table_cells(make_result())
+    bound, exact = headings.index("KL to teacher, nats (lower bound)"), headings.index("KL to teacher, nats (exact)")
+    assert [row[bound] for row in rows] == ["–", "0.6980", "0.6950", "0.9800", "5.1000"]
+    assert [row[exact] for row in rows] == ["–", "0.7120", "0.7090", "1.0100", "5.2000"]
+    only_bound = dataclasses.replace(make_result(), rows=(make_row("a", "student", 4.0, kl_bucket_nats=0.5),))
+    assert "KL to teacher, nats (exact)" not in table_cells(only_bound)[0]
+
+
+def test_a_capped_perplexity_is_marked() -> None:
+    result = dataclasses.replace(make_result(), rows=(make_row("lost", "student", 31.0),))
+    headings, rows = table_cells(result)
+    assert rows[0][headings.index("perplexity")] == "≥ 485,165,195.41"
+
+
+def test_row_titles() -> None:
+    assert [row_title(row) for row in make_result().rows] == [
+        "teacher", "student (raw)", "student (EMA)", "labels only", "initial student",
+    ]  # fmt: skip
+
+
+def test_the_terminal_table_shows_every_figure() -> None:
+    text = printed(make_result(), width=200)
+    for figure in ("120,331 scored positions", "4.2750", "71.88", "0.6950", "0.7090", "44.3%", "8,123", "1.30"):
+        assert figure in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_terminal_table_fits(width: int) -> None:
+    assert max(map(len, printed(make_result(), width).splitlines())) <= width
+
+
+def test_gain_over_the_best_baseline() -> None:
+    gain = gain_of(make_result())
+    assert gain is not None
+    assert row_title(gain.student) == "student (EMA)"
+    assert gain.nats == pytest.approx(4.525 - 4.275)
+    assert gain.gap_closed == pytest.approx(0.25 / (4.525 - 3.312))
+
+
+def test_gain_that_is_none() -> None:
+    result = make_result(student_nats=4.8)
+    gain = gain_of(result)
+    assert gain is not None
+    assert gain.nats < 0
+    assert gain.gap_closed is None
+    assert gain_of(dataclasses.replace(result, rows=result.rows[:3])) is None

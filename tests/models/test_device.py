@@ -1,0 +1,116 @@
+"""Device and precision: decided by capability, refused with the fix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.errors import MachineError
+from pipeline.models import device as device_module
+from pipeline.models.device import (
+    build_supports,
+    check_cuda,
+    choose_device,
+    choose_dtype,
+    device_class,
+    dtype_for,
+    environment,
+)
+
+CPU = torch.device("cpu")
+_WHEEL_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+_WHEEL_12_8 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "runs"),
+    [
+        ((6, 0), _WHEEL_12_6, True),
+        ((6, 0), _WHEEL_12_8, False),
+        ((6, 1), _WHEEL_12_6, True),
+        ((7, 5), _WHEEL_12_8, True),
+        ((8, 9), _WHEEL_12_8, True),
+        ((8, 0), ["sm_86"], False),
+        ((12, 0), _WHEEL_12_8, True),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((8, 0), ["sm_90", "compute_90"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((7, 5), [], False),
+    ],
+)
+def test_a_build_runs_within_its_major_version_or_by_ptx(capability, built_for, runs):
+    assert build_supports(capability, built_for) is runs
+
+
+def _pretend_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some Card")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: _WHEEL_12_8)
+
+
+def test_a_card_the_build_has_no_kernels_for_gets_the_exact_fix(monkeypatch):
+    _pretend_card(monkeypatch, (6, 0))
+    with pytest.raises(MachineError, match=r"capability 6\.0.*<=2\.14.*https://download\.pytorch\.org/whl/cu126"):
+        check_cuda(torch.device("cuda"))
+    _pretend_card(monkeypatch, (5, 2))
+    with pytest.raises(MachineError, match=r"capability 5\.2.*get-started"):
+        check_cuda(torch.device("cuda"))
+
+
+def test_a_card_must_do_one_real_product(monkeypatch):
+    """The architectures match; the work decides. A meta device allocates and multiplies, and has no numbers."""
+    _pretend_card(monkeypatch, (7, 5))
+    check_cuda(CPU)
+    with pytest.raises(MachineError, match="A first product failed"):
+        check_cuda(torch.device("meta"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "capability", "expected"),
+    [
+        ("auto", None, torch.float32),
+        ("auto", (6, 0), torch.float16),
+        ("auto", (7, 5), torch.float16),
+        ("auto", (8, 0), torch.bfloat16),
+        ("auto", (12, 0), torch.bfloat16),
+        ("float32", (7, 5), torch.float32),
+        ("float16", None, torch.float16),
+        ("bfloat16", None, torch.bfloat16),
+        ("bfloat16", (8, 6), torch.bfloat16),
+    ],
+)
+def test_precision_follows_capability(setting, capability, expected):
+    assert dtype_for(setting, capability) == expected
+
+
+def test_bfloat16_below_8_0_is_refused():
+    with pytest.raises(MachineError, match=r"this one has 7\.5.*Set dtype to float16"):
+        dtype_for("bfloat16", (7, 5))
+
+
+def test_a_cpu_is_always_there():
+    assert choose_device("cpu") == CPU
+    assert choose_dtype("auto", CPU) == torch.float32
+    assert device_class(CPU) == "cpu"
+
+
+def test_without_a_card_auto_is_the_cpu_and_cuda_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    with pytest.raises(MachineError, match="sees no card"):
+        choose_device("cuda")
+
+
+def test_the_environment_names_versions_and_nothing_that_varies_between_runs(monkeypatch):
+    found = environment(CPU)
+    assert found == environment(CPU)
+    assert found["device_class"] == "cpu"
+    assert found["torch"] == device_module.importlib.metadata.version("torch")
+    assert {"python", "transformers", "numpy", "zarr", "device_name"} <= found.keys()
+    assert all(isinstance(value, str) for value in found.values())
+
+
+def test_a_cards_class_is_its_architecture(monkeypatch):
+    _pretend_card(monkeypatch, (7, 5))
+    assert device_class(torch.device("cuda")) == "cuda sm_75"
+    assert environment(torch.device("cuda"))["device_name"] == "Some Card"

@@ -1,0 +1,78 @@
+"""The probe: choices follow from sizes, settings win, and an overflow names its cure before there is a plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cache.records import RecordLayout
+from pipeline.cache.settings import CacheSettings
+from pipeline.errors import ConfigError
+from pipeline.models import CausalModel
+from pipeline.models.probe import CaptureChoice, chunk_within, grow_batch, probe_capture
+from tests import tiny
+from tests.models.rows import lay_out, random_documents
+
+LAYOUT = RecordLayout.for_vocabulary(tiny.VOCAB_SIZE, 32, 6, 0.7)
+
+
+def _sequences(sequence_length: int = 24):
+    return lay_out([[document] for document in random_documents([20, 24, 9])], sequence_length)
+
+
+def test_on_cpu_the_choice_follows_from_sizes_alone():
+    causal = CausalModel(tiny.make_model(), tiny.VOCAB_SIZE)
+    first = probe_capture(causal, _sequences(), LAYOUT, CacheSettings())
+    assert first == CaptureChoice(batch_size=4096 // 24, chunk_positions=4096, dtype="float32")
+    assert probe_capture(causal, _sequences(), LAYOUT, CacheSettings()) == first
+
+
+def test_settings_win():
+    causal = CausalModel(tiny.make_model().bfloat16(), tiny.VOCAB_SIZE)
+    choice = probe_capture(causal, _sequences(), LAYOUT, CacheSettings(batch_size=3, chunk_positions=5))
+    assert choice == CaptureChoice(batch_size=3, chunk_positions=5, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("logits_bytes", "vocab_size", "expected"),
+    [(64 * 2**20, 49_152, 256), (64 * 2**20, 151_936, 64), (64 * 2**20, 300, 4096), (4, 10, 1), (80, 10, 2)],
+)
+def test_a_chunk_is_the_largest_power_of_two_that_fits(logits_bytes, vocab_size, expected):
+    assert chunk_within(logits_bytes, vocab_size) == expected
+
+
+def test_an_overflow_is_found_before_the_plan_and_names_the_setting():
+    model = tiny.make_model().half()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(6e4)
+    with pytest.raises(ConfigError, match=r"teacher\.dtype: .*float16 overflows.*Set teacher\.dtype to float32"):
+        probe_capture(CausalModel(model, tiny.VOCAB_SIZE), _sequences(), LAYOUT, CacheSettings())
+
+
+def test_damaged_float32_weights_are_not_blamed_on_the_dtype():
+    model = tiny.make_model()
+    with torch.no_grad():
+        model.model.norm.weight[3] = float("nan")
+    with pytest.raises(ConfigError, match="its weights are damaged"):
+        probe_capture(CausalModel(model, tiny.VOCAB_SIZE), _sequences(), LAYOUT, CacheSettings())
+
+
+def test_sequences_beyond_the_models_positions_are_refused():
+    causal = CausalModel(tiny.make_model(max_position_embeddings=16), tiny.VOCAB_SIZE)
+    with pytest.raises(ConfigError, match=r"data\.sequence_length to 16"):
+        probe_capture(causal, _sequences(), LAYOUT, CacheSettings())
+
+
+def test_sequences_with_nothing_to_score_are_no_trouble():
+    sequences = _sequences()
+    sequences.loss_mask[:] = np.False_
+    causal = CausalModel(tiny.make_model(), tiny.VOCAB_SIZE)
+    assert probe_capture(causal, sequences, LAYOUT, CacheSettings()).batch_size > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "room", "expected"), [(1, 1, 1), (1, 0, 0), (7, 100, 4), (8, 100, 8), (100, 9, 8), (100, 1, 1)]
+)
+def test_a_batch_doubles_while_it_fits(limit, room, expected):
+    assert grow_batch(limit, lambda batch: batch <= room) == expected

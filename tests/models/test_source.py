@@ -1,0 +1,90 @@
+"""Where a model's files are: folders that are not models, and hub ids without a hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.models.source import model_folder, weight_files
+
+
+def test_a_folder_is_its_own_place(llama_folder):
+    assert model_folder(str(llama_folder)) == llama_folder
+    assert weight_files(llama_folder) == [llama_folder / "model.safetensors"]
+
+
+def test_a_folder_without_config_names_what_is_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.json, found nothing"):
+        weight_files(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"config\.json, found notes\.txt"):
+        weight_files(tmp_path)
+
+
+def test_a_folder_without_safetensors_says_how_to_convert(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ConfigError, match=r"found config\.json, pytorch_model\.bin\..*save_pretrained"):
+        weight_files(tmp_path)
+
+
+def _write_index(folder: Path, weight_map: object) -> None:
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_parts_that_are_missing_are_named(tmp_path):
+    _write_index(tmp_path, {"a": "one.safetensors", "b": "two.safetensors"})
+    (tmp_path / "one.safetensors").touch()
+    with pytest.raises(ConfigError, match=r"not there: two\.safetensors\."):
+        weight_files(tmp_path)
+    (tmp_path / "two.safetensors").touch()
+    assert [path.name for path in weight_files(tmp_path)] == ["one.safetensors", "two.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "model.bin", 3])
+def test_an_index_cannot_point_elsewhere(tmp_path, name):
+    _write_index(tmp_path, {"a": name})
+    with pytest.raises(ConfigError, match="names of safetensors files beside it"):
+        weight_files(tmp_path)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {}])
+def test_an_index_without_a_map_is_refused(tmp_path, weight_map):
+    _write_index(tmp_path, weight_map)
+    with pytest.raises(ConfigError, match="weight_map"):
+        weight_files(tmp_path)
+
+
+@pytest.mark.parametrize("reference", ["./nowhere", "/nowhere/at/all", "~/nowhere", "one/two/three"])
+def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(reference):
+    with pytest.raises(ConfigError, match=r"no such folder; expected one with config\.json"):
+        model_folder(reference)
+
+
+def test_a_hub_id_without_a_network_says_how_to_bring_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"cannot be reached.*hf download someone/some-model --local-dir DIR"):
+        model_folder("someone/some-model")
+
+
+def test_a_name_no_hub_could_have_is_refused():
+    with pytest.raises(ConfigError, match="Check the name and revision"):
+        model_folder("what a name!")
+
+
+def test_a_snapshot_in_the_hubs_cache_needs_no_network(tmp_path, monkeypatch, llama_folder):
+    """Laid out as the hub's own client does: refs/main names the commit, the snapshot holds the files."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "models--someone--some-model"
+    snapshot = home / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (snapshot / name).write_bytes((llama_folder / name).read_bytes())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert model_folder("someone/some-model") == snapshot

@@ -1,0 +1,344 @@
+"""Configuration: what wins over what, what is refused and how, YAML's traps, and the kinds of every key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import (
+    Section,
+    differences,
+    dump_config,
+    free,
+    identity,
+    keys_of_kind,
+    load_config,
+    parse_config,
+    schedule,
+)
+from pipeline.errors import ConfigError
+from pipeline.plain_yaml import dump_yaml, load_yaml
+from stages.config import RunConfig, bundled_configs, load_run_config
+
+MINIMAL = """
+data: {source: stdlib}
+teacher: {model: a/teacher}
+student: {model: a/student}
+train: {steps: 5}
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "my.yaml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    return path
+
+
+def load(path: Path, *overrides: str, more: str = "") -> RunConfig:
+    path.write_text(MINIMAL + more, encoding="utf-8")
+    return load_config(RunConfig, path, overrides)
+
+
+# ------------------------------------------------------------------ who wins
+
+
+def test_defaults_then_file_then_command_line(config_file: Path) -> None:
+    assert load(config_file).cache.head_size == 256
+    assert load(config_file, more="cache: {head_size: 64}").cache.head_size == 64
+    assert load(config_file, "cache.head_size=32", more="cache: {head_size: 64}").cache.head_size == 32
+    assert load(config_file, "cache.head_size=32", "cache.head_size=16").cache.head_size == 16
+
+
+def test_one_key_on_the_command_line_leaves_its_neighbours(config_file: Path) -> None:
+    config = load(config_file, "train.temperature.start=3", "train.batch_size=2")
+    assert (config.train.steps, config.train.batch_size) == (5, 2)
+    assert (config.train.temperature.start, config.train.temperature.end) == (3.0, 1.0)
+
+
+def test_a_whole_group_can_be_given_on_the_command_line(config_file: Path) -> None:
+    config = load(config_file, "eval.baselines={plain: some/model}", "cache.roots=[a, b]")
+    assert config.eval.baselines == {"plain": "some/model"}
+    assert config.cache.roots == ["a", "b"]
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    class Small(Section):
+        size: int = free(3)
+
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing yet\n", encoding="utf-8")
+    assert load_config(Small, path).size == 3
+
+
+def test_a_group_whose_keys_are_all_commented_out_is_all_defaults(config_file: Path) -> None:
+    assert load(config_file, more="cache:\n  # head_size: 3\n").cache.head_size == 256
+    assert load(config_file, "cache.head_size=3", more="cache:\n").cache.head_size == 3
+
+
+def test_defaults_are_not_shared_between_configs(config_file: Path) -> None:
+    load(config_file).cache.roots.append("leaked")
+    assert load(config_file).cache.roots == []
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("override", "unknown", "nearest"),
+    [
+        ("train.step=5", "train.step", "train.steps"),
+        ("train.learning-rate=1", "train.learning-rate", "train.learning_rate"),
+        ("traim.steps=5", "traim", "train"),
+        ("steps=5", "steps", "train.steps"),
+        ("temperature.start=2", "temperature", "train.temperature"),
+        ("train.head_size=5", "train.head_size", "cache.head_size"),
+        ("train.temperature.shap=linear", "train.temperature.shap", "train.temperature.shape"),
+        ("demo.teacher_step=5", "demo.teacher_step", "demo.teacher_steps"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_right_one(
+    config_file: Path, override: str, unknown: str, nearest: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key '{unknown}'; did you mean '{nearest}'") as caught:
+        load(config_file, override)
+    assert str(config_file) in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_an_unknown_key_like_nothing_lists_what_there_is(config_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'cache.zzzz'; known here: cache.kind, cache.precision, "):
+        load(config_file, "cache.zzzz=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=many", "'train.steps': input should be a valid integer.*found 'many'"),
+        ("train.steps=1.5", "'train.steps': input should be a valid integer.*found 1.5"),
+        ("train.steps=-1", "'train.steps': input should be greater than or equal to 1, found -1"),
+        ("train.steps=on", r"'train.steps': this key does not take a boolean, found True \(yes, no, on and off"),
+        ("train.adam_betas=[0.9, no]", r"'train.adam_betas': this key does not take a boolean, found \[0.9, False\]"),
+        ("train.learning_rate=.inf", "'train.learning_rate': input should be a finite number, found inf"),
+        ("train.learning_rate=.nan", "'train.learning_rate': input should be a finite number, found nan"),
+        ("cache.head_size=null", "'cache.head_size': input should be a valid integer, found None"),
+        ("cache.roots=here", "'cache.roots': input should be a valid list, found 'here'"),
+        ("eval.baselines=here", "'eval.baselines': input should be a valid dictionary, found 'here'"),
+        ("name=no", r"'name': .*found False \(yes, no, on and off are booleans in YAML; put quotes"),
+        ("name=12", r"'name': input should be a valid string, found 12 \(put quotes around it"),
+        (
+            "data.source=txt",
+            "'data.source': input should be 'stdlib', 'text', 'jsonl', 'parquet' or 'hub', found 'txt'",
+        ),
+        ("train=5", "'train': expected a group of keys, found 5"),
+        ("train.steps.x=5", "--set train.steps.x=5: 'steps' holds a single value, not a group of keys"),
+        ("train.steps", "--set train.steps: expected key.sub=value, for example"),
+        ("=5", "--set =5: expected key.sub=value"),
+        ("name='", "--set name=': .* is not a YAML value"),
+        ("train.epochs=2", "'train': give either train.steps or train.epochs"),
+        ("student.config={model_type: llama}", "'student': give either student.model .* or student.config"),
+        ("data.source=text", "'data': source 'text' needs data.path"),
+    ],
+)
+def test_a_wrong_value_says_what_was_expected_and_found(config_file: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(config_file, override)
+
+
+def test_every_wrong_key_is_named_at_once(config_file: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(config_file, "train.step=5", "cache.head_size=x", "nam=y")
+    assert all(key in str(caught.value) for key in ("'train.step'", "'cache.head_size'", "'nam'"))
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("data: {}\nteacher: {model: x}\nstudent: {model: y}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"(?s)'data.source' is missing.*'train' is missing"):
+        load_config(RunConfig, tmp_path / "my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a: [1", "is not valid YAML"),
+        (b"\tname: x", "is not valid YAML"),
+        (b"- name", "expected keys and values, found list"),
+        (b"just words", "expected keys and values, found str"),
+        (b"name: \xff", "cannot be read as a config"),
+        (b"name: a\nname: b\n", r"(?s)the key 'name' appears twice.*line 2"),
+        (b"1: a\n", "the key 1 is not text"),
+        (b"on: a\n", "the key True is not text"),
+        (b"name: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "my.yaml").write_bytes(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(RunConfig, tmp_path / "my.yaml")
+
+
+def test_a_config_that_does_not_exist_lists_the_bundled_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such file, and no bundled config of that name\. Bundled: .*demo"):
+        load_run_config(str(tmp_path / "absent.yaml"))
+    with pytest.raises(ConfigError, match="cannot be read as a config"):
+        load_config(RunConfig, tmp_path)
+
+
+# ------------------------------------------------------------------ YAML's traps
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E6", 1e6),
+        ("-2.5e+3", -2500.0),
+        ("3e-3", 3e-3),
+        ("1_000", 1000),
+        ("0.5", 0.5),
+        ("'1e-4'", "1e-4"),
+        ("2024-01-01", "2024-01-01"),
+        ("~", None),
+        ("null", None),
+        ("", None),
+        ("no", False),
+        ("'no'", "no"),
+        ("[1, 2e0, x]", [1, 2.0, "x"]),
+        ("e4", "e4"),
+        ("1e4x", "1e4x"),
+    ],
+)
+def test_yaml_reads_what_is_meant(text: str, value: Any) -> None:
+    found = load_yaml(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_numbers_reach_keys_of_every_type(config_file: Path) -> None:
+    config = load(
+        config_file,
+        "train.steps=1e3",
+        "train.learning_rate=1e-4",
+        "train.ce_weight=1",
+        "student.model=null",
+        "student.config={model_type: llama, rope_theta: 1e6, rms_norm_eps: 1e-6}",
+    )
+    assert config.train.steps == 1000
+    assert config.train.learning_rate == 1e-4
+    assert config.train.ce_weight == 1.0
+    assert config.student.config == {"model_type": "llama", "rope_theta": 1e6, "rms_norm_eps": 1e-6}
+
+
+def test_merged_groups_are_no_repetition() -> None:
+    assert load_yaml("base: &b {x: 1, y: 2}\nmore: {<<: *b, y: 3}") == {
+        "base": {"x": 1, "y": 2},
+        "more": {"x": 1, "y": 3},
+    }
+
+
+plain_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8"))
+    | st.from_regex(r"[-+]?[0-9]{1,3}(\.[0-9]{0,2})?[eE][-+]?[0-9]{1,2}|[0-9]{4}-[0-9]{2}-[0-9]{2}", fullmatch=True),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(plain_values)
+def test_yaml_comes_back_as_it_was(value: Any) -> None:
+    assert load_yaml(dump_yaml(value)) == value
+
+
+# ------------------------------------------------------------------ bundled configs, dumping
+
+
+@pytest.mark.parametrize("name", sorted(bundled_configs()))
+def test_a_bundled_config_loads_and_dumps_to_itself(name: str, tmp_path: Path) -> None:
+    config = load_run_config(name)
+    assert config.name == name
+    path = tmp_path / "config.yaml"
+    path.write_bytes(dump_config(config))
+    assert load_config(RunConfig, path) == config
+    assert dump_config(load_config(RunConfig, path)) == dump_config(config)
+
+
+def test_dumping_keeps_text_that_looks_like_something_else(config_file: Path, tmp_path: Path) -> None:
+    config = load(
+        config_file, "name='1e-4'", "teacher.revision='1234e56'", "data.text_column='no'", "eval.teacher='ü: x'"
+    )
+    path = tmp_path / "config.yaml"
+    path.write_bytes(dump_config(config))
+    assert load_config(RunConfig, path) == config
+
+
+# ------------------------------------------------------------------ kinds
+
+
+def leaves(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in schema.model_fields.items():
+        sections = [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
+        for section in sections:
+            yield from leaves(section, f"{prefix}{name}.")
+        if not sections:
+            yield prefix + name, field
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__args__", (annotation,))
+
+
+def test_every_key_has_a_kind_and_a_word_about_it() -> None:
+    for key, field in leaves(RunConfig):
+        assert field.json_schema_extra in ({"kind": "identity"}, {"kind": "schedule"}, {"kind": "free"}), key
+    undocumented = [key for key, field in leaves(RunConfig) if not field.description]
+    assert len(undocumented) <= 4, undocumented  # names that say it all
+
+
+def test_the_kinds_together_are_all_keys(config_file: Path) -> None:
+    config = load_run_config("demo")
+    kinds = [keys_of_kind(config, kind) for kind in ("identity", "schedule", "free")]
+    assert sum(map(len, kinds)) == len(kinds[0] | kinds[1] | kinds[2])
+    assert set(kinds[0] | kinds[1] | kinds[2]) == {key for key, _ in leaves(RunConfig)}
+
+
+def test_kinds_are_where_they_matter() -> None:
+    config = load_run_config("demo")
+    identities, schedules, frees = (keys_of_kind(config, kind) for kind in ("identity", "schedule", "free"))
+    assert {"cache.head_size", "data.sequence_length", "cache.draw_beta", "teacher.dtype"} <= set(identities)
+    assert {"train.steps", "train.learning_rate", "train.temperature.start", "student.config"} <= set(schedules)
+    assert {"name", "cache.roots", "train.log_every", "data.path"} <= set(frees)
+    assert {key.partition(".")[0] for key in identities} <= {"data", "teacher", "cache"}
+    assert {key.partition(".")[0] for key in schedules} <= {"student", "train"}
+
+
+def test_differences_show_before_and_now() -> None:
+    class Small(Section):
+        size: int = identity(3)
+        speed: float = schedule(1.0)
+
+    before = keys_of_kind(Small(), "identity") | keys_of_kind(Small(), "schedule")
+    after = keys_of_kind(Small(size=4), "identity") | {"new": 1}
+    assert differences(before, before) == []
+    assert differences(before, after) == [
+        "  new: '(absent)' -> 1",
+        "  size: 3 -> 4",
+        "  speed: 1.0 -> '(absent)'",
+    ]
+
+
+def test_values_can_come_from_elsewhere_than_a_file() -> None:
+    class Small(Section):
+        size: int = free(3, ge=1)
+
+    assert parse_config(Small, {"size": 4}, where="here").size == 4
+    with pytest.raises(ConfigError, match=r"^here: 'size': input should be greater than or equal to 1, found 0"):
+        parse_config(Small, {"size": 0}, where="here")
