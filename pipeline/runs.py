@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pipeline import files
 from pipeline.config import Section, dump_config
 from pipeline.console import say
+from pipeline.errors import ConfigError, IdentityError
 from pipeline.pause import PauseRequest
 
 State = Literal["running", "complete", "paused", "failed"]
@@ -60,17 +61,24 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def at_work(self, stage: str, config: Section | None = None) -> Iterator[None]:
-        """Hold the run for one stage: one process at a time, the resolved config first, and a word on failure."""
+        """Hold the run for one stage: one process at a time, the resolved config first, and a word on failure.
+
+        A config that the stage refuses does not stay in the place of the one that the run was made with.
+        """
+        path = self.root / "config.yaml"
         with files.hold_lock(self.root / ".lock", "at work in this run directory"):
             for folder in (self.root, *self.root.rglob("*/")):
                 files.sweep_temporary(folder)
+            before = path.read_bytes() if path.is_file() else None
             if config is not None:
-                files.write_file(self.root / "config.yaml", dump_config(config))
+                files.write_file(path, dump_config(config))
             self.write_status(stage, "running")
             try:
                 yield
             except BaseException as error:
                 with contextlib.suppress(Exception):
+                    if before is not None and isinstance(error, (ConfigError, IdentityError)):
+                        files.write_file(path, before)
                     self.write_status(stage, "failed", message=str(error) or type(error).__name__)
                 raise
 

@@ -40,9 +40,9 @@ def run(config: RunConfig, session: Session) -> Outcome:
             refuse_other_cache(plan, config.data, config.teacher, config.cache)
             if not (folder / PLAN_NAME).is_file():
                 plan.save(folder / PLAN_NAME)
+            sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher)
             if TeacherCache.open(folder, *roots).complete:
                 return session.finish(STAGE, _outcome(folder, roots))
-            sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher)
             teacher = load_teacher(plan, config.teacher)
 
         # The work: one shard after another, each sealed before the next begins.
@@ -68,7 +68,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
 def _score(
     plan: Plan, span: ShardSpan, teacher: Teacher, sequences: Sequences, pause: PauseRequest, progress: Progress
 ) -> Iterator[Records]:
-    """The records of one shard, a batch at a time; batches begin at the shard's first sequence, whatever came before."""
+    """The records of one shard, a batch at a time; batches begin at the shard's first sequence."""
     batch_size = int(plan.capture["batch_size"])
     for first in range(span.first, span.stop, batch_size):
         pause.check_signal()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline.cache import TeacherCache
 from pipeline.cache.roots import find_tokenizer
@@ -12,7 +13,7 @@ from pipeline.console import Progress
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batches import BatchReader
 from pipeline.distill.export import export_model, model_card
-from pipeline.distill.journal import Journal
+from pipeline.distill.journal import Journal, frozen_shards_of
 from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import Lessons, plan_lessons
 from pipeline.distill.stopwatch import Stopwatch
@@ -29,20 +30,24 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
     """Train until the last step or a pause; run again after any stop to continue from the newest checkpoint."""
     run, settings = session.run, config.train
     with run.at_work(STAGE, config):
-        # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
-        cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
-        lessons = plan_lessons(cache, settings, use_sealed_only)
-
         # What makes it this training and no other: compared with what is on disk before a model is loaded.
+        cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
         schedule = keys_of_kind(settings, "schedule")
-        training = {
+        training: dict[str, Any] = {
             "plan": cache.plan.hash,
-            "frozen_shards": lessons.frozen_shards,
+            "frozen_shards": None,
             "student": student_identity(config.student),
             "train": schedule,
         }
+        roots = [Path(root) for root in settings.roots]
+        if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first
+            earlier = frozen_shards_of(training, [run.checkpoints, *roots])
+            training["frozen_shards"] = earlier or [span.index for span in cache.sealed]
         journal = Journal(run.student, training)
-        checkpoint = journal.find(map(Path, settings.roots))
+        checkpoint = journal.find(roots)
+
+        # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
+        lessons = plan_lessons(cache, settings, training["frozen_shards"])
         if checkpoint is not None and checkpoint.step == lessons.num_steps and run.model.is_dir():
             return session.finish(STAGE, _complete(lessons, f"nothing left to do; the student is in {run.model}"))
 
@@ -62,6 +67,9 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         paused = _train(config, session, lessons, learner, journal, done)
         if paused is not None:
             return session.finish(STAGE, paused)
+
+        if journal.best is None:  # lost since its checkpoint was made
+            _validate(config, lessons, learner, journal, lessons.num_steps)
 
         # What it became: the weights that validate best, as a folder anybody can load.
         best = journal.load_best(learner)

@@ -12,6 +12,8 @@ import pytest
 
 from pipeline import files
 
+MOST_CALLS = 40  # more than any operation under test makes
+
 
 class Crash(BaseException):
     """What a killed process looks like from inside: no handler of ordinary errors may catch it."""

@@ -1,4 +1,4 @@
-"""Configuration: what wins over what, what is refused and how, YAML's traps, and the kinds of every key."""
+"""Configuration: what wins over what, what is refused and how, and the kinds of every key."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.config import (
     Section,
@@ -22,7 +20,6 @@ from pipeline.config import (
     schedule,
 )
 from pipeline.errors import ConfigError
-from pipeline.plain_yaml import dump_yaml, load_yaml
 from stages.config import RunConfig, bundled_configs, load_run_config
 
 MINIMAL = """
@@ -192,33 +189,6 @@ def test_a_config_that_does_not_exist_lists_the_bundled_ones(tmp_path: Path) -> 
 # ------------------------------------------------------------------ YAML's traps
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-4", 1e-4),
-        ("1E6", 1e6),
-        ("-2.5e+3", -2500.0),
-        ("3e-3", 3e-3),
-        ("1_000", 1000),
-        ("0.5", 0.5),
-        ("'1e-4'", "1e-4"),
-        ("2024-01-01", "2024-01-01"),
-        ("~", None),
-        ("null", None),
-        ("", None),
-        ("no", False),
-        ("'no'", "no"),
-        ("[1, 2e0, x]", [1, 2.0, "x"]),
-        ("e4", "e4"),
-        ("1e4x", "1e4x"),
-    ],
-)
-def test_yaml_reads_what_is_meant(text: str, value: Any) -> None:
-    found = load_yaml(text)
-    assert found == value
-    assert type(found) is type(value)
-
-
 def test_numbers_reach_keys_of_every_type(config_file: Path) -> None:
     config = load(
         config_file,
@@ -232,30 +202,6 @@ def test_numbers_reach_keys_of_every_type(config_file: Path) -> None:
     assert config.train.learning_rate == 1e-4
     assert config.train.ce_weight == 1.0
     assert config.student.config == {"model_type": "llama", "rope_theta": 1e6, "rms_norm_eps": 1e-6}
-
-
-def test_merged_groups_are_no_repetition() -> None:
-    assert load_yaml("base: &b {x: 1, y: 2}\nmore: {<<: *b, y: 3}") == {
-        "base": {"x": 1, "y": 2},
-        "more": {"x": 1, "y": 3},
-    }
-
-
-plain_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(st.characters(codec="utf-8"))
-    | st.from_regex(r"[-+]?[0-9]{1,3}(\.[0-9]{0,2})?[eE][-+]?[0-9]{1,2}|[0-9]{4}-[0-9]{2}-[0-9]{2}", fullmatch=True),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(plain_values)
-def test_yaml_comes_back_as_it_was(value: Any) -> None:
-    assert load_yaml(dump_yaml(value)) == value
 
 
 # ------------------------------------------------------------------ bundled configs, dumping

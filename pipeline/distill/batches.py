@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 import time
@@ -68,7 +69,9 @@ class BatchReader:
         with_records: bool,
     ) -> None:
         self.wait_seconds = 0.0
-        self._cache, self._order, self._steps = cache, order, steps
+        # A cache is for one thread at a time, and the loop validates on it while this thread reads: a copy has its own
+        # open files.
+        self._cache, self._order, self._steps = copy.copy(cache), order, steps
         self._batch_size, self._device, self._with_records = batch_size, device, with_records
         self._queue: queue.Queue[tuple[int, list[Batch]] | BaseException] = queue.Queue(maxsize=_READ_AHEAD)
         self._stopped = threading.Event()

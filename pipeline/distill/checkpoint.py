@@ -9,8 +9,9 @@ counts; an older one is deleted only after a newer one has been read back.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,36 +100,47 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, int(state["step"]), state)
 
 
-def newest_checkpoint(folders: Iterable[Path], of_training: str | None = None) -> Checkpoint | None:
+def newest_checkpoint(
+    folders: Iterable[Path], is_wanted: Callable[[dict[str, Any]], bool] = lambda training: True
+) -> Checkpoint | None:
     """The newest valid checkpoint below `folders`, at any depth; damaged ones are named and passed over.
 
-    With `of_training` only checkpoints of the training with that hash count.
+    `is_wanted` is asked about what identifies the training of each.
     """
     committed = {path.parent for folder in folders if folder.is_dir() for path in folder.rglob(f"step-*/{_COMMIT}")}
     for candidate in sorted(committed, key=lambda path: path.name, reverse=True):
         try:
-            if of_training in (None, files.read_json(candidate / _STATE).get("training_hash")):
+            if is_wanted(files.read_json(candidate / _STATE).get("training") or {}):
                 return open_checkpoint(candidate)
         except (DamagedDataError, OSError) as error:
             warn_once(f"checkpoint passed over: {error}")
     return None
 
 
-def retire_checkpoints(folder: Path, best_step: int | None) -> None:
-    """Keep the newest two full checkpoints, the best weights, and the best weights those two refer to."""
-    kept, best = list(_folders(folder, "step"))[-_KEEP:], {best_step}
+def retire_checkpoints(folder: Path, step: int, best_step: int | None) -> None:
+    """Keep the checkpoint of `step` and the one before it, and the best weights that these refer to.
+
+    What is unfinished, or lies beyond `step` because it was damaged and passed over, goes too.
+    """
+    finished = [path for path in _folders(folder, "step") if (path / _COMMIT).is_file() and _step_of(path) <= step]
+    kept, best = finished[-_KEEP:], {best_step}
     for path in kept:
-        best.add((files.read_json(path / _STATE).get("best") or {}).get("step"))
+        with contextlib.suppress(DamagedDataError):
+            best.add((files.read_json(path / _STATE).get("best") or {}).get("step"))
     for path in _folders(folder, "step"):
         if path not in kept:
             _remove(path)
     for path in _folders(folder, "best"):
-        if int(path.name.removeprefix("best-")) not in best:
+        if _step_of(path) not in best:
             _remove(path)
 
 
 def _folders(folder: Path, prefix: str) -> Iterator[Path]:
     yield from sorted(path for path in folder.glob(f"{prefix}-*") if path.is_dir())
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def _remove(path: Path) -> None:

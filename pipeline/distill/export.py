@@ -8,13 +8,14 @@ from typing import Any
 
 from pipeline import files
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.models.loading import save_model
 
 
 def export_model(folder: Path, model: Any, tokenizer: Tokenizer, card: str) -> None:
     """Replace `folder` by the model as it is now, its tokenizer and its card; readers see the old or the new."""
 
     def fill(staging: Path) -> None:
-        model.save_pretrained(str(staging), safe_serialization=True)
+        save_model(model, staging)
         tokenizer.save(staging)
         (staging / "README.md").write_bytes(card.encode())
 

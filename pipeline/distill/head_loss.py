@@ -117,9 +117,7 @@ def score_chunks(hidden_ND: Tensor, head: Head, inputs: LossInputs, gradients: H
     """
     scores = Scores.blank(len(hidden_ND), like=inputs.weights_N)
     for rows in _pieces(len(hidden_ND), inputs.chunk_positions):
-        logits_nV = head.logits_float32(hidden_ND[rows])
-        if head.weight_VD is None:
-            logits_nV = logits_nV.clone()  # else they may be the caller's own, and are about to be overwritten
+        logits_nV = head.logits_float32(hidden_ND[rows])  # ours alone, and about to be overwritten
         _score_chunk_(logits_nV, rows, head.softcap, inputs, scores, gradients is not None)
         if gradients is not None:
             gradients.add(rows, logits_nV, hidden_ND[rows], head)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import differences
-from pipeline.console import say
+from pipeline.console import say, warn_once
 from pipeline.distill.checkpoint import (
     Checkpoint,
     newest_checkpoint,
@@ -20,7 +20,7 @@ from pipeline.distill.checkpoint import (
 from pipeline.distill.learner import Learner, StepResult, load_weights, unique_tensors
 from pipeline.distill.metrics_log import MetricsLog
 from pipeline.distill.validation import Validation
-from pipeline.errors import ConfigError, IdentityError
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +48,13 @@ class Journal:
 
     def find(self, roots: Iterable[Path]) -> Checkpoint | None:
         """The newest valid checkpoint of this training, here or in a root; another training's here is refused."""
+        roots = list(roots)
+        for root in roots:
+            if not root.is_dir():
+                raise ConfigError(
+                    f"train.roots: {root}: no such folder; expected one with checkpoints of this training. Mount it, "
+                    "or leave it out."
+                )
         own = newest_checkpoint([self._checkpoints])
         if own is not None and own.state["training_hash"] != self._hash:
             raise IdentityError(
@@ -56,7 +63,7 @@ class Journal:
                 + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
                 + str(self.folder.parent)
             )
-        elsewhere = newest_checkpoint(roots, of_training=self._hash)
+        elsewhere = newest_checkpoint(roots, lambda training: training_hash(training) == self._hash)
         found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
         return max(found, key=lambda checkpoint: checkpoint.step, default=None)
 
@@ -70,8 +77,8 @@ class Journal:
         self.best = None if best is None else Best(**best)
         self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
         say(f"continuing after step {checkpoint.step:,}, from {checkpoint.folder}")
-        if self.best is not None and not self._best_folder.is_dir():
-            self._keep_best(open_checkpoint(checkpoint.folder.parent / self._best_folder.name).tensors("weights"))
+        if self.best is not None:
+            self._fetch_best(checkpoint.folder.parent)
         return checkpoint.step
 
     def fork(self, run_folder: Path, learner: Learner) -> int:
@@ -79,6 +86,11 @@ class Journal:
         checkpoint = newest_checkpoint([run_folder / "student" / "checkpoints"])
         if checkpoint is None:
             raise ConfigError(f"--fork-from {run_folder}: expected a run with a finished checkpoint, found none")
+        if checkpoint.step >= learner.num_steps:
+            raise ConfigError(
+                f"--fork-from {run_folder}: its newest checkpoint is after step {checkpoint.step:,}, and this training "
+                f"ends at {learner.num_steps:,}: there is nothing left to learn. Raise train.steps (or train.epochs)."
+            )
         say(
             "\n".join(
                 [
@@ -115,7 +127,7 @@ class Journal:
         save_checkpoint(
             self._checkpoints, "step", step, learner.tensors(), self._state() | {"learner": learner.state()}
         )
-        retire_checkpoints(self._checkpoints, self.best.step if self.best else None)
+        retire_checkpoints(self._checkpoints, step, self.best.step if self.best else None)
 
     def load_best(self, learner: Learner) -> Best:
         """Put the best weights so far into the model."""
@@ -128,6 +140,18 @@ class Journal:
         assert self.best is not None
         return self._checkpoints / f"best-{self.best.step:08d}"
 
+    def _fetch_best(self, origin: Path) -> None:
+        """See that the best weights are here, also where their checkpoint came from another root."""
+        assert self.best is not None
+        try:
+            open_checkpoint(self._best_folder)
+        except DamagedDataError:
+            try:
+                self._keep_best(open_checkpoint(origin / self._best_folder.name).tensors("weights"))
+            except DamagedDataError as error:
+                warn_once(f"the best weights so far are lost, and are chosen anew from here on. {error}")
+                self.best = None
+
     def _keep_best(self, weights: dict[str, Any]) -> None:
         assert self.best is not None
         save_checkpoint(self._checkpoints, "best", self.best.step, {"weights": weights}, self._state())
@@ -135,6 +159,22 @@ class Journal:
     def _state(self) -> dict[str, Any]:
         best = None if self.best is None else dataclasses.asdict(self.best)
         return {"training": self.training, "training_hash": self._hash, "best": best}
+
+
+def frozen_shards_of(training: dict[str, Any], folders: Iterable[Path]) -> list[int] | None:
+    """The shards that an earlier start of this training, on an unfinished cache, was frozen to; None if there is none.
+
+    `training` is its identity but for those shards.
+    """
+    rest = _without_shards(training)
+    earlier = newest_checkpoint(
+        folders, lambda other: other.get("frozen_shards") is not None and _without_shards(other) == rest
+    )
+    return None if earlier is None else list(earlier.state["training"]["frozen_shards"])
+
+
+def _without_shards(training: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in training.items() if key != "frozen_shards"}
 
 
 def _finite(value: float) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.config import differences
 from pipeline.console import warn_once
 from pipeline.distill.batches import Batch
 from pipeline.distill.checkpoint import Checkpoint, Tensors
@@ -17,10 +18,11 @@ from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.temperature import temperature_at
-from pipeline.errors import NumericsError
+from pipeline.errors import IdentityError, NumericsError
 from pipeline.models import CausalModel
 
 _MAX_SKIPPED_IN_A_ROW = 20
+_MAX_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Learner:
         load_optimizer_tensors(self.optimizer, self.causal.model, checkpoint.tensors("optimizer"))
         if self.average is not None and checkpoint.holds("average"):
             self.average.load_state_dict(checkpoint.tensors("average"))
+        elif self.average is not None:  # forked from a training that kept none: it begins with these weights
+            self.average = WeightAverage(self.causal.model, self.settings.ema_decay)
         self.skipped_steps = int(checkpoint.state["learner"]["skipped_steps"])
         self._skipped_in_a_row = int(checkpoint.state["learner"]["skipped_in_a_row"])
         if self.scaler.is_enabled():
@@ -185,11 +189,15 @@ def unique_tensors(model: torch.nn.Module) -> Tensors:
 
 
 def load_weights(model: torch.nn.Module, tensors: Tensors) -> None:
-    """Put weights back by name, in place, tied ones through their one name."""
+    """Put weights back by name, in place, tied ones through their one name; IdentityError for another model's."""
     own = unique_tensors(model)
-    if own.keys() != tensors.keys():
-        odd = sorted(own.keys() ^ tensors.keys())[:4]
-        raise NumericsError(f"the weights do not belong to this student: {', '.join(odd)} on one side only")
+    shapes, found = ({name: list(tensor.shape) for name, tensor in group.items()} for group in (own, tensors))
+    if odd := differences(shapes, found):
+        raise IdentityError(
+            f"these weights are not of this student; {len(odd)} tensors differ, expected -> found:\n"
+            + "\n".join(odd[:_MAX_SHOWN])
+            + "\nCheck student.model or student.config against the run the weights are from."
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

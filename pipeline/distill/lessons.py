@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,6 @@ class Lessons:
     order: DataOrder
     num_steps: int
     validation_indices: np.ndarray
-    frozen_shards: list[int] | None  # the shards a training on an unfinished cache is frozen to
 
     @property
     def step_positions(self) -> int:
@@ -30,20 +30,29 @@ class Lessons:
         return self.order.batch * self.cache.plan.sequence_length
 
 
-def plan_lessons(cache: TeacherCache, settings: TrainSettings, use_sealed_only: bool) -> Lessons:
-    """Lay out a training on the sealed shards; an unfinished cache is refused unless `use_sealed_only`."""
-    spans = cache.sealed
-    if not cache.complete and not use_sealed_only:
+def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Sequence[int] | None) -> Lessons:
+    """Lay out a training on the shards it is frozen to, or (None) on the whole of a complete cache.
+
+    IncompleteInputError where a shard that is needed is not sealed.
+    """
+    if frozen_shards is None and not cache.complete:
         raise IncompleteInputError(
-            f"{cache.folders[0]}: {len(spans)} of {len(cache.plan.shards)} shards are sealed. Run cache-teacher until it is "
-            "complete, or train on what is there with --use-sealed-only."
+            f"{cache.folders[0]}: {len(cache.sealed)} of {len(cache.plan.shards)} shards are sealed. Run cache-teacher "
+            "until it is complete, or train on what is there with --use-sealed-only."
+        )
+    spans = [span for span in cache.sealed if frozen_shards is None or span.index in frozen_shards]
+    if frozen_shards is not None and len(spans) < len(frozen_shards):
+        gone = sorted(set(frozen_shards) - {span.index for span in spans})
+        raise IncompleteInputError(
+            f"{cache.folders[0]}: this training was begun on {len(frozen_shards)} shards, and {gone} of them are not "
+            "here. Name the folder that holds them in cache.roots, or run cache-teacher again."
         )
     train = [(span.first, span.count) for span in spans if span.split == TRAIN]
     held_out = [np.arange(span.first, span.first + span.count) for span in spans if span.split != TRAIN]
     if not train or not held_out:
         raise IncompleteInputError(
-            f"{cache.folders[0]}: expected a sealed training shard and a sealed validation shard, found {len(train)} and "
-            f"{len(held_out)}. Run cache-teacher again."
+            f"{cache.folders[0]}: expected a sealed training shard and a sealed validation shard, found {len(train)} "
+            f"and {len(held_out)}. Run cache-teacher again."
         )
     order = DataOrder(train, settings.seed, settings.window_shards, settings.batch_size * settings.accumulation)
     if settings.steps is not None:
@@ -56,5 +65,4 @@ def plan_lessons(cache: TeacherCache, settings: TrainSettings, use_sealed_only: 
         order=order,
         num_steps=num_steps,
         validation_indices=np.concatenate(held_out)[: settings.validation_sequences],
-        frozen_shards=[span.index for span in spans] if use_sealed_only else None,
     )

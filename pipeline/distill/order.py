@@ -71,6 +71,7 @@ class DataOrder:
         Sorting raw words, not Generator.permutation: NumPy keeps the words the same over its versions, the generator's
         methods it may change.
         """
-        key = [self.seed % _WORD, self.seed // _WORD % _WORD]
-        words = np.random.Philox(key=key, counter=[0, 0, stream, epoch]).random_raw(count)
+        key = np.array([self.seed % _WORD, self.seed // _WORD % _WORD], np.uint64)  # a list would pass through floats
+        counter = np.array([0, 0, stream, epoch], np.uint64)
+        words = np.random.Philox(key=key, counter=counter).random_raw(count)
         return np.argsort(words, kind="stable")

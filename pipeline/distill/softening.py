@@ -36,7 +36,7 @@ class SoftTarget:
     draw_masses_NM: Tensor
     """m_j: the mass of p_τ each draw stands for; Σ_j m_j is p_τ(tail) in expectation"""
     draw_logp_NM: Tensor
-    """log p_τ(j | tail)"""
+    """log p_τ(j | tail); meaningless where m_j is 0"""
 
     @classmethod
     def of(cls, records: RecordTensors, temperature: float, objective: Objective) -> Self:
@@ -116,10 +116,9 @@ def tail_draws(
             f"{head_size:,} ids outside the head; use the objective bucket, or make a cache with draws"
         )
     beta = beta_of(temperature)
-    empty_N1 = logp_tail_N.isneginf()[:, None]
     mass_N1 = log_tail_mass(records, beta)[:, None]
     logits_NM = records.draw_logprobs_NM * (beta - records.draw_beta)
     log_ratio_NM = logits_NM + (log_tail_mass(records, records.draw_beta)[:, None] - mass_N1)
     masses_NM = (log_ratio_NM + logp_tail_N[:, None]).exp() / max(num_draws, 1)
-    logp_NM = records.draw_logprobs_NM * beta - mass_N1
-    return records.draw_ids_NM, masses_NM.masked_fill(empty_N1, 0.0), logp_NM.masked_fill(empty_N1, 0.0)
+    masses_NM = masses_NM.masked_fill(logp_tail_N.isneginf()[:, None], 0.0)
+    return records.draw_ids_NM, masses_NM, records.draw_logprobs_NM * beta - mass_N1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pipeline.console import format_bytes
 from pipeline.evaluation.cache_facts import CacheFacts
-from pipeline.evaluation.charts import Colour, bar_chart, share_chart
+from pipeline.evaluation.charts import bar_chart, share_chart
 from pipeline.evaluation.markup import Markup, details, element, figure, section, table, tiles
+from pipeline.evaluation.series import Colour
 
 _RETAINED_COLOURS: tuple[Colour, ...] = ("student", "baseline", "extra")
 
@@ -17,13 +18,14 @@ def cache_section(cache: CacheFacts) -> Markup:
         f"At every position the {cache.head_size:,} likeliest of {cache.vocab_size:,} tokens are kept one by one, with "
         f"the mass of all others at several temperatures and {cache.num_draws} tokens drawn from among them."
     )
-    return section("cache", "Teacher cache", _facts(cache), charts, _shard_table(cache), lead=lead)
+    return section("cache", "Teacher cache", _facts(cache), charts, _shard_table(cache), _origin(cache), lead=lead)
 
 
 def _facts(cache: CacheFacts) -> Markup:
     facts = [
         (f"{len(cache.sealed)} of {len(cache.shards)}", "shards sealed"),
-        (f"{cache.num_scored:,}", "positions scored"),
+        (f"{cache.num_sequences:,} × {cache.sequence_length:,}", "sequences × positions"),
+        (f"{cache.num_scored:,}", "of them scored"),
         (format_bytes(cache.size_bytes), "on disk"),
     ]
     if cache.bytes_per_token is not None:
@@ -72,3 +74,18 @@ def _shard_table(cache: CacheFacts) -> Markup:
     ]
     headings = ["shard", "split", "sequences", "scored positions", "size"]
     return details(f"All {len(rows)} shards", table(headings, rows))
+
+
+def _origin(cache: CacheFacts) -> Markup:
+    """Plan hash and environments; shards of more than one environment agree closely, but not bit for bit."""
+    names = sorted({name for environment in cache.environments for name in environment})
+    headings = ["part", *(f"environment {number}" for number in range(1, len(cache.environments) + 1))]
+    rows = [[name, *(environment.get(name, "–") for environment in cache.environments)] for name in names]
+    parts = [element("p", "Plan ", element("code", cache.plan_hash), class_="note")]
+    if len(cache.environments) > 1:
+        parts.append(
+            element("p", "Shards were made in different environments; they agree within rounding, not bit for bit.")
+        )
+    if rows:
+        parts.append(table(headings, rows, words=True))
+    return details("Where it was made", *parts)

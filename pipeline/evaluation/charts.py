@@ -13,8 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,16 +21,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator
+
+from pipeline.evaluation.series import Chart, Colour, Dash, Key, Level, Line, Point, running_mean, thin
 
 WIDTH, HEIGHT = 420, 236
-MAX_POINTS = 400  # a longer line is averaged down to about this many points
 _SMOOTH_FROM = 40  # points from which a noisy line is drawn faint, under its running mean
-_SMOOTH_WINDOW = 0.04  # of the line's length, on either side
 _POINTS_PER_INCH = 72
 
-Colour = Literal["ink", "muted", "grid", "teacher", "student", "second", "baseline", "extra", "rest"]
-Dash = Literal["solid", "dashed", "dotted"]
 _DASHES: dict[Dash, Any] = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.6))}
 _MARKS: dict[Colour, str] = {
     "ink": "#010101",
@@ -74,53 +71,6 @@ _STYLE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One series over steps. `noisy` lines are drawn faint under their running mean."""
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: Colour = "student"
-    dash: Dash = "solid"
-    noisy: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """A horizontal line to compare with, such as the teacher's cross-entropy."""
-
-    label: str
-    value: float
-    colour: Colour = "teacher"
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One model on a scale."""
-
-    label: str
-    value: float
-    colour: Colour = "student"
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One entry of a legend, which the page sets as text."""
-
-    label: str
-    colour: Colour
-    dash: Dash = "solid"
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """An SVG element and its legend."""
-
-    svg: str
-    keys: tuple[Key, ...] = ()
-
-
 def line_chart(
     name: str,
     lines: Sequence[Line],
@@ -140,7 +90,7 @@ def line_chart(
             axes.axhline(level.value, color=_MARKS[level.colour], linestyle=_DASHES["dotted"])
         _value_axis(axes, log_y, percent)
         if from_zero:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.06 * max(float(np.max(thin(line.x, line.y)[1], initial=0)) for line in lines) or 1)
         _steps_axis(axes, x_label)
         keys = [Key(line.label, line.colour, line.dash) for line in lines]
         return Chart(_svg(figure, name), (*keys, *(Key(level.label, level.colour, "dotted") for level in levels)))
@@ -161,7 +111,7 @@ def scale_chart(name: str, points: Sequence[Point], unit: str) -> Chart:
         axes.set_xlabel(unit)
         for row, point in enumerate(points):
             colour = _MARKS[point.colour]
-            axes.plot([min(values) - pad, point.value], [row, row], color=colour, linewidth=5, alpha=0.25)
+            axes.axhline(row, color=_MARKS["grid"], linewidth=3)
             axes.plot([point.value], [row], "o", color=colour, markersize=11, clip_on=False)
             axes.text(0, row - 0.24, _fit(point.label, 30), transform=axes.get_yaxis_transform(), va="bottom")
             axes.text(1, row - 0.24, f"{point.value:.3f}", transform=axes.get_yaxis_transform(), va="bottom",
@@ -204,18 +154,6 @@ def bar_chart(
         return Chart(_svg(figure, name))
 
 
-def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `limit` points: means over equal runs of neighbours; non-finite values are left out."""
-    x_N, y_N = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    finite_N = np.isfinite(y_N)
-    x_N, y_N = x_N[finite_N], y_N[finite_N]
-    if len(x_N) <= limit:
-        return x_N, y_N
-    starts = np.linspace(0, len(x_N), limit + 1).astype(int)[:-1]
-    counts = np.diff(np.append(starts, len(x_N)))
-    return np.add.reduceat(x_N, starts) / counts, np.add.reduceat(y_N, starts) / counts
-
-
 # ------------------------------------------------------------------ drawing
 
 
@@ -249,24 +187,16 @@ def _draw_line(axes: Axes, line: Line) -> None:
     style: dict[str, Any] = {"color": colour, "linestyle": _DASHES[line.dash]}
     if line.noisy and len(x_N) >= _SMOOTH_FROM:
         axes.plot(x_N, y_N, color=colour, linewidth=1, alpha=0.3)
-        axes.plot(x_N, _running_mean(y_N), **style)
+        axes.plot(x_N, running_mean(y_N), **style)
     else:
         marker = "o" if len(x_N) <= 30 else ""
         axes.plot(x_N, y_N, marker=marker, markersize=4, **style)
 
 
-def _running_mean(y_N: np.ndarray) -> np.ndarray:
-    half = max(1, round(_SMOOTH_WINDOW * len(y_N)))
-    sums = np.concatenate(([0.0], np.cumsum(y_N)))
-    index = np.arange(len(y_N))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(y_N))
-    return np.asarray((sums[high] - sums[low]) / (high - low))
-
-
 def _steps_axis(axes: Axes, label: str) -> None:
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(_few_ticks(integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_major_formatter(_Short())
     axes.set_xlabel(label)
 
 
@@ -278,20 +208,33 @@ def _value_axis(axes: Axes, log_y: bool, percent: bool = False) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,), numticks=9))
     else:
         axes.yaxis.set_major_locator(_few_ticks())
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent if percent else _short))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent) if percent else _Short())
 
 
 def _few_ticks(integer: bool = False) -> MaxNLocator:
     return MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer)
 
 
-def _short(value: float, _: int | None = None) -> str:
-    """Tick text with as few characters as say it: 0.25, 12, 34k, 1.2M."""
-    for bound, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+class _Short(Formatter):
+    """Tick texts with as few characters as tell the ticks apart: 0.25, 12, 3,400, 34k, 1.2M."""
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        return _short(value, 3)
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """All ticks of an axis together."""
+        for digits in range(3, 9):
+            texts = [_short(value, digits) for value in values]
+            if len(set(texts)) == len(set(values)):
+                break
+        return texts
+
+
+def _short(value: float, digits: int) -> str:
+    for bound, scale, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= bound:
-            scale = 1e3 if suffix == "k" else bound
-            return f"{value / scale:.4g}{suffix}"
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+            return f"{value / scale:.{digits}g}{suffix}"
+    text = f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

@@ -7,6 +7,9 @@ from pipeline.data.report import DataReport
 from pipeline.evaluation.charts import bar_chart
 from pipeline.evaluation.markup import Markup, element, figure, section, table, tiles
 
+_QUANTILES = ("min", "p25", "median", "p75", "p95", "max")
+_WIDE = 50  # longest over shortest document from which a linear scale would hide the short ones
+
 
 def data_section(report: DataReport) -> Markup:
     """Counts, reasons for every document left out, lengths and splits."""
@@ -60,6 +63,9 @@ def _split_table(report: DataReport) -> Markup:
 def _lengths(report: DataReport) -> Markup:
     if not report.document_tokens:
         return Markup("")
-    names, values = list(report.document_tokens), [float(value) for value in report.document_tokens.values()]
-    chart = bar_chart("lengths", names, values, "tokens", "quantile of documents", log_y=True)
-    return figure("Length of documents", chart, "On a logarithmic scale: each line is ten times the one below.")
+    quantiles = sorted(report.document_tokens.items(), key=lambda item: (item[1], _QUANTILES.index(item[0])))
+    values = [float(value) for _, value in quantiles]
+    wide = values[-1] > _WIDE * max(1.0, values[0])
+    chart = bar_chart("lengths", [name for name, _ in quantiles], values, "tokens", "quantile of documents", log_y=wide)
+    caption = "On a logarithmic scale: each line is ten times the one below." if wide else "With the end-of-text token."
+    return figure("Length of documents", chart, caption)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.console import format_bytes
-from pipeline.evaluation.charts import Colour, Point, scale_chart
+from pipeline.evaluation.charts import scale_chart
 from pipeline.evaluation.markup import Markup, code, element
+from pipeline.evaluation.series import Colour, Point
 from pipeline.evaluation.story import Story
 from pipeline.evaluation.summary import EvalResult, Gain, Kind, gain_of, row_title
 
@@ -75,7 +76,7 @@ def _gain_words(gain: Gain) -> tuple[str, str, str, str, str]:
     student, baseline = gain.student, gain.baseline
     claim = (
         f"Validation cross-entropy {'falls' if gain.nats > 0 else 'rises'} from {baseline.cross_entropy_nats:.3f} "
-        f"nats a token ({row_title(baseline)}) to {student.cross_entropy_nats:.3f} ({row_title(student)}), "
+        f"nats a token for {row_title(baseline)} to {student.cross_entropy_nats:.3f} for {row_title(student)}, "
         f"perplexity from {baseline.perplexity:,.1f} to {student.perplexity:,.1f}."
     )
     if gain.nats <= 0:

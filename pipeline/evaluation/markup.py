@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from pipeline.evaluation.charts import Chart
+from pipeline.evaluation.series import Chart
 
 _VOID = frozenset({"br", "meta", "hr"})
 

@@ -57,8 +57,8 @@ def measure_model(
 
     The KL to the teacher from the cache is the `bucket` value: head ids one by one, the tail as one outcome, never
     above the full KL. With a `teacher` at hand the full KL is taken beside it. Agreement is with the teacher's
-    likeliest id as the cache holds it: ids within one step of its rounding tie there, lowest id first. Speed counts the model's own forward
-    passes through its output matrix, and not the first batch where there are several.
+    likeliest id as the cache holds it: ids within one step of its rounding tie there, lowest id first. Speed counts
+    the model's own forward passes through its output matrix, and not the first batch where there are several.
     """
     model.model.eval()
     ce_nats = kl_nats = agreeing = exact_nats = 0.0

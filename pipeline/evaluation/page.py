@@ -10,7 +10,7 @@ from pipeline.evaluation.data_section import data_section
 from pipeline.evaluation.headline import commands, hero, missing
 from pipeline.evaluation.markup import Markup, code, details, element, join, section, table
 from pipeline.evaluation.story import Story
-from pipeline.evaluation.summary import EvalResult, TextSample, table_cells
+from pipeline.evaluation.summary import EvalResult, TextSample, columns_of, row_title
 from pipeline.evaluation.training_section import training_section
 
 # The page may load nothing from anywhere and run nothing, whatever text a run carries into it.
@@ -44,7 +44,7 @@ def _parts(story: Story) -> list[Markup]:
         else Markup(""),
         cache_section(story.cache) if story.cache else Markup(""),
         data_section(story.data) if story.data else Markup(""),
-        _samples(story.evaluation.samples) if story.evaluation and story.evaluation.samples else Markup(""),
+        _samples(story.evaluation) if story.evaluation and story.evaluation.samples else Markup(""),
         _reproduce(story),
     ]
 
@@ -68,7 +68,8 @@ def _header(story: Story) -> Markup:
 
 
 def _models(result: EvalResult) -> Markup:
-    headings, rows = table_cells(result)
+    columns = columns_of(result)
+    rows = [[column.cell(row) or "–" for column in columns] for row in result.rows]
     best = result.best_student()
     data = result.data
     lead = (
@@ -86,19 +87,21 @@ def _models(result: EvalResult) -> Markup:
     if any(row.perplexity_capped for row in result.rows):
         notes.append("A perplexity marked ≥ is capped at exp(20).")
     classes = ["best" if row is best else "" for row in result.rows]
-    return section(
-        "models", "Models", table(headings, rows, classes), element("p", " ".join(notes), class_="note"), lead=lead
-    )
+    figures = table([column.heading for column in columns], rows, classes)
+    return section("models", "Models", figures, element("p", " ".join(notes), class_="note"), lead=lead)
 
 
-def _samples(samples: tuple[TextSample, ...]) -> Markup:
+def _samples(result: EvalResult) -> Markup:
     lead = "The same beginnings, continued by each model, beside what the text really said."
-    return section("samples", "Samples of text", *map(_sample, samples), lead=lead)
+    order = [row_title(row) for row in result.rows]
+    return section("samples", "Samples of text", *(_sample(sample, order) for sample in result.samples), lead=lead)
 
 
-def _sample(sample: TextSample) -> Markup:
+def _sample(sample: TextSample, order: list[str]) -> Markup:
+    """One beginning; the models in the `order` of the table, others after them."""
+    names = sorted(sample.continuations, key=lambda name: order.index(name) if name in order else len(order))
     answers = [] if sample.reference is None else [("the text itself", sample.reference)]
-    answers += sample.continuations.items()
+    answers += [(name, sample.continuations[name]) for name in names]
     return element(
         "div",
         element("div", element("h3", "beginning"), code(sample.prompt), class_="prompt"),

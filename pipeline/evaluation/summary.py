@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -161,35 +162,45 @@ def row_title(row: ModelRow) -> str:
     return row.name if row.weights is None else f"{row.name} ({'EMA' if row.weights == 'ema' else row.weights})"
 
 
-def table_cells(result: EvalResult) -> tuple[list[str], list[list[str]]]:
-    """Column headings and one list of cells a model, as text.
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure of the table; `cell` gives "" where a row does not have it."""
 
-    Exact and lower-bound KL are two columns, GPU and process memory are two: unlike things are never mixed. A column
-    is there only where some row has its figure.
+    heading: str
+    short: str  # for a terminal
+    cell: Callable[[ModelRow], str]
+
+
+def columns_of(result: EvalResult) -> list[Column]:
+    """The columns some row has a figure for.
+
+    Exact and lower-bound KL are two columns, GPU and process memory are two: unlike things are never mixed.
     """
-    columns = [column for column in _COLUMNS if any(column[1](row) for row in result.rows)]
-    return [heading for heading, _ in columns], [[cell(row) or "–" for _, cell in columns] for row in result.rows]
+    return [column for column in _COLUMNS if any(column.cell(row) for row in result.rows)]
 
 
 def summary_table(result: EvalResult) -> Table:
-    """The models side by side, for the terminal."""
-    data = result.data
+    """The models side by side, narrow enough for a terminal of 80 characters."""
+    data, columns = result.data, columns_of(result)
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
         title_justify="left",
+        caption_justify="left",
         title=f"{data.num_positions:,} scored positions of {data.num_sequences:,} validation sequences",
+        caption="; ".join(f"{column.short}: {column.heading}" for column in columns if column.short != column.heading),
     )
-    headings, rows = table_cells(result)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold")
-    for cells in rows:
-        table.add_row(*cells)
+    for index, column in enumerate(columns):
+        table.add_column(column.short, justify="right" if index else "left", overflow="fold")
+    for row in result.rows:
+        table.add_row(*(column.cell(row) or "–" for column in columns))
     return table
 
 
 def _perplexity(row: ModelRow) -> str:
-    return f"{'≥ ' if row.perplexity_capped else ''}{row.perplexity:,.2f}"
+    figure = f"{row.perplexity:,.2f}" if row.perplexity < 1000 else f"{row.perplexity:,.0f}"
+    return f"≥ {figure}" if row.perplexity_capped else figure
 
 
 def _number(value: float | None, pattern: str = ".4f") -> str:
@@ -201,15 +212,15 @@ def _memory(row: ModelRow, kind: str) -> str:
     return "" if num_bytes is None else f"{num_bytes / 2**30:.2f}"
 
 
-_COLUMNS: list[tuple[str, Any]] = [
-    ("model", row_title),
-    ("cross-entropy, nats", lambda row: _number(row.cross_entropy_nats)),
-    ("perplexity", _perplexity),
-    ("bits per byte", lambda row: _number(row.bits_per_byte)),
-    ("KL to teacher, nats (lower bound)", lambda row: _number(row.kl_bucket_nats)),
-    ("KL to teacher, nats (exact)", lambda row: _number(row.kl_exact_nats)),
-    ("top-1 agreement", lambda row: _number(row.top1_agreement, ".1%")),
-    ("tokens/s", lambda row: _number(row.tokens_per_second, ",.0f")),
-    ("peak GPU memory, GiB", lambda row: _memory(row, "gpu")),
-    ("peak process memory, GiB", lambda row: _memory(row, "process")),
-]
+_COLUMNS = (
+    Column("model", "model", row_title),
+    Column("cross-entropy, nats", "nats", lambda row: _number(row.cross_entropy_nats)),
+    Column("perplexity", "ppl", _perplexity),
+    Column("bits per byte", "bits/B", lambda row: _number(row.bits_per_byte)),
+    Column("KL to teacher, nats (lower bound)", "KL ≥", lambda row: _number(row.kl_bucket_nats)),
+    Column("KL to teacher, nats (exact)", "KL", lambda row: _number(row.kl_exact_nats)),
+    Column("top-1 agreement", "top-1", lambda row: _number(row.top1_agreement, ".1%")),
+    Column("tokens/s", "tok/s", lambda row: _number(row.tokens_per_second, ",.0f")),
+    Column("peak GPU memory, GiB", "GPU GiB", lambda row: _memory(row, "gpu")),
+    Column("peak process memory, GiB", "GiB", lambda row: _memory(row, "process")),
+)

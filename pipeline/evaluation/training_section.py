@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.console import format_bytes
-from pipeline.evaluation.charts import Colour, Dash, Level, Line, line_chart
+from pipeline.evaluation.charts import line_chart
 from pipeline.evaluation.history import Curve, TrainingHistory
 from pipeline.evaluation.markup import Markup, element, figure, section, tiles
+from pipeline.evaluation.series import Colour, Dash, Level, Line
 
 Others = Mapping[str, TrainingHistory]
 _OTHER_COLOURS: tuple[Colour, ...] = ("baseline", "extra", "rest")  # of the trainings compared with, in order
@@ -64,11 +65,19 @@ _PANELS = (
         "Effective tail draws",
         "effective sample size",
         "How many of the teacher's tail draws carry weight; near 1, the tail's estimate is noisy.",
+        from_zero=True,
     ),
 )
 _MACHINE_PANELS = (
-    _Panel("tokens_per_second", "Throughput", "tokens a second", "", from_zero=True),
-    _Panel("data_wait_share", "Waiting for data", "share of the time", "", percent=True, from_zero=True),
+    _Panel("tokens_per_second", "Throughput", "tokens a second", "Masked positions included.", from_zero=True),
+    _Panel(
+        "data_wait_share",
+        "Waiting for data",
+        "share of the time",
+        "Time the student stood idle.",
+        percent=True,
+        from_zero=True,
+    ),
 )
 
 

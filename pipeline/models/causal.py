@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.console import warn_once
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NumericsError
 from pipeline.models.head import Head
 
 _PROBE_TOKENS = 24
@@ -30,6 +30,7 @@ _DIVISOR_KEYS = ("logits_scaling",)
 class CausalModel:
     """A transformers model seen as `hidden` states and a `head`, over the first `num_effective` ids.
 
+    ConfigError where its matrices are smaller than the vocabulary; NumericsError where its dtype overflows at once.
     Which scale and softcap an architecture has is read from its config and then held against its own logits on a
     probe; an architecture that does not fit gives whole logits as its hidden states, which costs memory and is said.
     """
@@ -38,7 +39,7 @@ class CausalModel:
         self.model = model
         self.num_effective = num_effective
         self._config = model.config.get_text_config()
-        _check_vocabulary(model, num_effective)
+        _check_rows(model, "input", model.get_input_embeddings().weight.shape[0], num_effective)
         self._names_positions = "position_ids" in inspect.signature(_body(model).forward).parameters
         self._form = self._find_form()
 
@@ -118,7 +119,11 @@ class CausalModel:
         with _at_rest(self.model):
             ids_1T = self._probe_ids(self._probe_length())[None]
             inputs = {"input_ids": ids_1T, "use_cache": False}
-            logits_TV = self.model(**inputs).logits[0, :, : self.num_effective].float()
+            logits_TV = self.model(**inputs).logits[0].float()
+            _check_rows(self.model, "output", logits_TV.shape[1], self.num_effective)
+            logits_TV = logits_TV[:, : self.num_effective]
+            if not bool(logits_TV.isfinite().all()):
+                raise NumericsError(overflow_message("a few random ids", self.dtype))
             try:
                 hidden_TD = _body(self.model)(**inputs).last_hidden_state[0]
                 for form in _stated_forms(self._config):
@@ -130,7 +135,7 @@ class CausalModel:
                 # No body, no output matrix, or one of another width: told below.
         warn_once(
             f"the output of {self.architecture} models is not scale, bias and softcap of one matrix; whole logits are "
-            "used instead, which needs more memory"
+            "used instead, which takes more memory and keeps the rounding of their dtype"
         )
         return None
 
@@ -141,6 +146,18 @@ class CausalModel:
         """`length` ids from all over the vocabulary, the same every time."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(self.num_effective, (length,), generator=generator).to(self.device)
+
+
+def overflow_message(where: str, dtype: torch.dtype) -> str:
+    """What to say of a model whose logits are not finite."""
+    found = f"the model's logits are not finite at {where}"
+    if dtype == torch.float32:
+        return f"{found}, although it runs in float32: its weights are damaged. Fetch them again."
+    other = "float32, or to bfloat16 on a card that has it" if dtype == torch.float16 else "float32"
+    return (
+        f"{found}: {str(dtype).removeprefix('torch.')} overflows in this model. Set teacher.dtype to {other}, and "
+        "cache into a new run directory."
+    )
 
 
 def _stated_forms(config: Any) -> Iterator[tuple[float, float | None]]:
@@ -161,14 +178,12 @@ def _agree(found_TV: Tensor, expected_TV: Tensor, dtype: torch.dtype) -> bool:
     return bool((found_TV - expected_TV).abs().max() <= tolerance * expected_TV.abs().max())
 
 
-def _check_vocabulary(model: Any, num_effective: int) -> None:
-    for what, matrix in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
-        num_rows = getattr(getattr(matrix, "weight", None), "shape", [num_effective])[0]
-        if num_rows < num_effective:
-            raise ConfigError(
-                f"{model.name_or_path or model.config.model_type}: the tokenizer has ids up to {num_effective - 1:,} "
-                f"and the model's {what} matrix only {num_rows:,} rows. Use the tokenizer this model was trained with."
-            )
+def _check_rows(model: Any, what: str, num_rows: int, num_effective: int) -> None:
+    if num_rows < num_effective:
+        raise ConfigError(
+            f"{model.name_or_path or model.config.model_type}: the tokenizer has ids up to {num_effective - 1:,} and "
+            f"the model's {what} matrix only {num_rows:,} rows. Use the tokenizer this model was trained with."
+        )
 
 
 def _body(model: Any) -> nn.Module:

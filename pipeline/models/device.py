@@ -13,8 +13,8 @@ from pipeline.models.settings import Device, Dtype
 
 Capability = tuple[int, int]
 BFLOAT16_CAPABILITY: Capability = (8, 0)
-_PASCAL: Capability = (6, 0)
-_PASCAL_FIX = (
+_IN_EVERY_WHEEL_FROM: Capability = (7, 5)
+_OLDER_CARD_FIX = (
     "Its kernels are only in the CUDA 12.6 wheels, up to PyTorch 2.14: "
     'pip install "torch>=2.10,<=2.14" --index-url https://download.pytorch.org/whl/cu126'
 )
@@ -82,12 +82,11 @@ def choose_dtype(setting: Dtype, device: torch.device) -> torch.dtype:
 
 def dtype_for(setting: Dtype, capability: Capability | None) -> torch.dtype:
     """`choose_dtype` for a card of some capability; None is a CPU."""
-    has_bfloat16 = capability is None or capability >= BFLOAT16_CAPABILITY
     if setting == "auto":
         if capability is None:
             return torch.float32
-        return torch.bfloat16 if has_bfloat16 else torch.float16
-    if setting == "bfloat16" and not has_bfloat16:
+        return torch.bfloat16 if capability >= BFLOAT16_CAPABILITY else torch.float16
+    if setting == "bfloat16" and capability is not None and capability < BFLOAT16_CAPABILITY:
         raise MachineError(
             f"dtype: bfloat16 needs a card of capability 8.0 or newer, this one has {_dotted(capability)}. Set dtype "
             "to float16, or to float32 where float16 overflows."
@@ -113,15 +112,14 @@ def environment(device: torch.device) -> dict[str, str]:
     return {"device_class": device_class(device), "device_name": name, "python": platform.python_version(), **versions}
 
 
-def _no_kernels(name: str, capability: Capability | None, built_for: list[str]) -> str:
-    fix = (
-        _PASCAL_FIX if capability == _PASCAL else "Install a build for it: see https://pytorch.org/get-started/locally/"
-    )
+def _no_kernels(name: str, capability: Capability, built_for: list[str]) -> str:
+    newer_card_fix = "Install a build for it: see https://pytorch.org/get-started/locally/"
+    fix = _OLDER_CARD_FIX if capability < _IN_EVERY_WHEEL_FROM else newer_card_fix
     return (
         f"{name}: has capability {_dotted(capability)}, and torch {torch.__version__} was built for "
         f"{', '.join(built_for) or 'no card'}. {fix} (or set device to cpu)."
     )
 
 
-def _dotted(capability: Capability | None) -> str:
-    return "none" if capability is None else f"{capability[0]}.{capability[1]}"
+def _dotted(capability: Capability) -> str:
+    return f"{capability[0]}.{capability[1]}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 from pipeline.errors import ConfigError, MachineError
 from pipeline.models.source import model_folder, name_some, weight_files
 
+# Masks and frequencies that older versions saved beside the weights: nothing learned is in them.
+_BOOKKEEPING = re.compile(r"(masked_bias|causal_mask|inv_freq|position_ids|(attn|attention)\.bias)$")
 _REFUSALS = (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -61,20 +65,26 @@ def make_model(
     The vocabulary comes from the tokenizer; a larger `vocab_size` in the block pads the matrices.
     """
     values = {"vocab_size": vocab_size, **_checked_block(config)}
-    if values["vocab_size"] < vocab_size:
+    if not isinstance(values["vocab_size"], int) or values["vocab_size"] < vocab_size:
         raise ConfigError(
-            f"student.config.vocab_size: the tokenizer has {vocab_size:,} ids, found {values['vocab_size']:,}. Leave "
+            f"student.config.vocab_size: the tokenizer has {vocab_size:,} ids, found {values['vocab_size']!r}. Leave "
             "the key out."
         )
     values["eos_token_id"] = values["pad_token_id"] = end_of_text_id
     values["bos_token_id"] = end_of_text_id if begin_of_text_id is None else begin_of_text_id
     try:
-        with torch.random.fork_rng(), _quiet_transformers():
+        with torch.random.fork_rng(devices=[]), _quiet_transformers():
             torch.manual_seed(seed)
             made = AutoConfig.for_model(config["model_type"], **values)
             return AutoModelForCausalLM.from_config(made, dtype=torch.float32)
     except Exception as error:  # each architecture refuses sizes that do not fit in its own way
         raise ConfigError(f"student.config: no {config['model_type']} model can be made of it. {error}") from error
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Leave config and weights (safetensors) in `folder`, for `from_pretrained`."""
+    with _quiet_transformers():
+        model.save_pretrained(str(folder), safe_serialization=True)
 
 
 def _refuse_partial(reference: str, report: dict[str, Any]) -> None:
@@ -84,7 +94,8 @@ def _refuse_partial(reference: str, report: dict[str, Any]) -> None:
         ("mismatched_keys", "the checkpoint has weights of another shape than this architecture"),
         ("unexpected_keys", "the checkpoint has weights that this architecture does not use"),
     ):
-        if names := sorted(str(name) for name in report.get(key) or ()):
+        names = sorted(str(name) for name in report.get(key) or () if not _BOOKKEEPING.search(str(name)))
+        if names:
             raise ConfigError(
                 f"{reference}: {what}: {name_some(names)}. config.json and the weights do not belong together, or this "
                 "is no causal language model."

@@ -77,8 +77,8 @@ def load_teacher(plan: Plan, settings: TeacherSettings) -> Teacher:
     device = choose_device(settings.device)
     if device_class(device) != plan.capture["device_class"]:
         warn_once(
-            f"the plan was made on {plan.capture['device_class']}, this is {device_class(device)}: shards made here agree with "
-            " the others within rounding, not bit for bit; their seals name the machine"
+            f"the plan was made on {plan.capture['device_class']}, this is {device_class(device)}: shards made here "
+            "agree with the others within rounding, not bit for bit; their seals name the machine"
         )
     causal = _load(settings, getattr(torch, plan.capture["dtype"]), plan.vocab_size)
     causal.check_length(plan.sequence_length)
@@ -99,8 +99,8 @@ def planned_sequences(
     if digest.xxh3_128 != plan.sequences_digest:
         files.remove_file(folder / SEQUENCES_NAME)
         raise IdentityError(
-            f"{data.source} {data.path or ''}: gives other sequences than the plan was made with; the text has changed. "
-            "Bring back the text, or sequences.shard, or start a new cache with --run-dir."
+            f"{data.source} {data.path or ''}: gives other sequences than the plan was made with; the text has "
+            "changed. Bring back the text, or sequences.shard, or start a new cache with --run-dir."
         )
     return sequences
 

@@ -13,10 +13,10 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 
 from pipeline import files
 from pipeline.errors import ConfigError
+from pipeline.refusals import storage_errors
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-_OPTIONAL_FILES = ("generation_config.json",)
 _MAX_NAMES = 5
 
 
@@ -64,18 +64,18 @@ def _downloaded(reference: str, revision: str | None, trust_remote_code: bool) -
         return Path(huggingface_hub.hf_hub_download(reference, name, revision=revision))
 
     try:
-        folder = fetch("config.json").parent
-        for name in _OPTIONAL_FILES:
+        with storage_errors(Path(huggingface_hub.constants.HF_HUB_CACHE)):
+            folder = fetch("config.json").parent
             with contextlib.suppress(EntryNotFoundError):
-                fetch(name)
-        try:
-            fetch(WEIGHTS)
-        except EntryNotFoundError:
-            fetch(WEIGHTS_INDEX)
-            for name in sorted(set(_index(folder).values())):
-                fetch(name)
-        if trust_remote_code:
-            huggingface_hub.snapshot_download(reference, revision=revision, allow_patterns=["*.py"])
+                fetch("generation_config.json")
+            try:
+                fetch(WEIGHTS)
+            except EntryNotFoundError:
+                fetch(WEIGHTS_INDEX)
+                for name in sorted(set(_index(folder).values())):
+                    fetch(name)
+            if trust_remote_code:
+                huggingface_hub.snapshot_download(reference, revision=revision, allow_patterns=["*.py"])
     except LocalEntryNotFoundError as error:
         raise ConfigError(
             f"{reference}: no such folder, and the hub cannot be reached from here. Where there is a network, run "

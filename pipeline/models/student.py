@@ -36,8 +36,8 @@ def refuse_leaks(causal: CausalModel, plan: Plan) -> None:
     causal.check_length(plan.sequence_length)
     if plan.capture["packing"] == "packed" and not causal.isolates_documents():
         raise ConfigError(
-            f"student: {causal.architecture} models let a document see the one before it in a packed sequence, and this "
-            "cache is packed. Choose another student, or make the cache with data.packing: one_document."
+            f"student: {causal.architecture} models let a document see the one before it in a packed sequence, and "
+            "this cache is packed. Choose another student, or make the cache with data.packing: one_document."
         )
 
 

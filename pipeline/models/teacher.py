@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.cache.records import RecordLayout, Records
 from pipeline.data.sequences import Sequences
 from pipeline.errors import MachineError, NumericsError
-from pipeline.models.causal import CausalModel
+from pipeline.models.causal import CausalModel, overflow_message
 from pipeline.models.draws import uniforms
 from pipeline.models.scoring import Scores, finite_rows, score
 
@@ -36,6 +36,11 @@ class _Chunk:
     labels_n: Tensor
     uniforms_nM: Tensor
 
+    def name_some(self, places: NDArray[np.intp]) -> str:
+        """How many places of the chunk these are, and where the first few lie."""
+        shown = ", ".join(f"(sequence {self.row_n[i]}, position {self.t_n[i]})" for i in places[:_SHOWN])
+        return f"{len(places):,} positions, such as {shown}"
+
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
@@ -46,6 +51,9 @@ class Teacher:
     seed: int
     batch_size: int
     chunk_positions: int
+
+    def __post_init__(self) -> None:
+        assert self.model.num_effective == self.layout.vocab_size, "model and records speak of one vocabulary"
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +99,7 @@ class Teacher:
         logits_nV = self.model.head.logits_float32(hidden_nD)
         finite_n = finite_rows(logits_nV).cpu().numpy()
         if not finite_n.all():
-            raise NumericsError(_not_finite(chunk, np.flatnonzero(~finite_n), self.model.dtype))
+            raise NumericsError(overflow_message(chunk.name_some(np.flatnonzero(~finite_n)), self.model.dtype))
         return score(logits_nV, chunk.labels_n, chunk.uniforms_nM, self.layout)
 
     def _uniforms(self, sequences: Sequences, batch_B: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -100,19 +108,6 @@ class Teacher:
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
-
-
-def _not_finite(chunk: _Chunk, bad: NDArray[np.intp], dtype: torch.dtype) -> str:
-    """What to say of a teacher whose numbers overflow."""
-    shown = ", ".join(f"(sequence {chunk.row_n[i]}, position {chunk.t_n[i]})" for i in bad[:_SHOWN])
-    where = f"the teacher's logits are not finite at {len(bad):,} positions, such as {shown}"
-    if dtype == torch.float32:
-        return f"{where}, although it runs in float32: its weights are damaged. Fetch them again."
-    other = "float32, or to bfloat16 on a card that has it" if dtype == torch.float16 else "float32"
-    return (
-        f"{where}: {str(dtype).removeprefix('torch.')} overflows in this model. Set teacher.dtype to {other}, and "
-        "cache into a new run directory."
-    )
 
 
 def _scored_places(sequences: Sequences, batch_B: NDArray[np.integer]) -> NDArray[np.intp]:
@@ -143,7 +138,7 @@ def _with_retry(
         return work(*arguments, **keywords)
     except torch.OutOfMemoryError as error:
         raise MachineError(
-            "the card's memory does not hold what it held when the plan was made. What is sealed is safe: end other "
-            "programs that use the card (nvidia-smi lists them) and run this command again, or begin a new run "
-            "directory with a smaller cache.batch_size."
+            "the card's memory ran out twice in a row. What is sealed is safe: end other programs that use the card "
+            "(nvidia-smi lists them) and run this command again, or begin a new run directory with a smaller "
+            "cache.batch_size."
         ) from error

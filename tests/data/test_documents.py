@@ -135,6 +135,17 @@ def test_a_local_folder_stands_in_for_a_hub_dataset(tmp_path: Path) -> None:
     assert read(source="hub", dataset=str(tmp_path), dataset_split="test") == [Document("test:1", "held out")]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_chats_of_a_local_dataset(tmp_path: Path, kind: str) -> None:
+    rows = [{"id": 1, "chat": MESSAGES}, {"id": 2, "chat": MESSAGES[:1]}]
+    if kind == "jsonl":
+        builders.write_lines(tmp_path / "train.jsonl", rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    documents = read(source="hub", dataset=str(tmp_path), messages_column="chat")
+    assert documents == [Document("train:1", "", tuple(MESSAGES)), Document("train:2", "", tuple(MESSAGES[:1]))]
+
+
 # ------------------------------------------------------------------ identity
 
 

@@ -70,8 +70,8 @@ def test_epochs_and_seeds_differ() -> None:
         order = DataOrder([(0, 50), (50, 50)], seed, window_shards=2, batch=100)
         return order.sequences_for_step(number).tolist()
 
-    kinds = {tuple(epoch(seed, number)) for seed in (0, 1, 2**64) for number in range(3)}
-    assert len(kinds) == 9
+    kinds = {tuple(epoch(seed, number)) for seed in (0, 1, 2**63, 2**63 + 1, 2**64) for number in range(3)}
+    assert len(kinds) == 15
     assert tuple(range(100)) not in kinds
 
 

@@ -116,7 +116,7 @@ def make_data_report() -> DataReport:
         num_characters=30_111_222,
         num_bytes=30_222_333,
         num_tokens=9_812_345,
-        document_tokens={"min": 3, "p25": 812, "median": 2600, "p75": 6100, "p99": 41_000, "max": 180_233},
+        document_tokens={"min": 3, "p25": 812, "median": 2600, "p75": 6100, "p95": 41_000, "max": 180_233},
         train=SplitCounts(1720, 9_600_000, 18_750, 9_590_000),
         validation=SplitCounts(43, 212_345, 415, 211_000),
         padding_share=0.0012,

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.evaluation.charts import Chart, Level, Line, Point, bar_chart, line_chart, scale_chart, share_chart, thin
+from pipeline.evaluation.charts import bar_chart, line_chart, scale_chart, share_chart
+from pipeline.evaluation.series import Chart, Level, Line, Point, thin
 
 STEPS = list(range(0, 1000, 10))
 

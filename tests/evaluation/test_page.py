@@ -71,7 +71,7 @@ def test_a_whole_run_has_every_part(page: str) -> None:
 def test_the_headline_is_the_gain(page: str) -> None:
     words = Reader(page).words
     assert "0.250" in words
-    assert "from 4.525 nats a token (labels only) to 4.275 (student (EMA))" in words
+    assert "from 4.525 nats a token for labels only to 4.275 for student (EMA)" in words
     assert "That is 21% of the way from labels only to the teacher." in words
 
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from pipeline.errors import DamagedDataError
 from pipeline.evaluation.summary import (
     EvalResult,
+    columns_of,
     gain_of,
     load_result,
     row_title,
     save_result,
     summary_table,
-    table_cells,
 )
 from tests.evaluation.stories import make_result, make_row
 
@@ -58,19 +58,31 @@ def test_another_file_is_refused(tmp_path: Path, change: dict[str, object], mess
         load_result(path)
 
 
+def cells(result: EvalResult) -> dict[str, list[str]]:
+    return {column.heading: [column.cell(row) for row in result.rows] for column in columns_of(result)}
+
+
 def test_exact_and_lower_bound_are_never_in_one_column() -> None:
-    headings, rows = table_cells(make_result())
-    bound, exact = headings.index("KL to teacher, nats (lower bound)"), headings.index("KL to teacher, nats (exact)")
-    assert [row[bound] for row in rows] == ["–", "0.6980", "0.6950", "0.9800", "5.1000"]
-    assert [row[exact] for row in rows] == ["–", "0.7120", "0.7090", "1.0100", "5.2000"]
+    found = cells(make_result())
+    assert found["KL to teacher, nats (lower bound)"] == ["", "0.6980", "0.6950", "0.9800", "5.1000"]
+    assert found["KL to teacher, nats (exact)"] == ["", "0.7120", "0.7090", "1.0100", "5.2000"]
     only_bound = dataclasses.replace(make_result(), rows=(make_row("a", "student", 4.0, kl_bucket_nats=0.5),))
-    assert "KL to teacher, nats (exact)" not in table_cells(only_bound)[0]
+    assert "KL to teacher, nats (exact)" not in cells(only_bound)
+
+
+def test_memory_of_card_and_process_are_never_in_one_column() -> None:
+    rows = (
+        make_row("a", "student", 4.0, peak_memory_bytes=2**30, memory_kind="gpu"),
+        make_row("b", "baseline", 4.0, peak_memory_bytes=2**31, memory_kind="process"),
+    )
+    found = cells(dataclasses.replace(make_result(), rows=rows))
+    assert found["peak GPU memory, GiB"] == ["1.00", ""]
+    assert found["peak process memory, GiB"] == ["", "2.00"]
 
 
 def test_a_capped_perplexity_is_marked() -> None:
     result = dataclasses.replace(make_result(), rows=(make_row("lost", "student", 31.0),))
-    headings, rows = table_cells(result)
-    assert rows[0][headings.index("perplexity")] == "≥ 485,165,195.41"
+    assert cells(result)["perplexity"] == ["≥ 485,165,195"]
 
 
 def test_row_titles() -> None:
@@ -83,6 +95,12 @@ def test_the_terminal_table_shows_every_figure() -> None:
     text = printed(make_result(), width=200)
     for figure in ("120,331 scored positions", "4.2750", "71.88", "0.6950", "0.7090", "44.3%", "8,123", "1.30"):
         assert figure in text
+
+
+def test_no_heading_or_figure_is_broken_at_80_characters() -> None:
+    text = printed(make_result(), 80)
+    for word in ("nats", "bits/B", "KL ≥", "top-1", "tok/s", "4,964", "0.6950", "lower bound"):
+        assert word in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from pipeline import console
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NumericsError
 from pipeline.models import CausalModel
 from tests import tiny
 
@@ -138,3 +138,19 @@ def test_sequences_longer_than_the_model_are_refused():
 def test_fewer_rows_than_ids_are_refused(model_type):
     with pytest.raises(ConfigError, match=r"ids up to 300 and the model's input matrix only 300 rows"):
         CausalModel(tiny.make_model(model_type), tiny.VOCAB_SIZE + 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        (torch.float16, r"float16 overflows.*teacher\.dtype to float32, or to bfloat16"),
+        (torch.bfloat16, r"bfloat16 overflows.*teacher\.dtype to float32, and"),
+        (torch.float32, "its weights are damaged"),
+    ],
+)
+def test_a_model_that_overflows_is_refused_at_once(dtype, message):
+    model = tiny.make_model().to(dtype)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("inf"))
+    with pytest.raises(NumericsError, match=message):
+        CausalModel(model, tiny.VOCAB_SIZE)

@@ -64,6 +64,16 @@ def test_weights_the_model_does_not_use_are_not_ignored(folder):
         _load(folder)
 
 
+def test_masks_that_old_versions_saved_are_not_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    old = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.layers.0.attn.masked_bias": torch.ones(1),
+    }
+    save_file(weights | old, folder / "model.safetensors", {"format": "pt"})
+    assert torch.equal(_load(folder).lm_head.weight, weights["lm_head.weight"])
+
+
 def test_weights_of_another_shape_are_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
@@ -111,8 +121,9 @@ def test_a_fresh_models_vocabulary_may_be_padded_but_not_cut():
     padded = make_model(LLAMA | {"vocab_size": 320}, 300, 256, seed=0, begin_of_text_id=1)
     assert padded.lm_head.weight.shape[0] == 320
     assert padded.config.bos_token_id == 1
-    with pytest.raises(ConfigError, match=r"vocab_size: the tokenizer has 300 ids, found 299"):
-        make_model(LLAMA | {"vocab_size": 299}, 300, 256, seed=0)
+    for wrong in (299, "300"):
+        with pytest.raises(ConfigError, match=rf"vocab_size: the tokenizer has 300 ids, found {wrong!r}"):
+            make_model(LLAMA | {"vocab_size": wrong}, 300, 256, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -43,19 +43,11 @@ def test_a_chunk_is_the_largest_power_of_two_that_fits(logits_bytes, vocab_size,
 
 
 def test_an_overflow_is_found_before_the_plan_and_names_the_setting():
-    model = tiny.make_model().half()
+    causal = CausalModel(tiny.make_model().half(), tiny.VOCAB_SIZE)
     with torch.no_grad():
-        model.model.norm.weight.fill_(6e4)
+        causal.model.model.norm.weight.fill_(6e4)
     with pytest.raises(ConfigError, match=r"teacher\.dtype: .*float16 overflows.*Set teacher\.dtype to float32"):
-        probe_capture(CausalModel(model, tiny.VOCAB_SIZE), _sequences(), LAYOUT, CacheSettings())
-
-
-def test_damaged_float32_weights_are_not_blamed_on_the_dtype():
-    model = tiny.make_model()
-    with torch.no_grad():
-        model.model.norm.weight[3] = float("nan")
-    with pytest.raises(ConfigError, match="its weights are damaged"):
-        probe_capture(CausalModel(model, tiny.VOCAB_SIZE), _sequences(), LAYOUT, CacheSettings())
+        probe_capture(causal, _sequences(), LAYOUT, CacheSettings())
 
 
 def test_sequences_beyond_the_models_positions_are_refused():

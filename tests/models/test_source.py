@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.models.source import model_folder, weight_files
 
 
@@ -88,3 +89,12 @@ def test_a_snapshot_in_the_hubs_cache_needs_no_network(tmp_path, monkeypatch, ll
         (snapshot / name).write_bytes((llama_folder / name).read_bytes())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert model_folder("someone/some-model") == snapshot
+
+
+def test_a_disk_that_is_full_is_not_blamed_on_the_name(monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        model_folder("someone/some-model")

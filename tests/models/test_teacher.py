@@ -150,7 +150,6 @@ def test_memory_that_runs_out_is_tried_once_more_and_then_explained(monkeypatch)
         return real(ids, positions)
 
     monkeypatch.setattr(teacher.model, "hidden", scarce)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     found = teacher.score(_sequences(), np.array([0]))
     assert found.logprobs_TK.tobytes() == expected.logprobs_TK.tobytes()
     failures[0] = 2

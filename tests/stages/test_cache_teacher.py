@@ -14,7 +14,7 @@ import torch
 
 from pipeline.cache import TeacherCache
 from tests import tiny
-from tests.stages.toys import Toy, copy, run_process, stamps, start, status, temporaries, tree, wait
+from tests.stages.toys import Toy, copy, stamps, start, status, temporaries, tree, wait
 
 STAGE = "cache-teacher"
 

@@ -1,0 +1,62 @@
+"""The log lines of a training, read as series."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.evaluation.history import Curve, TrainingHistory, read_history
+
+TRAIN = [
+    {"step": 1, "kind": "train", "ce": 5.0, "kd": None, "effective_draws": float("nan")},
+    {"step": 2, "kind": "train", "ce": 4.0, "kd": 0.5},
+]
+VALIDATION = [
+    {"step": 2, "kind": "validation", "weights": "raw", "ce": 4.5},
+    {"step": 2, "kind": "validation", "weights": "ema", "ce": 4.25},
+]
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> TrainingHistory:
+    metrics, timings = tmp_path / "metrics.jsonl", tmp_path / "timings.jsonl"
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in TRAIN + VALIDATION) + '{"step": 3, "kind')
+    timings.write_text('{"step": 2, "tokens_per_second": 10.0}\n')
+    found = read_history(metrics, timings)
+    assert found is not None
+    return found
+
+
+def test_series_hold_the_steps_that_have_the_quantity(history: TrainingHistory) -> None:
+    assert history.curve("ce") == Curve((1, 2), (5.0, 4.0))
+    assert history.curve("kd") == Curve((2,), (0.5,))
+    assert not history.curve("effective_draws")
+    assert not history.curve("unheard of")
+    assert history.timing("tokens_per_second") == Curve((2,), (10.0,))
+    assert history.last_step == 2
+
+
+def test_validation_is_told_apart_by_weights(history: TrainingHistory) -> None:
+    assert history.validated("ce", "raw") == Curve((2,), (4.5,))
+    assert history.best_validation() == Curve((2,), (4.25,))
+
+
+def test_curves_say_their_last_mean_and_constancy() -> None:
+    curve = Curve((1, 2), (1.0, 3.0))
+    assert (curve.last, curve.mean, curve.is_constant()) == (3.0, 2.0, False)
+    assert Curve((1, 2), (1.0, 1.0)).is_constant()
+    assert not Curve((), ())
+
+
+def test_no_training_is_none(tmp_path: Path) -> None:
+    assert read_history(tmp_path / "metrics.jsonl", tmp_path / "timings.jsonl") is None
+
+
+def test_timings_may_be_absent(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 7, "kind": "train", "ce": 1.0}\n')
+    found = read_history(tmp_path / "metrics.jsonl", tmp_path / "timings.jsonl")
+    assert found is not None
+    assert found.timings == ()
+    assert not found.best_validation()

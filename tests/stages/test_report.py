@@ -1,0 +1,87 @@
+"""report on runs that the real stages left, through the command people type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.runs import RunDirectory
+from stages import report
+from tests.stages.toys import Toy, copy, flip_a_bit, run, tree
+
+PAGE = "report/report.html"
+
+
+@pytest.fixture(scope="module")
+def evaluated(toy: Toy, cached: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that reached eval, its cache in another folder."""
+    run_dir = copy(trained, tmp_path_factory.mktemp("evaluated") / "run")
+    baselines = f"eval.baselines={{the teacher itself: {toy.teacher}}}"
+    toy.ran("eval", run_dir, "--set", f"cache.roots=[{cached}]", "--set", baselines)
+    return run_dir
+
+
+def reported(run_dir: Path, *more: str) -> str:
+    ended = run("report", str(run_dir), *more)
+    assert ended.code == 0, ended.stderr
+    assert ended.stdout == ""
+    assert str(run_dir / PAGE) in ended.stderr
+    return (run_dir / PAGE).read_text(encoding="utf-8")
+
+
+def test_the_page_tells_the_figures_of_eval(evaluated: Path) -> None:
+    page = reported(evaluated)
+    for row in json.loads((evaluated / "eval" / "eval.json").read_text())["rows"]:
+        assert f"{row['cross_entropy_nats']:.4f}" in page
+        assert row["name"] in page
+    for anchor in ("models", "training", "cache", "data", "samples", "reproduce"):
+        assert f'<section id="{anchor}">' in page
+    assert "Not in this report yet" not in page
+    assert "sequence_length: 32" in page
+
+
+def test_it_changes_nothing_else_and_is_the_same_again(evaluated: Path) -> None:
+    reported(evaluated)
+    before = tree(evaluated)
+    page = reported(evaluated)
+    assert tree(evaluated) == before
+    assert report.run(RunDirectory(evaluated)).read_text(encoding="utf-8") == page
+
+
+def test_another_training_is_drawn_beside(evaluated: Path, trained: Path) -> None:
+    page = reported(evaluated, "--compare", f"straight & simple={trained}")
+    assert "straight &amp; simple" in page
+    assert "straight & simple" not in page
+
+
+def test_a_cache_alone_is_a_report_too(cached: Path, tmp_path: Path) -> None:
+    page = reported(copy(cached, tmp_path / "run"))
+    assert "shards sealed" in page
+    assert "No student was trained." in page
+    assert '<section id="data">' in page
+    assert '<section id="training">' not in page
+
+
+def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
+    page = reported(tmp_path)
+    assert "There is no teacher cache." in page
+    assert "sad-pipeline cache-teacher" in page
+
+
+def test_a_line_still_being_written_is_left_out(evaluated: Path, tmp_path: Path) -> None:
+    page = reported(evaluated)
+    busy = copy(evaluated, tmp_path / evaluated.name)
+    with (busy / "student" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99999, "kind": "tr')
+    assert reported(busy) == page.replace(str(evaluated), str(busy))
+
+
+def test_a_damaged_plan_is_not_reported_as_a_figure(cached: Path, tmp_path: Path) -> None:
+    run_dir = copy(cached, tmp_path / "run")
+    flip_a_bit(run_dir / "cache" / "plan.json")
+    ended = run("report", str(run_dir))
+    assert ended.code == 4
+    assert "plan.json" in ended.stderr
+    assert not (run_dir / PAGE).exists()

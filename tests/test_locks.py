@@ -1,0 +1,114 @@
+"""Who may touch what while another process lives: temporary files, sweeps and locks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import files
+from pipeline.errors import StorageError
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def other_process() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start Python code in another process and wait until it says it is ready; it is ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_sweep_takes_only_what_this_door_left(tmp_path: Path) -> None:
+    for name in (".file.0123456789ab.tmp", "notes.tmp", ".notes.tmp", ".file.xyz.tmp", "file"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / ".model.0123456789ab.tmp" / "inner").mkdir(parents=True)
+    removed = files.sweep_temporary(tmp_path)
+    assert {path.name for path in removed} == {".file.0123456789ab.tmp", ".model.0123456789ab.tmp"}
+    assert names(tmp_path) == {"notes.tmp", ".notes.tmp", ".file.xyz.tmp", "file"}
+    assert files.sweep_temporary(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("verb", ["write_file", "publish_folder"])
+def test_a_temporary_survives_a_sweep_while_its_writer_lives(
+    tmp_path: Path, verb: str, other_process: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    writer = other_process(f"""
+import sys
+from pathlib import Path
+from pipeline import files
+def slowly(place):
+    print("ready", flush=True)
+    sys.stdin.readline()
+files.{verb}(Path({str(tmp_path / "target")!r}), slowly)
+print("done", flush=True)
+""")
+    [temporary] = names(tmp_path)
+    assert files.sweep_temporary(tmp_path) == []
+    assert names(tmp_path) == {temporary}
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    writer.stdin.write("\n")
+    writer.stdin.flush()
+    assert writer.stdout.readline() == "done\n"
+    assert names(tmp_path) == {"target"}
+
+
+def test_a_temporary_of_a_killed_writer_is_swept(
+    tmp_path: Path, other_process: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    writer = other_process(f"""
+import sys
+from pathlib import Path
+from pipeline import files
+def slowly(file):
+    print("ready", flush=True)
+    sys.stdin.readline()
+files.write_file(Path({str(tmp_path / "target")!r}), slowly)
+""")
+    writer.kill()
+    writer.wait()
+    assert len(names(tmp_path)) == 1
+    assert len(files.sweep_temporary(tmp_path)) == 1
+    assert names(tmp_path) == set()
+
+
+def test_a_lock_keeps_a_second_process_out_and_ends_with_its_holder(
+    tmp_path: Path, other_process: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    lock = tmp_path / "run" / ".lock"
+    holder = other_process(f"""
+import sys
+from pathlib import Path
+from pipeline import files
+with files.hold_lock(Path({str(lock)!r}), "at work"):
+    print("ready", flush=True)
+    sys.stdin.readline()
+""")
+    refused = pytest.raises(StorageError, match=r"another process is already at work\. Wait for it")
+    with refused, files.hold_lock(lock, "at work"):
+        pytest.fail("two processes hold one lock")
+    holder.kill()
+    holder.wait()
+    with files.hold_lock(lock, "at work"), refused, files.hold_lock(lock, "at work"):
+        pytest.fail("one lock was given twice in one process")
+    with files.hold_lock(lock, "at work again"):
+        pass

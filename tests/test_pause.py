@@ -1,0 +1,114 @@
+"""When to pause: signals in a real process, and the arithmetic of the time budget."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import pause
+from pipeline.pause import PausedError, PauseRequest
+
+WORKER = """
+import time
+from pipeline.pause import PausedError, PauseRequest
+with PauseRequest() as request:
+    print(request.reason(), flush=True)
+    while request.reason() is None:
+        time.sleep(0.01)
+    print(request.reason(), flush=True)
+    try:
+        request.check_signal()
+    except PausedError as reason:
+        print("given up:", reason, flush=True)
+    {then}
+print("left in order", flush=True)
+"""
+
+
+def start(then: str = "pass") -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER.format(then=then)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "None\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks(number: signal.Signals) -> None:
+    process = start()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    reason = f"{number.name} was received"
+    assert out == f"{reason}\ngiven up: {reason}\nleft in order\n"
+    assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_leaves_at_once(second: signal.Signals) -> None:
+    process = start(then="time.sleep(60)")
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.readline()
+    process.send_signal(second)
+    out, _ = process.communicate(timeout=30)
+    assert "left in order" not in out
+    assert process.returncode == 128 + second
+
+
+def test_handlers_are_given_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with PauseRequest():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_of_this_process_gives_up_a_long_unit() -> None:
+    with PauseRequest() as request:
+        request.check_signal()
+        signal.raise_signal(signal.SIGTERM)
+        assert request.reason() == "SIGTERM was received"
+        with pytest.raises(PausedError, match="SIGTERM was received"):
+            request.check_signal()
+
+
+def test_the_budget_keeps_room_for_the_slowest_unit_and_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Due as soon as time left <= 1.2 * (slowest recent unit + slowest save)."""
+    now = [0.0]
+    monkeypatch.setattr(pause.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pause, "_PROCESS_START", 0.0)
+    request = PauseRequest(time_budget_seconds=100.0)
+    request.note_unit(3.0)
+    request.note_unit(10.0)
+    request.note_save(5.0)
+    request.note_save(2.0)
+    now[0] = 100.0 - 1.2 * 15.0 - 0.01
+    assert request.reason() is None
+    now[0] += 0.02
+    assert request.reason() == "the time budget is nearly spent"
+    request.check_signal()  # a budget never gives up a unit in its middle
+
+
+def test_an_old_slow_unit_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pause.time, "monotonic", lambda: 50.0)
+    monkeypatch.setattr(pause, "_PROCESS_START", 0.0)
+    request = PauseRequest(time_budget_seconds=100.0)
+    request.note_unit(60.0)
+    assert request.reason() is not None
+    for _ in range(32):
+        request.note_unit(1.0)
+    assert request.reason() is None
+
+
+def test_without_a_budget_time_is_no_reason() -> None:
+    request = PauseRequest()
+    request.note_unit(1e9)
+    assert request.reason() is None
+
+
+def test_a_spent_budget_is_due_before_any_unit() -> None:
+    assert PauseRequest(time_budget_seconds=1e-9).reason() is not None

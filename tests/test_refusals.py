@@ -1,0 +1,59 @@
+"""What the operating system refuses, in words, with the next step."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import files
+from pipeline.errors import StorageError
+from tests.crashes import Disk
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"the disk is full .*What is sealed is safe; free some space and run the same command again"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EFBIG, "the disk is full"),
+        (errno.EROFS, r"cannot be written .*Choose another place with --run-dir"),
+        (errno.EACCES, "cannot be written"),
+        (errno.EIO, "the disk failed"),
+    ],
+)
+def test_a_refusal_names_the_place_and_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    Disk(monkeypatch, 3, OSError(number, os.strerror(number)))
+    with pytest.raises(StorageError, match=f"^{tmp_path / 'file'}: {message}") as caught:
+        files.write_file(tmp_path / "file", b"data")
+    assert caught.value.exit_code == 7
+
+
+def test_other_errors_of_the_system_keep_their_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Disk(monkeypatch, 3, OSError(errno.EMFILE, "Too many open files"))
+    with pytest.raises(OSError, match="Too many open files"):
+        files.write_file(tmp_path / "file", b"data")
+
+
+def test_a_disk_filled_by_a_library_in_rust_is_recognised(tmp_path: Path) -> None:
+    """safetensors and tokenizers raise the system's refusal under classes of their own."""
+
+    def full(folder: Path) -> None:
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        files.publish_folder(tmp_path / "model", full)
+
+
+def test_something_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        files.write_file(tmp_path / "file" / "below", b"data")
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises(StorageError, match="a folder stands where a file is needed"):
+        files.write_file(tmp_path / "folder", b"data")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}

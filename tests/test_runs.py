@@ -1,0 +1,141 @@
+"""A run directory: the resolved config first, status.json for schedulers, one process at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import files
+from pipeline.config import Section, free
+from pipeline.errors import ConfigError, StorageError
+from pipeline.pause import PauseRequest
+from pipeline.runs import Outcome, RunDirectory, Session
+
+
+class Small(Section):
+    """A config small enough to read at a glance."""
+
+    size: int = free(3)
+
+
+def status(run: RunDirectory) -> dict[str, Any]:
+    return files.read_json(run.root / "status.json")
+
+
+def test_the_files_of_a_run_are_where_the_design_puts_them() -> None:
+    run = RunDirectory(Path("artifacts/my"))
+    found = [run.cache, run.student, run.model, run.metrics, run.checkpoints, run.evaluation, run.report]
+    assert [str(path.relative_to(run.root)) for path in found] == [
+        "cache",
+        "student",
+        "student/model",
+        "student/metrics.jsonl",
+        "student/checkpoints",
+        "eval/eval.json",
+        "report/report.html",
+    ]
+
+
+def test_the_resolved_config_is_there_before_work_starts(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "new" / "run")
+    with run.at_work("cache-teacher", Small()):
+        assert yaml.safe_load((run.root / "config.yaml").read_text(encoding="utf-8")) == {"size": 3}
+        assert status(run) == {
+            "stage": "cache-teacher",
+            "state": "running",
+            "progress": {},
+            "message": "",
+            "next_command": None,
+        }
+
+
+def test_a_failure_is_left_in_the_status_and_goes_on(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    with pytest.raises(ConfigError), run.at_work("eval"):
+        raise ConfigError("nothing to measure")
+    assert (status(run)["state"], status(run)["message"]) == ("failed", "nothing to measure")
+    with pytest.raises(KeyboardInterrupt), run.at_work("eval"):
+        raise KeyboardInterrupt
+    assert (status(run)["state"], status(run)["message"]) == ("failed", "KeyboardInterrupt")
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_a_failure_that_cannot_be_written_down_stays_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise StorageError("the disk is full")
+
+    def fail_on_a_full_disk() -> None:
+        monkeypatch.setattr(files, "write_json", refuse)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), run.at_work("eval"):
+        fail_on_a_full_disk()
+
+
+def test_what_a_crash_left_is_swept_at_the_next_start(tmp_path: Path) -> None:
+    left = [
+        tmp_path / ".status.json.0123456789ab.tmp",
+        tmp_path / "student" / "checkpoints" / "step-00000005" / ".ema.safetensors.0123456789ab.tmp",
+    ]
+    for path in left:
+        files.make_folder(path.parent)
+        path.write_bytes(b"half")
+    with RunDirectory(tmp_path).at_work("train-student"):
+        assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("state", ["complete", "paused"])
+def test_an_outcome_names_the_next_command_only_where_there_is_one(
+    tmp_path: Path, state: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sad-pipeline", "cache-teacher", "-c", "my config.yaml", "--set", "data.path=it's"]
+    session = Session(RunDirectory(tmp_path), PauseRequest(), command)
+    outcome = Outcome(state, "3 of 4 shards are sealed", {"sealed": 3, "shards": 4})
+    assert session.finish("cache-teacher", outcome) is outcome
+    quoted = """sad-pipeline cache-teacher -c 'my config.yaml' --set 'data.path=it'"'"'s'"""
+    assert status(session.run) == {
+        "stage": "cache-teacher",
+        "state": state,
+        "progress": {"sealed": 3, "shards": 4},
+        "message": "3 of 4 shards are sealed",
+        "next_command": quoted if state == "paused" else None,
+    }
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "cache-teacher: 3 of 4 shards are sealed"
+    assert said[1:] == ([f"To continue: {quoted}"] if state == "paused" else [])
+
+
+def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from pipeline.runs import RunDirectory
+with RunDirectory(Path({str(tmp_path)!r})).at_work("cache-teacher"):
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == "ready\n"
+    before = (tmp_path / "status.json").read_bytes()
+    refused = pytest.raises(StorageError, match="another process is already at work in this run directory")
+    with refused as caught, RunDirectory(tmp_path).at_work("train-student", Small()):
+        pytest.fail("two processes are at work in one run")
+    assert str(tmp_path) in str(caught.value)
+    assert (tmp_path / "status.json").read_bytes() == before
+    assert not (tmp_path / "config.yaml").exists()
+    first.communicate("\n", timeout=30)
+    assert first.returncode == 0
+    with RunDirectory(tmp_path).at_work("train-student"):
+        assert status(RunDirectory(tmp_path))["stage"] == "train-student"
