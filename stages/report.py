@@ -43,6 +43,7 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
         training=_training(run),
         evaluation=load_result(run.evaluation) if run.evaluation.is_file() else None,
         compare={name: history for name, other in (compare or {}).items() if (history := _training(other))},
+        compare_dirs={name: str(other.root) for name, other in (compare or {}).items()},
     )
     files.write_file(run.report, render_page(story).encode())
     say(f"{STAGE}: {run.report}")

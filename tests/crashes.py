@@ -98,7 +98,8 @@ _CALLS: list[tuple[Any, str]] = [
     (os, "chmod"),
     (pathlib.Path, "mkdir"),
     (pathlib.Path, "rename"),
-    (pathlib.Path, "unlink"),
+    (os, "unlink"),
+    (os, "rmdir"),
 ]
 
 

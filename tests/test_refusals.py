@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,38 @@ def test_something_in_the_way_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="a folder stands where a file is needed"):
         files.write_file(tmp_path / "folder", b"data")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+LIMITED = """
+import resource, sys
+import subprocess
+import sys
+from pathlib import Path
+from pipeline import files
+from pipeline.errors import StorageError
+target = Path(sys.argv[1])
+def with_safetensors(folder):
+    import numpy as np
+    from safetensors.numpy import save_file
+    save_file({"a": np.zeros(100_000, np.uint8)}, folder / "a.safetensors")
+verbs = {
+    "write_file": lambda: files.write_file(target, bytes(100_000)),
+    "append_lines": lambda: files.append_lines(target, ["x" * 100_000]),
+    "publish_folder": lambda: files.publish_folder(target, with_safetensors),
+}
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    verbs[sys.argv[2]]()
+except StorageError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("verb", ["write_file", "append_lines", "publish_folder"])
+def test_a_real_refusal_of_a_real_system(tmp_path: Path, verb: str) -> None:
+    """A process that may write 50 kB a file meets a real error in Python's own calls and in a library's."""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "target"), verb]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{tmp_path / 'target'}: the disk is full (File too large). What is sealed is safe")
+    assert verb == "append_lines" or not list(tmp_path.iterdir())

@@ -19,8 +19,8 @@ WRITING_CALLS = {
     "os.replace", "os.remove", "os.open", "os.write", "os.truncate", "np.save", "numpy.save", "torch.save",
     "shutil.move", "shutil.copy", "json.dump", "save_file",
 }  # fmt: skip
-# A tokenizer writes itself into the folder files.publish_folder hands out; who calls it is checked below.
-WRITES_INTO_A_GIVEN_FOLDER = {("pipeline/data/tokenizer.py", "save")}
+# These write into the folder that files.publish_folder hands out; who calls them is checked below.
+WRITES_INTO_A_GIVEN_FOLDER = {("pipeline/data/tokenizer.py", "save"), ("pipeline/models/loading.py", "save_model")}
 UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tempfile", "sqlite3", "dbm"}
 UNSAFE_CALLS = {
     "eval", "exec", "compile", "__import__", "os.system", "torch.load", "torch.jit.load", "yaml.unsafe_load",
@@ -101,12 +101,12 @@ def test_the_check_lets_readers_pass(statement: str) -> None:
     assert not outside_the_door(Module("pipeline/x.py", ast.parse(statement), 1))
 
 
-def test_a_tokenizer_is_saved_only_into_a_published_folder() -> None:
+def test_models_and_tokenizers_are_saved_only_into_a_published_folder() -> None:
     loose = [
         f"{module.path}:{call.lineno}"
         for module in modules()
         for name, call in module.calls()
-        if name.endswith("tokenizer.save")
+        if name.endswith(("tokenizer.save", "save_model"))
         and not any(first <= call.lineno <= last for first, last in filled_by_publish(module))
     ]
     assert not loose

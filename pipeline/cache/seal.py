@@ -47,7 +47,10 @@ class Seal:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a seal and check its form and its own digest; DamagedDataError names what is wrong with it."""
-        value = files.read_json(path, MAX_SEAL_BYTES)
+        try:
+            value = files.read_json(path, MAX_SEAL_BYTES)
+        except DamagedDataError as error:
+            raise DamagedDataError(f"{error}. {REPAIR}") from error
         digest = value.pop("digest", None)
         damaged = digest != _digest(value)
         version = value.pop("format", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.console import format_bytes
 from pipeline.evaluation.cache_facts import CacheFacts
 from pipeline.evaluation.charts import bar_chart, share_chart
-from pipeline.evaluation.markup import Markup, details, element, figure, section, table, tiles
+from pipeline.evaluation.markup import Markup, count_text, details, element, figure, section, table, tiles
 from pipeline.evaluation.series import Colour
 
 _RETAINED_COLOURS: tuple[Colour, ...] = ("student", "baseline", "extra")
@@ -24,16 +24,16 @@ def cache_section(cache: CacheFacts) -> Markup:
 def _facts(cache: CacheFacts) -> Markup:
     facts = [
         (f"{len(cache.sealed)} of {len(cache.shards)}", "shards sealed"),
-        (f"{cache.num_sequences:,} × {cache.sequence_length:,}", "sequences × positions"),
-        (f"{cache.num_scored:,}", "of them scored"),
+        (count_text(cache.num_sequences), f"sequences of {cache.sequence_length:,}"),
+        (count_text(cache.num_scored), "positions scored"),
         (format_bytes(cache.size_bytes), "on disk"),
     ]
     if cache.bytes_per_token is not None:
         facts.append((f"{cache.bytes_per_token:,.0f} B", "a token"))
     if cache.entropy_nats is not None:
-        facts.append((f"{cache.entropy_nats:.3f} nats", "mean entropy of the teacher"))
+        facts.append((f"{cache.entropy_nats:.3f}", "nats of entropy, teacher's mean"))
     if cache.cross_entropy_nats is not None:
-        facts.append((f"{cache.cross_entropy_nats:.3f} nats", "teacher's cross-entropy"))
+        facts.append((f"{cache.cross_entropy_nats:.3f}", "nats, teacher's cross-entropy"))
     return tiles(facts)
 
 

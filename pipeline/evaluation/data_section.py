@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.console import format_bytes
 from pipeline.data.report import DataReport
 from pipeline.evaluation.charts import bar_chart
-from pipeline.evaluation.markup import Markup, element, figure, section, table, tiles
+from pipeline.evaluation.markup import Markup, count_text, element, figure, section, table, tiles
 
 _QUANTILES = ("min", "p25", "median", "p75", "p95", "max")
 _WIDE = 50  # longest over shortest document from which a linear scale would hide the short ones
@@ -25,10 +25,10 @@ def data_section(report: DataReport) -> Markup:
 def _facts(report: DataReport) -> Markup:
     return tiles(
         [
-            (f"{report.documents_read:,}", "documents read"),
-            (f"{report.documents_kept:,}", "documents kept"),
+            (count_text(report.documents_read), "documents read"),
+            (count_text(report.documents_kept), "documents kept"),
             (format_bytes(report.num_bytes), "of text kept"),
-            (f"{report.num_tokens:,}", "tokens"),
+            (count_text(report.num_tokens), "tokens"),
             (f"{report.num_bytes / max(1, report.num_tokens):.2f}", "bytes a token"),
             (f"{report.unknown_share:.2%}", "unknown tokens"),
             (f"{report.padding_share:.2%}", "padding in sequences"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +35,7 @@ def hero(story: Story) -> Markup:
         cache = story.cache
         claim = f"The teacher's predictions at {cache.num_scored:,} positions, in {format_bytes(cache.size_bytes)}."
         return _hero(f"{len(cache.sealed)} of {len(cache.shards)}", "shards sealed", "plain", claim, "No student yet.")
-    return _hero("–", "", "plain", "Nothing has been computed in this run directory yet.", "")
+    return _hero("Nothing", "so far", "plain", "This run directory holds no cache, no student and no figures.", "")
 
 
 def missing(story: Story) -> Markup:
@@ -58,8 +59,10 @@ def missing(story: Story) -> Markup:
 def command(story: Story, stage: str) -> str:
     """The command that runs a stage of this run again."""
     if stage == "report":
-        return shlex.join(["sad-pipeline", stage, story.run_dir])
-    return shlex.join(["sad-pipeline", stage, "-c", f"{story.run_dir}/config.yaml", "--run-dir", story.run_dir])
+        compared = [word for name, place in story.compare_dirs.items() for word in ("--compare", f"{name}={place}")]
+        return shlex.join(["sad-pipeline", stage, story.run_dir, *compared])
+    words = ["sad-pipeline", stage, "-c", f"{story.run_dir}/config.yaml", "--run-dir", story.run_dir]
+    return shlex.join([*words, *(_eval_settings(story) if stage == "eval" else [])])
 
 
 def commands(story: Story) -> Markup:
@@ -67,9 +70,21 @@ def commands(story: Story) -> Markup:
     return code("\n".join(command(story, stage) for stage in ("cache-teacher", "train-student", "eval", "report")))
 
 
+def _eval_settings(story: Story) -> list[str]:
+    """What the evaluation was told beyond the run's config: baselines, and the teacher for the exact KL."""
+    rows = story.evaluation.rows if story.evaluation else ()
+    baselines = {row.name: row.folder for row in rows if row.kind == "baseline" and row.folder}
+    settings = []
+    if baselines and baselines != story.setting("eval", "baselines"):
+        settings += ["--set", f"eval.baselines={json.dumps(baselines, ensure_ascii=False)}"]
+    if any(row.kl_exact_nats is not None for row in rows) and not story.setting("eval", "teacher"):
+        settings += ["--set", f"eval.teacher={story.setting('teacher', 'model')}"]
+    return settings
+
+
 def _standing(status: Mapping[str, Any]) -> str:
-    message = status.get("message")
-    return f"The last stage, {status.get('stage')}, {status['state']}{f': {message}' if message else ''}."
+    message = status.get("message") or "it left no message"
+    return f"The last stage, {status.get('stage')}, is {status['state']}: {message}"
 
 
 def _gain_words(gain: Gain) -> tuple[str, str, str, str, str]:

@@ -85,6 +85,14 @@ def tiles(facts: Iterable[tuple[str, str]]) -> Markup:
     )
 
 
+def count_text(count: int) -> str:
+    """A count that fits a tile: written out below ten million, then 12.3M, 45.6B."""
+    for bound, size, suffix in ((10**10, 10**9, "B"), (10**7, 10**6, "M")):
+        if count >= bound:
+            return f"{count / size:,.1f}{suffix}"
+    return f"{count:,}"
+
+
 def details(summary: str, *children: str, open_: bool = False) -> Markup:
     """A part that unfolds."""
     return element("details", element("summary", summary), *children, open="" if open_ else None)

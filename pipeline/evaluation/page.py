@@ -115,7 +115,8 @@ def _reproduce(story: Story) -> Markup:
     if story.evaluation and story.evaluation.environment:
         rows = [[name, value] for name, value in sorted(story.evaluation.environment.items())]
         parts.append(details("Environment of the evaluation", table(["part", "version"], rows, words=True)))
-    parts.append(details("Resolved configuration", code(story.config_text)))
+    if story.config_text:
+        parts.append(details("Resolved configuration", code(story.config_text)))
     lead = "Each command resumes where it stopped; the same configuration gives the same cache, byte for byte."
     return section("reproduce", "Reproduce", *parts, lead=lead)
 

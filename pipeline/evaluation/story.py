@@ -26,6 +26,7 @@ class Story:
     training: TrainingHistory | None = None
     evaluation: EvalResult | None = None
     compare: Mapping[str, TrainingHistory] = field(default_factory=dict)  # further trainings, by name
+    compare_dirs: Mapping[str, str] = field(default_factory=dict)  # and their run directories
 
     def setting(self, *keys: str) -> Any:
         """A value of the configuration, or None."""

@@ -44,7 +44,14 @@ _PANELS = (
         "How often student and teacher put the same token first, on training text.",
         percent=True,
     ),
-    _Panel("temperature", "Temperature", "τ", "", noisy=False, from_zero=True),
+    _Panel(
+        "temperature",
+        "Temperature",
+        "τ",
+        "At higher τ the teacher's lesser choices count for more.",
+        noisy=False,
+        from_zero=True,
+    ),
     _Panel(
         "learning_rate",
         "Learning rate",
@@ -142,7 +149,7 @@ def _facts(history: TrainingHistory) -> Markup:
     facts = [(f"{history.last_step:,}", "optimizer steps")]
     for weights, words in (("raw", "raw weights"), ("ema", "EMA weights")):
         if curve := history.validated("ce", weights):
-            facts.append((f"{curve.last:.3f} nats", f"last validation, {words}"))
+            facts.append((f"{curve.last:.3f}", f"nats, last validation, {words}"))
     skipped = history.curve("skipped_steps")
     if skipped and skipped.last:
         facts.append((f"{skipped.last:,.0f}", "steps skipped, gradients not finite"))

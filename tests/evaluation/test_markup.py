@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.markup import Markup, details, element, figure, join, table, tiles
+from pipeline.evaluation.markup import Markup, count_text, details, element, figure, join, table, tiles
 from pipeline.evaluation.series import Chart, Key
 
 
@@ -29,6 +29,12 @@ def test_a_legend_is_there_only_for_several_series() -> None:
     written = figure("t", Chart("<svg></svg>", keys), "said")
     assert '<i style="--key:var(--baseline)" class="dashed"></i>two' in written
     assert "<figcaption>said</figcaption>" in written
+
+
+def test_counts_fit_a_tile() -> None:
+    assert [count_text(count) for count in (0, 9_999_999, 12_345_678, 45_600_000_000)] == [
+        "0", "9,999,999", "12.3M", "45.6B",
+    ]  # fmt: skip
 
 
 def test_tiles_and_details() -> None:

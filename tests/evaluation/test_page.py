@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
 import pytest
 
 from pipeline.evaluation.page import render_page
-from tests.evaluation.stories import HOSTILE, make_history, make_story, partial_stories, rendered
+from tests.evaluation.stories import HOSTILE, make_history, make_result, make_row, make_story, partial_stories, rendered
 
 _VOID = {"meta", "br", "hr"}
 
@@ -128,6 +129,20 @@ def test_a_pause_is_told() -> None:
 
 def test_the_same_run_gives_the_same_page(page: str) -> None:
     assert render_page(make_story()) == page
+
+
+def test_commands_name_what_the_config_does_not() -> None:
+    rows = (
+        make_row("student", "student", 4.2, kl_exact_nats=0.5),
+        dataclasses.replace(make_row("labels only", "baseline", 4.5), folder="other/student/model"),
+    )
+    story = make_story(
+        evaluation=dataclasses.replace(make_result(), rows=rows), compare_dirs={"labels only": "artifacts/other"}
+    )
+    words = Reader(render_page(story)).words
+    assert """--set 'eval.baselines={"labels only": "other/student/model"}'""" in words
+    assert "--set eval.teacher=artifacts/demo/teacher" in words
+    assert "sad-pipeline report artifacts/demo --compare 'labels only=artifacts/other'" in words
 
 
 def test_both_schemes_and_narrow_screens_are_provided_for(page: str) -> None:

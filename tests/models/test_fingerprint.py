@@ -40,6 +40,16 @@ def test_retrained_weights_of_the_same_shapes_differ_quickly(folder):
     assert quick_fingerprint(str(folder)) != before
 
 
+def test_samples_reach_past_the_beginning_of_a_file(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    weights = torch.arange(2**20, dtype=torch.float32)
+    save_file({"w": weights}, tmp_path / "model.safetensors")
+    before = quick_fingerprint(str(tmp_path))
+    weights[2**19 :] += 1
+    save_file({"w": weights}, tmp_path / "model.safetensors")
+    assert quick_fingerprint(str(tmp_path)) != before
+
+
 def test_a_changed_config_differs(folder):
     before = quick_fingerprint(str(folder))
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")

@@ -9,6 +9,7 @@ import torch
 from pipeline.cache.records import BETAS, RecordLayout, Records
 from pipeline.errors import MachineError, NumericsError
 from pipeline.models import CausalModel, Teacher
+from pipeline.models.draws import draw_ids, uniforms
 from tests import tiny
 from tests.models.rows import dense_logp, lay_out, random_documents, spans_of
 
@@ -119,6 +120,17 @@ def test_draws_do_not_depend_on_batch_or_chunk():
         assert np.array_equal(found.draw_ids_TM, expected.draw_ids_TM)
     last = _teacher("llama").score(sequences, np.array([4]))
     assert np.array_equal(last.draw_ids_TM, expected.draw_ids_TM[-sequences.sequence_length :])
+
+
+def test_draws_use_the_numbers_of_their_own_seed_sequence_and_place():
+    sequences, row = _sequences(), 1
+    teacher = _teacher("llama")
+    found = teacher.score(sequences, np.array([0, row])).rows(slice(sequences.sequence_length, None))
+    logp = dense_logp(teacher.model.model, sequences.input_ids[row, :-1])
+    tail = logp.scatter(1, torch.from_numpy(found.ids_TK.astype(np.int64)), -torch.inf)
+    own = torch.from_numpy(uniforms(teacher.seed, row, sequences.sequence_length, LAYOUT.num_draws))
+    expected = draw_ids((LAYOUT.draw_beta * tail).exp().float(), own)
+    assert np.array_equal(found.draw_ids_TM, expected.numpy())
 
 
 def test_a_head_of_the_whole_vocabulary_needs_no_tail():

@@ -366,9 +366,7 @@ def test_the_exported_student_needs_nothing_of_this_project(trained: Path, tmp_p
     model_folder = trained / "student" / "model"
     program = f"""
 import sys
-sys.path[:] = [path for path in sys.path if path != {str(REPOSITORY)!r}]
-import importlib.util
-assert importlib.util.find_spec("stages") is None
+sys.modules["pipeline"] = sys.modules["stages"] = None  # importing either is an error now
 import torch, transformers
 model = transformers.AutoModelForCausalLM.from_pretrained({str(model_folder)!r})
 tokenizer = transformers.AutoTokenizer.from_pretrained({str(model_folder)!r})
@@ -378,7 +376,6 @@ with torch.no_grad():
 generate = transformers.pipeline("text-generation", {str(model_folder)!r})
 text = generate("def", max_new_tokens=4, do_sample=False)[0]["generated_text"]
 assert text.startswith("def") and len(text) > 3, text
-assert not any(name.split(".")[0] in ("pipeline", "stages") for name in sys.modules)
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(

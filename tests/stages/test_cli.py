@@ -1,0 +1,122 @@
+"""The command line itself: help, examples, exit codes, and which stream says what."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from stages.cli import main
+from tests.stages.toys import REPOSITORY, Toy, copy, flip_a_bit, run, run_process
+
+COMMANDS = sorted(main.commands)
+HEAVY = ("torch", "transformers", "zarr", "datasets", "pyarrow", "matplotlib", "numpy")
+
+
+def test_help_of_every_command_loads_nothing_heavy() -> None:
+    """One interpreter asks for the help of all; what it has loaded at the end is what --help costs."""
+    program = f"""
+import sys
+from click.testing import CliRunner
+from stages.cli import main
+for command in {COMMANDS!r}:
+    for flag in ("-h", "--help"):
+        result = CliRunner().invoke(main, [command, flag])
+        assert result.exit_code == 0, result.output
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_one_line_and_an_example(name: str) -> None:
+    command = main.commands[name]
+    assert command.help is not None
+    first, _, rest = command.help.partition("\n")
+    assert first.endswith((".", "."))
+    assert f"Example: sad-pipeline {name}" in rest
+    example = next(line for line in rest.splitlines() if "Example:" in line).partition(f"sad-pipeline {name}")[2]
+    known = {option for parameter in command.params for option in parameter.opts}
+    for word in example.split():
+        assert not word.startswith("-") or word in known, f"{name} has no option {word}"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts} says nothing"
+
+
+def test_commands_are_listed_in_the_order_of_use() -> None:
+    listed = run("--help").stdout
+    order = [listed.index(f"\n  {name}") for name in ("demo", "cache-teacher", "train-student", "eval", "report")]
+    assert order == sorted(order)
+
+
+def test_usage_errors_exit_with_2(toy: Toy, tmp_path: Path) -> None:
+    for arguments in (
+        ("no-such-command",),
+        ("cache-teacher",),
+        ("cache-teacher", "-c", str(toy.config), "--no-such-option"),
+        ("cache-teacher", "-c", str(toy.config), "--time-budget", "0"),
+        ("cache-teacher", "-c", str(toy.config), "--time-budget", "soon"),
+        ("verify", str(tmp_path / "nowhere")),
+        ("report", str(tmp_path / "nowhere")),
+        ("train-student", "-c", str(toy.config), "--fork-from", str(tmp_path / "nowhere")),
+    ):
+        ended = run(*arguments)
+        assert ended.code == 2, arguments
+        assert ended.stdout == ""
+        assert ended.stderr
+
+
+def test_json_stands_alone_on_stdout(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
+    assert json.loads(run("verify", str(cached), "--json").stdout) == []
+    assert json.loads(run("inspect", str(cached), "--json").stdout)
+    damaged = copy(cached, tmp_path / "damaged")
+    flip_a_bit(damaged / "cache" / "shards" / "00001.shard")
+    ended = run("verify", str(damaged), "--json")
+    assert ended.code == 4
+    assert {Path(problem["path"]).name for problem in json.loads(ended.stdout)} == {"00001.shard"}
+    ended = toy.ran("eval", copy(trained, tmp_path / "run"), "--set", f"cache.roots=[{cached}]", "--json")
+    assert json.loads(ended.stdout) == json.loads((tmp_path / "run" / "eval" / "eval.json").read_text())
+    assert "cross-entropy" in ended.stderr
+
+
+def test_without_json_stdout_is_empty(toy: Toy, cached: Path, trained: Path) -> None:
+    for ended in (
+        toy.ran("cache-teacher", cached),
+        toy.ran("train-student", trained, "--set", f"cache.roots=[{cached}]"),
+        run("verify", str(cached)),
+        run("inspect", str(cached)),
+        run("report", str(trained)),
+    ):
+        assert (ended.code, ended.stdout) == (0, "")
+        assert ended.stderr
+
+
+def test_an_unexpected_error_exits_with_1_and_keeps_its_trace(toy: Toy, tmp_path: Path) -> None:
+    """In a real process: a mistake of ours must be seen whole."""
+    program = """
+import sys
+import stages.cache_teacher
+stages.cache_teacher.earlier_plan = lambda *_: 1 / 0
+from stages.cli import main
+main(sys.argv[1:])
+"""
+    arguments = toy.command("cache-teacher", tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "Traceback" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_installed_command_is_this_one() -> None:
+    done = run_process("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("sad-pipeline, version ")

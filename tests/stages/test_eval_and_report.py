@@ -1,0 +1,143 @@
+"""eval against an independent dense computation, and the page that report draws of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cache import TeacherCache
+from tests.stages.toys import Toy, copy, run, status, temporaries, tree
+
+
+@pytest.fixture(scope="module")
+def evaluated(toy: Toy, cached: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a cache, a student and an evaluation that has everything: a baseline and the teacher at hand."""
+    run_dir = copy(trained, tmp_path_factory.mktemp("evaluated") / "run")
+    copy(cached / "cache", run_dir / "cache")
+    baseline = trained / "student" / "model"
+    toy.ran("eval", run_dir, "--set", f"eval.baselines={{same: {baseline}}}", "--set", f"eval.teacher={toy.teacher}")
+    return run_dir
+
+
+def rows_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of eval.json."""
+    rows: list[dict[str, Any]] = json.loads((run_dir / "eval" / "eval.json").read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def dense_log_softmax(folder: Path, ids: np.ndarray, starts: np.ndarray) -> torch.Tensor:
+    """log q [T, V] in float64 by whole logits, one document at a time: no packing, no head, no chunks."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+    begins = np.flatnonzero(starts[:-1]).tolist()
+    parts = []
+    for begin, end in zip(begins, [*begins[1:], len(ids) - 1], strict=True):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(ids[begin:end].astype(np.int64))[None]).logits[0, :, :259]
+        parts.append(logits.double().log_softmax(dim=1))
+    return torch.cat(parts)
+
+
+def test_the_exported_student_is_measured_as_a_dense_computation_does(evaluated: Path, toy: Toy) -> None:
+    ce = kl = agreeing = count = num_bytes = 0.0
+    with TeacherCache.open(evaluated) as cache:
+        indices = [i for span in cache.sealed if span.split == 1 for i in range(span.first, span.stop)]
+        for sequence in (cache[index] for index in indices):
+            student_TV, teacher_TV = (
+                dense_log_softmax(folder, sequence.input_ids, sequence.document_starts)
+                for folder in (evaluated / "student" / "model", toy.teacher)
+            )
+            scored = torch.from_numpy(np.array(sequence.loss_mask_T))
+            labels = torch.from_numpy(sequence.input_ids[1:].astype(np.int64))
+            ce -= student_TV.gather(1, labels[:, None])[scored].sum().item()
+            kl += (teacher_TV.exp() * (teacher_TV - student_TV)).sum(dim=1)[scored].sum().item()
+            agreeing += (teacher_TV.argmax(dim=1) == student_TV.argmax(dim=1))[scored].sum().item()
+            count += int(scored.sum())
+            num_bytes += sequence.num_bytes
+    exported = [row for row in rows_of(evaluated) if row["kind"] == "student" and row["folder"].endswith("model")]
+    assert len(exported) == 1
+    row = exported[0]
+    assert row["cross_entropy_nats"] == pytest.approx(ce / count, rel=1e-5)
+    assert row["perplexity"] == pytest.approx(math.exp(ce / count), rel=1e-4)
+    assert row["bits_per_byte"] == pytest.approx(ce / (math.log(2) * num_bytes), rel=1e-5)
+    assert row["kl_exact_nats"] == pytest.approx(kl / count, rel=1e-4)
+    assert row["top1_agreement"] == pytest.approx(agreeing / count, abs=0.02)
+
+
+def test_figures_are_plausible_and_belong_together(evaluated: Path) -> None:
+    value = json.loads((evaluated / "eval" / "eval.json").read_text(encoding="utf-8"))
+    assert value["format"] == 1
+    assert value["data"]["num_sequences"] == 89
+    rows = value["rows"]
+    assert [(row["name"], row["kind"], row["weights"]) for row in rows] == [
+        ("teacher", "teacher", None),
+        ("student at the start", "initial", None),
+        ("student", "student", "raw"),
+        ("student", "student", "ema"),
+        ("same", "baseline", None),
+    ]
+    for row in rows:
+        assert 0 < row["cross_entropy_nats"] < 7
+        assert row["perplexity"] == pytest.approx(math.exp(row["cross_entropy_nats"]))
+        assert not row["perplexity_capped"]
+    for row in rows[1:]:
+        assert 0 <= row["kl_bucket_nats"] <= row["kl_exact_nats"] + 2e-3
+        assert 0 <= row["top1_agreement"] <= 1
+        assert row["tokens_per_second"] > 0
+        assert row["peak_memory_bytes"] > 1e6
+    exported = next(row for row in rows if row["kind"] == "student" and row["folder"].endswith("student/model"))
+    baseline = rows[-1]
+    for name in ("cross_entropy_nats", "kl_bucket_nats", "kl_exact_nats", "top1_agreement"):
+        assert baseline[name] == pytest.approx(exported[name], rel=1e-6), "the baseline is the same model"
+    assert len(value["samples"]) > 0
+    assert set(value["samples"][0]["continuations"]) == {"student (raw)", "student (EMA)", "same"}
+    assert status(evaluated)["state"] == "complete"
+
+
+def test_without_a_teacher_there_is_only_the_lower_bound(toy: Toy, evaluated: Path, tmp_path: Path) -> None:
+    run_dir = copy(evaluated, tmp_path / "run")
+    ended = toy.ran("eval", run_dir)
+    assert {row["kl_exact_nats"] for row in rows_of(run_dir)} == {None}
+    assert "exact" not in ended.stderr
+    assert [row["kl_bucket_nats"] for row in rows_of(run_dir)[:4]] == [
+        row["kl_bucket_nats"] for row in rows_of(evaluated)[:4]
+    ]
+
+
+def test_a_baseline_with_another_tokenizer_or_none_at_all(toy: Toy, evaluated: Path, tmp_path: Path) -> None:
+    run_dir, before = evaluated, tree(evaluated / "eval")
+    ended = toy.run("eval", run_dir, "--set", f"eval.baselines={{gone: {tmp_path / 'gone'}}}")
+    assert ended.code == 2
+    assert str(tmp_path / "gone") in ended.stderr
+    assert tree(evaluated / "eval") == before
+
+
+def test_the_page_is_written_whole_and_tells_what_is_missing(cached: Path, evaluated: Path, tmp_path: Path) -> None:
+    assert run("report", str(evaluated)).code == 0
+    page = (evaluated / "report" / "report.html").read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert page.count("<svg") >= 4
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert temporaries(evaluated) == []
+
+    partial = copy(cached, tmp_path / "partial")
+    assert run("report", str(partial)).code == 0
+    assert (partial / "report" / "report.html").is_file()
+    (tmp_path / "empty").mkdir()
+    assert run("report", str(tmp_path / "empty")).code == 0
+
+
+def test_the_page_sets_another_run_beside_this_one(evaluated: Path, trained: Path, tmp_path: Path) -> None:
+    run_dir = copy(evaluated, tmp_path / "run")
+    assert run("report", str(run_dir), "--compare", f"another one={trained}").code == 0
+    assert "another one" in (run_dir / "report" / "report.html").read_text(encoding="utf-8")
+    ended = run("report", str(run_dir), "--compare", "nothing")
+    assert ended.code == 2
+    assert "expected NAME=DIR" in ended.stderr
