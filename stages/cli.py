@@ -59,14 +59,11 @@ def main() -> None:
 def _config_options(command: Callable[..., Any], default: str | None = None) -> Callable[..., Any]:
     """-c, --set and --run-dir, resolved to a config and a run directory."""
 
+    # click takes an explicit default, even None, for a value that is there: then nothing would be missing.
+    origin: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
+
     @click.option(
-        "-c",
-        "--config",
-        "reference",
-        required=default is None,
-        default=default,
-        metavar="CONFIG",
-        help="A file, or the name of a bundled config.",
+        "-c", "--config", "reference", metavar="CONFIG", help="A file, or the name of a bundled config.", **origin
     )
     @click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Change one key; repeatable.")
     @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: artifacts/<config name>.")

@@ -23,8 +23,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
     if config.demo is None:
         raise ConfigError("demo: the config has no demo section; see the bundled config named demo")
     started, root = time.monotonic(), session.run.root
-    if not Path(config.teacher.model).is_dir():
-        config = _changed(config, teacher={"model": str(root / "teacher")})
+    config = _changed(config, teacher={"model": str(prepare_teacher.teacher_folder(config, root))})
     labels_run = RunDirectory(root / "labels-only")
     labels_config = _labels_only(config, root)
     labels_session = Session(labels_run, session.pause, session.command)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import files
 from pipeline.config import Section
-from pipeline.console import Progress
+from pipeline.console import Progress, warn_once
 from pipeline.data.bpe import train_tokenizer
 from pipeline.data.documents import Document, read_documents, source_fingerprint
 from pipeline.data.preparation import prepare_sequences
@@ -70,6 +70,21 @@ def run(config: RunConfig, session: Session) -> Outcome:
         parameters = sum(parameter.numel() for parameter in causal.model.parameters())
         message = f"{parameters / 1e6:.1f} million parameters after {demo.teacher_steps:,} steps, in {folder}"
         return session.finish(STAGE, Outcome("complete", message, {}))
+
+
+def teacher_folder(config: RunConfig, root: Path) -> Path:
+    """Where the demo's teacher lies: teacher.model if it was made by this very recipe, else a folder of this run.
+
+    Any other model in teacher.model is somebody's own, and must not be replaced.
+    """
+    assert config.demo is not None
+    named, own = Path(config.teacher.model), root / "teacher"
+    recipe = _recipe(config.demo, config.data.model_copy(update={"max_tokens": None}))
+    if (named / _RECIPE).is_file() and files.read_json(named / _RECIPE) == recipe:
+        return named
+    if named.is_dir() and named.resolve() != own.resolve():
+        warn_once(f"{named}: was not made by this demo, and is left alone; the demo makes its own teacher in {own}")
+    return own
 
 
 def _train(

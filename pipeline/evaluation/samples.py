@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.cache import TeacherCache
+from pipeline.console import warn_once
 from pipeline.data.documents import Document, TokenizedDocument
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError
@@ -70,29 +72,40 @@ def continue_texts(
     """
     if not beginnings or num_tokens == 0:
         return [""] * len(beginnings)
+    if model.max_positions is not None and num_tokens >= model.max_positions:
+        warn_once(f"samples are {model.max_positions - 1} tokens long: this model has {model.max_positions} positions")
+        num_tokens = model.max_positions - 1
     model.model.eval()
-    room = max(1, (model.max_positions or len(max(beginnings, key=_length).prompt_ids) + num_tokens) - num_tokens)
-    prompts = [beginning.prompt_ids[-room:] for beginning in beginnings]
-    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    rows_B = torch.arange(len(prompts), device=model.device)
-    # Rows of unequal length share a batch: what stands to the right of a token is never seen by it.
-    ids_BT = torch.full(
-        (len(prompts), int(lengths_B.max()) + num_tokens), tokenizer.end_of_text_id, device=model.device
-    )
-    for row, prompt in enumerate(prompts):
-        ids_BT[row, : len(prompt)] = torch.tensor(prompt, device=model.device)
+    ids_BT, lengths_B = _padded_prompts(model, beginnings, num_tokens, tokenizer.end_of_text_id)
+    rows_B = torch.arange(len(beginnings), device=model.device)
     generator = np.random.default_rng(_SEED)
     for step in range(num_tokens):
-        seen = int(lengths_B.max()) + step
-        positions_BT = torch.arange(seen, device=model.device).expand(len(prompts), -1)
+        seen = ids_BT.shape[1] - num_tokens + step
+        positions_BT = torch.arange(seen, device=model.device).expand(len(beginnings), -1)
         hidden_BD = model.hidden(ids_BT[:, :seen], positions_BT)[rows_B, lengths_B + step - 1]
         logits_BV = model.head.logits_float32(hidden_BD)
         noise_BV = torch.from_numpy(generator.gumbel(size=logits_BV.shape)).to(logits_BV)
         ids_BT[rows_B, lengths_B + step] = (logits_BV / TEMPERATURE + noise_BV).argmax(dim=1)
-    written = [
-        ids[length : length + num_tokens] for ids, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)
-    ]
-    return [_text_of(ids, tokenizer) for ids in written]
+    written = zip(ids_BT.tolist(), lengths_B.tolist(), strict=True)
+    return [_text_of(ids[length : length + num_tokens], tokenizer) for ids, length in written]
+
+
+def _padded_prompts(
+    model: CausalModel, beginnings: Sequence[Beginning], num_tokens: int, padding_id: int
+) -> tuple[Tensor, Tensor]:
+    """Prompts to the left of room for `num_tokens` more, and their lengths.
+
+    Rows of unequal length share a batch: what stands to the right of a token is never seen by it.
+    """
+    longest = max(len(beginning.prompt_ids) for beginning in beginnings)
+    room = max(1, (model.max_positions or longest + num_tokens) - num_tokens)
+    prompts = [beginning.prompt_ids[-room:] for beginning in beginnings]
+    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    shape = (len(prompts), int(lengths_B.max()) + num_tokens)
+    ids_BT = torch.full(shape, padding_id, device=model.device)
+    for row, prompt in enumerate(prompts):
+        ids_BT[row, : len(prompt)] = torch.tensor(prompt, device=model.device)
+    return ids_BT, lengths_B
 
 
 def samples_of(
@@ -114,7 +127,3 @@ def _text_of(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     whole = list(ids)
     end = whole.index(tokenizer.end_of_text_id) if tokenizer.end_of_text_id in whole else len(whole)
     return tokenizer.decode(whole[:end])
-
-
-def _length(beginning: Beginning) -> int:
-    return len(beginning.prompt_ids)

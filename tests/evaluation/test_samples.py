@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import console
 from pipeline.cache import TeacherCache
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError
@@ -59,6 +60,15 @@ def test_prompts_of_unequal_length_go_on_as_each_would_alone(model: CausalModel,
 
 def test_a_prompt_at_the_limit_of_the_positions_still_goes_on(model: CausalModel, tokenizer: Tokenizer) -> None:
     assert len(continue_texts(model, [Beginning(tuple(b"a" * 128))], 8, tokenizer)) == 1
+
+
+def test_more_tokens_than_the_model_has_positions(
+    model: CausalModel, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_said", set())
+    (text,) = continue_texts(model, [Beginning(tuple(b"import json"))], 500, tokenizer)
+    assert text
+    assert "samples are 127 tokens long" in capsys.readouterr().err
 
 
 def test_nothing_to_write(model: CausalModel, tokenizer: Tokenizer) -> None:

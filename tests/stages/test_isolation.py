@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_changing_a_document_moves_no_record_of_another(architecture: str, tmp_p
             bounds = [*np.flatnonzero(a.document_starts).tolist(), 97]
             if not packed:
                 assert int(a.loss_mask_T.sum()) <= bounds[1], "a row of its own for each document"
-            for begin, end in zip(bounds, bounds[1:], strict=False):
+            for begin, end in itertools.pairwise(bounds):
                 rows = slice(begin, min(end, 96))
                 scored = a.loss_mask_T[rows]
                 same_text = np.array_equal(a.input_ids[begin:end], b.input_ids[begin:end])

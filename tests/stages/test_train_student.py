@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.cache import teacher_cache
 from pipeline.data.documents import Document, TokenizedDocument
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill import learner as learner_module
@@ -145,6 +146,45 @@ def test_resumed_at_every_step_gives_the_same_bytes(toy: Toy, cached: Path, trai
         assert status(run_dir)["progress"] == {"steps": step, "of": 12}
     train(toy, cached, run_dir, "--time-budget", "1e-6")
     assert what_counts(run_dir) == what_counts(trained)
+
+
+GPT2 = "student.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 64}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.accumulation=2", "train.gradient_checkpointing=true"],
+        ["train.dtype=bfloat16"],
+        ["train.dtype=float16"],
+        ["train.ema_decay=0", "train.clip_norm=0"],
+        ["train.objective=bucket", "train.temperature={start: 3, end: 2, shape: cosine}"],
+        ["train.objective=subset", "train.ce_weight=0"],
+        ["student.config.tie_word_embeddings=true"],
+        [GPT2],  # with dropout
+    ],
+    ids=lambda settings: settings[0].partition(": ")[0],
+)
+def test_every_kind_of_training_resumes_exactly(settings: list[str], toy: Toy, cached: Path, tmp_path: Path) -> None:
+    options = [
+        word for setting in ["train.steps=4", "train.evaluate_every=2", *settings] for word in ("--set", setting)
+    ]
+    train(toy, cached, tmp_path / "straight", *options)
+    for _ in range(4):
+        train(toy, cached, tmp_path / "stopped", *options, "--time-budget", "1e-6")
+    straight, stopped = (tree(tmp_path / name / "student") for name in ("straight", "stopped"))
+    for name in straight.keys() - {"timings.jsonl"}:
+        assert straight[name] == stopped[name], name
+
+
+def test_validating_does_not_disturb_the_reading_ahead(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reader thread and validation read the cache at once; with one open shard each, they would close each other's."""
+    monkeypatch.setattr(teacher_cache, "MAX_OPEN_SHARDS", 1)
+    options = ["--set", "train.evaluate_every=1", "--set", "train.validation_sequences=89", "--set", "train.steps=40"]
+    train(toy, cached, tmp_path / "run", *options, "--set", "train.window_shards=1")
+    assert status(tmp_path / "run")["state"] == "complete"
 
 
 def test_a_signal_saves_and_pauses(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""The demo at toy size: every stage in turn, then again, when there is little left to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.stages.toys import Ended, run, stamps, tree
+
+TINY = "{model_type: llama, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}"
+SETTINGS = [
+    "data.max_documents=12",
+    "data.validation_fraction=0.3",
+    "data.sequence_length=64",
+    "data.max_tokens=4000",
+    "cache.head_size=16",
+    "cache.shard_positions=1000",
+    f"student.config={TINY}",
+    f"demo.teacher={TINY}",
+    "demo.vocab_size=300",
+    "demo.teacher_steps=4",
+    "demo.teacher_batch_size=4",
+    "train.steps=4",
+    "train.batch_size=2",
+    "train.warmup_steps=1",
+    "train.evaluate_every=2",
+    "train.validation_sequences=4",
+    "eval.max_sequences=4",
+    "eval.sample_tokens=2",
+]
+
+
+def demo(*more: str) -> Ended:
+    """Run the demo at toy size, with the bundled config and in the folder it chooses."""
+    return run("demo", *(word for setting in SETTINGS for word in ("--set", setting)), *more)
+
+
+@pytest.mark.slow
+def test_the_demo_from_nothing_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = demo()
+    assert ended.code == 0, ended.stderr
+    root = tmp_path / "artifacts" / "demo"
+    page = root / "report" / "report.html"
+    assert "Distillation gained" in ended.stderr
+    assert "labels only" in page.read_text(encoding="utf-8")
+    rows = json.loads((root / "eval" / "eval.json").read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["teacher", "initial", "student", "student", "baseline"]
+    assert all(row["kl_exact_nats"] is not None for row in rows[1:])
+    assert sorted(path.name for path in root.iterdir() if not path.name.startswith(".")) == [
+        "cache",
+        "config.yaml",
+        "eval",
+        "labels-only",
+        "report",
+        "status.json",
+        "student",
+        "teacher",
+    ]
+
+    kept = [root / "teacher", root / "cache", root / "student", root / "labels-only" / "student"]
+    before = [(tree(folder), stamps(folder)) for folder in kept]
+    page.unlink()
+    ended = demo()
+    assert ended.code == 0, ended.stderr
+    assert "is kept" in ended.stderr
+    assert ended.stderr.count("nothing left to do") == 2
+    assert [(tree(folder), stamps(folder)) for folder in kept] == before
+    assert page.is_file()
+
+
+@pytest.mark.slow
+def test_a_demo_stopped_at_every_step_of_its_teacher_makes_the_same_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(4):
+        assert demo("--run-dir", "stopped", "--time-budget", "1e-6", "--paused-exit-code", "75").code == 75
+    assert not (tmp_path / "stopped" / "teacher").exists()
+    assert demo("--run-dir", "stopped", "--time-budget", "1e-6", "--paused-exit-code", "75").code == 75
+    assert demo("--run-dir", "straight").code == 0
+    assert tree(tmp_path / "stopped" / "teacher") == tree(tmp_path / "straight" / "teacher")
+
+
+@pytest.mark.slow
+def test_the_demo_replaces_nobodys_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = tiny.save_model(tmp_path / "mine")
+    before = tree(mine)
+    ended = demo("--set", f"teacher.model={mine}", "--time-budget", "1e-6", "--paused-exit-code", "75")
+    assert ended.code == 75, ended.stderr
+    assert "is left alone" in ended.stderr
+    assert tree(mine) == before
+    assert not (tmp_path / "artifacts" / "demo" / "teacher").exists()
+
+
+def test_the_demo_needs_its_section(tmp_path: Path) -> None:
+    ended = run("demo", "--run-dir", str(tmp_path / "run"), "--set", "demo=null")
+    assert ended.code == 2
+    assert "no demo section" in ended.stderr
