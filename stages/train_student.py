@@ -19,7 +19,7 @@ from pipeline.distill.lessons import Lessons, plan_lessons
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.validation import validate
 from pipeline.models.device import choose_device, choose_dtype
-from pipeline.models.student import load_student, refuse_leaks, student_identity
+from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
 from pipeline.runs import Outcome, Session
 from stages.config import RunConfig
 
@@ -57,7 +57,7 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         causal = load_student(config.student, tokenizer, device)
         refuse_leaks(causal, cache.plan)
         if settings.gradient_checkpointing:
-            causal.model.gradient_checkpointing_enable()
+            recompute_activations(causal)
         learner = Learner(causal, settings, lessons.num_steps, choose_dtype(settings.dtype, device))
         if checkpoint is None and fork_from is not None:
             done = journal.fork(fork_from, learner)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.data.tokenizer import Tokenizer
+from pipeline.console import warn_once
+from pipeline.data.tokenizer import Tokenizer, tokenizer_differences
 from pipeline.models.loading import save_model
 
 
@@ -20,6 +21,12 @@ def export_model(folder: Path, model: Any, tokenizer: Tokenizer, card: str) -> N
         (staging / "README.md").write_bytes(card.encode())
 
     files.publish_folder(folder, fill)
+    if tokenizer_differences(tokenizer.fingerprint(), Tokenizer.load(folder).fingerprint()):
+        warn_once(
+            f"{folder}: transformers cuts texts for {model.config.model_type} models in a way of its own, whatever "
+            "their tokenizer.json says, and so AutoTokenizer does not give the teacher's ids here. Load the tokenizer "
+            "with PreTrainedTokenizerFast.from_pretrained, which does."
+        )
 
 
 def model_card(facts: Mapping[str, str], settings: Mapping[str, Any]) -> str:

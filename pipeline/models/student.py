@@ -41,6 +41,15 @@ def refuse_leaks(causal: CausalModel, plan: Plan) -> None:
         )
 
 
+def recompute_activations(causal: CausalModel) -> None:
+    """Keep few activations for the backward pass and compute the others again: less memory, a third slower."""
+    model = causal.model
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(f"train.gradient_checkpointing: {causal.architecture} models cannot. Leave it off.")
+    newer = getattr(model, "activation_checkpointing_enable", None)  # the older name warns where both are there
+    (newer or model.gradient_checkpointing_enable)()
+
+
 def student_identity(settings: StudentSettings) -> dict[str, Any]:
     """What makes this student this one, without reading all of its weights."""
     if settings.config is not None:

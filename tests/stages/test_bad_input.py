@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -300,7 +302,7 @@ def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("kilobytes", [12, 24, 40, 200])
+@pytest.mark.parametrize("kilobytes", [24, 200])
 def test_a_full_disk_in_cache_teacher(kilobytes: int, toy: Toy, cached: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs") as disk:
         ended = toy.run("cache-teacher", disk / "run")
@@ -314,7 +316,7 @@ def test_a_full_disk_in_cache_teacher(kilobytes: int, toy: Toy, cached: Path, tm
         assert sealed.items() <= after.items()
 
 
-@pytest.mark.parametrize("kilobytes", [12, 190, 240, 420, 520])
+@pytest.mark.parametrize("kilobytes", [12, 240, 520])
 def test_a_full_disk_in_train_student(kilobytes: int, toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
     roots = ["--set", f"cache.roots=[{cached}]"]
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs") as disk:
@@ -355,7 +357,7 @@ def test_a_full_disk_without_the_right_to_mount(
         name = os.readlink(f"/proc/self/fd/{descriptor}")
         shards += name.endswith(files.TEMPORARY_SUFFIX) and ".shard." in name and "sequences" not in name
         if shards == 4:
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
     with monkeypatch.context() as patch:
@@ -366,6 +368,51 @@ def test_a_full_disk_without_the_right_to_mount(
     assert len(list((tmp_path / "run" / "cache" / "shards").glob("*.seal.json"))) == 3
     toy.ran("cache-teacher", tmp_path / "run")
     assert tree(tmp_path / "run" / "cache") == tree(cached / "cache")
+
+
+def full_at(patch: pytest.MonkeyPatch, number: int) -> list[str]:
+    """The disk is full at the n-th operation (from 0) that needs space; returns a list that then names it."""
+    count, hit = 0, []
+
+    def limited(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == number + 1:
+                hit.append(f"{name} {args[:1]}")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return operation(*args, **kwargs)
+
+        return counted
+
+    for name in ("fsync", "replace", "rename", "mkdir"):
+        patch.setattr(os, name, limited(name, getattr(os, name)))
+    return hit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["cache-teacher", "train-student"])
+def test_a_disk_that_is_full_at_any_operation(
+    stage: str, toy: Toy, cached: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = ["--set", f"cache.roots=[{cached}]"] if stage == "train-student" else []
+    straight, failures = tree(trained if roots else cached), 0
+    for number in range(0, 300, 7):
+        run_dir = tmp_path / f"run-{number}"
+        with monkeypatch.context() as patch:
+            hit = full_at(patch, number)
+            ended = toy.run(stage, run_dir, *roots)
+        if not hit:
+            break
+        # A library that looks whether its folder is there after all, and finds it, may go on.
+        assert ended.code == 7 or hit[0].startswith("mkdir"), (number, hit, ended.stderr)
+        failures += ended.code == 7
+        toy.ran(stage, run_dir, *roots)
+        nothing_half_written(run_dir)
+        made = tree(run_dir)
+        for name in straight.keys() - {"status.json", "config.yaml", "student/timings.jsonl"}:
+            assert made[name] == straight[name], (number, hit, name)
+    assert failures >= 9
 
 
 @pytest.mark.parametrize("stage", ["cache-teacher", "train-student", "eval"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 
 from pipeline.cache import TeacherCache
 from tests import tiny
-from tests.stages.toys import Toy, copy, stamps, start, status, temporaries, tree, wait
+from tests.stages.toys import REPOSITORY, Toy, copy, stamps, start, status, temporaries, tree, wait
 
 STAGE = "cache-teacher"
 
@@ -89,7 +91,7 @@ def kill_and_finish(toy: Toy, run_dir: Path, operation: int) -> bool:
     return died
 
 
-@pytest.mark.parametrize("operation", [3, 14, 20, 33, 46, 61])
+@pytest.mark.parametrize("operation", [3, 20, 33, 46])
 def test_killed_before_an_operation_and_run_again_gives_the_same_bytes(
     operation: int, toy: Toy, cached: Path, tmp_path: Path
 ) -> None:
@@ -100,23 +102,18 @@ def test_killed_before_an_operation_and_run_again_gives_the_same_bytes(
 @pytest.mark.slow
 def test_killed_before_any_of_many_operations(toy: Toy, cached: Path, tmp_path: Path) -> None:
     expected, deaths = tree(cached / "cache"), 0
-    for operation in range(0, 200, 4):
+    for operation in range(0, 200, 5):
         died = kill_and_finish(toy, tmp_path / f"run-{operation}", operation)
         assert tree(tmp_path / f"run-{operation}" / "cache") == expected, operation
         deaths += died
         if not died:
             break
-    assert deaths > 15
+    assert deaths > 12
 
 
 @pytest.mark.slow
 def test_real_command_killed_at_three_moments(toy: Toy, cached: Path, tmp_path: Path) -> None:
     """The command as a user types it, in an interpreter of its own, killed from outside."""
-    import subprocess
-    import sys
-
-    from tests.stages.toys import REPOSITORY
-
     for seals in (0, 2, 6):
         run_dir = tmp_path / f"run-{seals}"
         command = [sys.executable, "-m", "stages.cli", *toy.command(STAGE, run_dir)]

@@ -111,7 +111,16 @@ def test_without_a_teacher_there_is_only_the_lower_bound(toy: Toy, evaluated: Pa
     ]
 
 
-def test_a_baseline_with_another_tokenizer_or_none_at_all(toy: Toy, evaluated: Path, tmp_path: Path) -> None:
+def test_a_paused_training_can_be_looked_at(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    run_dir, roots = tmp_path / "run", ("--set", f"cache.roots=[{cached}]")
+    toy.ran("train-student", run_dir, *roots, "--time-budget", "1e-6")
+    toy.ran("eval", run_dir, *roots)
+    assert [(row["kind"], row["weights"]) for row in rows_of(run_dir)][2:] == [("student", "raw"), ("student", "ema")]
+    assert run("report", str(run_dir)).code == 0
+    assert "continuing after step 1" in toy.ran("train-student", run_dir, *roots).stderr
+
+
+def test_a_baseline_that_is_not_there_leaves_the_figures(toy: Toy, evaluated: Path, tmp_path: Path) -> None:
     run_dir, before = evaluated, tree(evaluated / "eval")
     ended = toy.run("eval", run_dir, "--set", f"eval.baselines={{gone: {tmp_path / 'gone'}}}")
     assert ended.code == 2

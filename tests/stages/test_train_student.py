@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.cache import teacher_cache
 from pipeline.data.documents import Document, TokenizedDocument
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill import learner as learner_module
@@ -100,7 +100,7 @@ def die_and_finish(toy: Toy, cached: Path, run_dir: Path, operation: int) -> boo
     return died == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("operation", [9, 25, 40, 62, 95, 120])
+@pytest.mark.parametrize("operation", [9, 40, 62, 120])
 def test_killed_before_an_operation_and_resumed_gives_the_same_bytes(
     operation: int, toy: Toy, cached: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -175,16 +175,6 @@ def test_every_kind_of_training_resumes_exactly(settings: list[str], toy: Toy, c
     straight, stopped = (tree(tmp_path / name / "student") for name in ("straight", "stopped"))
     for name in straight.keys() - {"timings.jsonl"}:
         assert straight[name] == stopped[name], name
-
-
-def test_validating_does_not_disturb_the_reading_ahead(
-    toy: Toy, cached: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reader thread and validation read the cache at once; with one open shard each, they would close each other's."""
-    monkeypatch.setattr(teacher_cache, "MAX_OPEN_SHARDS", 1)
-    options = ["--set", "train.evaluate_every=1", "--set", "train.validation_sequences=89", "--set", "train.steps=40"]
-    train(toy, cached, tmp_path / "run", *options, "--set", "train.window_shards=1")
-    assert status(tmp_path / "run")["state"] == "complete"
 
 
 def test_a_signal_saves_and_pauses(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
@@ -401,6 +391,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
 # ------------------------------------------------------------------ the student it leaves
 
 
+@pytest.mark.slow
 def test_the_exported_student_needs_nothing_of_this_project(trained: Path, tmp_path: Path) -> None:
     """Loaded in a process that cannot import this project, it gives the logits of the best weights."""
     model_folder = trained / "student" / "model"
@@ -443,6 +434,28 @@ assert text.startswith("def") and len(text) > 3, text
     with torch.no_grad():
         expected = model(torch.from_numpy(ids.ids[:-1].astype("int64"))[None]).logits
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt", weights_only=True), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+def test_any_architecture_can_be_the_student(architecture: str, toy: Toy, cached: Path, tmp_path: Path) -> None:
+    block = json.dumps({"model_type": architecture, **tiny.ARCHITECTURES[architecture]})
+    options = ["--set", f"cache.roots=[{cached}]", "--set", f"student.config={block}", "--set", "train.steps=2"]
+    ended = toy.run(STAGE, tmp_path / "run", *options)
+    if architecture == "opt":  # it would mix the documents of this packed cache
+        assert ended.code == 2
+        assert "let a document see the one before it" in ended.stderr
+        return
+    assert ended.code == 0, ended.stderr
+    folder = tmp_path / "run" / "student" / "model"
+    model = AutoModelForCausalLM.from_pretrained(str(folder))
+    best = load_file(checkpoint(tmp_path / "run", 2, "best") / "weights.safetensors")
+    for name, tensor in model.state_dict().items():
+        assert name not in best or torch.equal(best[name], tensor), name
+    before = Tokenizer.load(toy.teacher).fingerprint()
+    plain = Tokenizer(PreTrainedTokenizerFast.from_pretrained(str(folder)), "plain").fingerprint()
+    assert plain == before
+    if Tokenizer.load(folder).fingerprint() != before:  # transformers has its own way with the texts of some models
+        assert "AutoTokenizer does not give the teacher's ids here" in ended.stderr
 
 
 def test_the_model_card_says_which_weights(trained: Path, toy: Toy) -> None:
