@@ -13,6 +13,8 @@ _FLOAT, _TIMESTAMP, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("float", 
 # YAML 1.1 wants a dot and a sign: it reads 1e-4 and 1e6 as text.
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
+_LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
+
 
 def load_yaml(text: str) -> Any:
     """The value of a YAML document; yaml.YAMLError where it is none, or where a key is not text or appears twice."""
@@ -44,7 +46,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    pass
+    """Quotes text in which YAML sees line breaks of its own, which would come back as spaces."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        """Plain where that is safe, in double quotes (with escapes) where it is not."""
+        style = '"' if _LINE_BREAKS.search(text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.plain_yaml import dump_yaml, load_yaml
@@ -59,6 +59,7 @@ plain_values = st.recursive(
 
 
 @given(plain_values)
+@example({"\x85": "a\u2028b"})
 def test_yaml_comes_back_as_it_was(value: Any) -> None:
     assert load_yaml(dump_yaml(value)) == value
 
