@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.config import Section
+from pipeline.config import keys_of_kind
 from pipeline.console import Progress, warn_once
 from pipeline.data.bpe import train_tokenizer
 from pipeline.data.documents import Document, read_documents, source_fingerprint
@@ -24,7 +24,7 @@ from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student
 from pipeline.runs import Outcome, Session
-from stages.config import DemoSettings, RunConfig
+from stages.config import RunConfig
 
 STAGE = "prepare-teacher"
 _RECIPE = "recipe.json"
@@ -34,8 +34,9 @@ def run(config: RunConfig, session: Session) -> Outcome:
     """Train the teacher, unless one with the same recipe is there; leaves it in teacher.model like anybody's."""
     assert config.demo is not None
     demo, folder = config.demo, Path(config.teacher.model)
-    data = config.data.model_copy(update={"max_tokens": None})
-    recipe = _recipe(demo, data)
+    data = _whole_corpus(config)
+    settings = _settings(config)
+    recipe = _recipe(config)
     with session.run.at_work(STAGE, config):
         if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
             return session.finish(STAGE, Outcome("complete", f"the teacher in {folder} is kept", {}))
@@ -47,14 +48,6 @@ def run(config: RunConfig, session: Session) -> Outcome:
         sequences, _ = prepare_sequences(data, tokenizer, "packed")
 
         # Its training: the student's own loop, on labels only.
-        settings = TrainSettings(
-            steps=demo.teacher_steps,
-            batch_size=demo.teacher_batch_size,
-            learning_rate=demo.teacher_learning_rate,
-            ce_weight=1.0,
-            kd_weight=0.0,
-            ema_decay=0.0,
-        )
         device = choose_device(config.teacher.device)
         causal = load_student(StudentSettings(config=demo.teacher), tokenizer, device)
         learner = Learner(causal, settings, demo.teacher_steps, choose_dtype("auto", device))
@@ -77,10 +70,8 @@ def teacher_folder(config: RunConfig, root: Path) -> Path:
 
     Any other model in teacher.model is somebody's own, and must not be replaced.
     """
-    assert config.demo is not None
     named, own = Path(config.teacher.model), root / "teacher"
-    recipe = _recipe(config.demo, config.data.model_copy(update={"max_tokens": None}))
-    if (named / _RECIPE).is_file() and files.read_json(named / _RECIPE) == recipe:
+    if (named / _RECIPE).is_file() and files.read_json(named / _RECIPE) == _recipe(config):
         return named
     if named.is_dir() and named.resolve() != own.resolve():
         warn_once(f"{named}: was not made by this demo, and is left alone; the demo makes its own teacher in {own}")
@@ -110,8 +101,32 @@ def _texts(data: DataSettings) -> list[str]:
     return [document.text for document in read_documents(data) if isinstance(document, Document)]
 
 
-def _recipe(demo: DemoSettings, data: DataSettings) -> dict[str, Any]:
-    def plain(section: Section) -> dict[str, Any]:
-        return section.model_dump(mode="json")
+def _whole_corpus(config: RunConfig) -> DataSettings:
+    return config.data.model_copy(update={"max_tokens": None})
 
-    return {"demo": plain(demo), "data": plain(data), "source": source_fingerprint(data)}
+
+def _settings(config: RunConfig) -> TrainSettings:
+    """How the teacher is trained: like the student, on labels only, at its own length and rate; never of its seed."""
+    assert config.demo is not None
+    return TrainSettings(
+        steps=config.demo.teacher_steps,
+        batch_size=config.demo.teacher_batch_size,
+        learning_rate=config.demo.teacher_learning_rate,
+        ce_weight=1.0,
+        kd_weight=0.0,
+        ema_decay=0.0,
+        **config.train.model_dump(include={"warmup_steps", "weight_decay", "adam_betas"}),
+    )
+
+
+def _recipe(config: RunConfig) -> dict[str, Any]:
+    """What makes a teacher this one: with the same recipe it is kept."""
+    assert config.demo is not None
+    data = _whole_corpus(config)
+    return {
+        "vocab_size": config.demo.vocab_size,
+        "model": config.demo.teacher,
+        "train": keys_of_kind(_settings(config), "schedule"),
+        "data": keys_of_kind(data, "identity"),
+        "source": source_fingerprint(data),
+    }
