@@ -112,7 +112,7 @@ def _print_json(value: Any) -> None:
 @functools.partial(_config_options, default="demo")
 @_pause_options
 def demo(config: RunConfig, session: Session) -> Outcome:
-    """Everything below, on the standard library's source: offline, on CPU, in minutes.
+    """Run all of it on text every machine has: offline, on CPU.
 
     \b
     Example: sad-pipeline demo
@@ -126,7 +126,7 @@ def demo(config: RunConfig, session: Session) -> Outcome:
 @_config_options
 @_pause_options
 def cache_teacher(config: RunConfig, session: Session) -> Outcome:
-    """Run the teacher once and seal what a student needs of it.
+    """Run the teacher once and seal what a student needs.
 
     \b
     Example: sad-pipeline cache-teacher -c my.yaml --time-budget 11
@@ -160,7 +160,7 @@ def train_student(config: RunConfig, session: Session, use_sealed_only: bool, fo
 @_config_options
 @_json_option
 def evaluate(config: RunConfig, run: RunDirectory, as_json: bool) -> None:
-    """Measure the student, the one it began as, and any baselines on held-out sequences.
+    """Measure student and baselines on held-out text.
 
     \b
     Example: sad-pipeline eval -c my.yaml --set 'eval.baselines={plain: other/student/model}'
@@ -194,7 +194,9 @@ def report(run_dir: Path, compared: tuple[str, ...]) -> None:
 @_root_option
 @_json_option
 def verify(run_dir: Path, roots: tuple[Path, ...], as_json: bool) -> None:
-    """Check every byte of a cache against its seals; exit code 4 if any is wrong.
+    """Check every byte of a cache against its seals.
+
+    Says what is wrong and what to run; then the exit code is 4.
 
     \b
     Example: sad-pipeline verify artifacts/demo
@@ -212,7 +214,7 @@ def verify(run_dir: Path, roots: tuple[Path, ...], as_json: bool) -> None:
 @_run_dir_argument
 @_root_option
 def repair(run_dir: Path, roots: tuple[Path, ...]) -> None:
-    """Take damaged shards out of a cache, so that cache-teacher computes them again.
+    """Take damaged shards out, so that they are made again.
 
     \b
     Example: sad-pipeline repair artifacts/demo
@@ -230,7 +232,7 @@ def repair(run_dir: Path, roots: tuple[Path, ...]) -> None:
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Teacher's choices shown.")
 @_json_option
 def look(run_dir: Path, roots: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    """Look into a cache: its text, the teacher's choices, its statistics.
+    """Look into a cache: text, choices, statistics.
 
     \b
     Example: sad-pipeline inspect artifacts/demo --sequence 3

@@ -51,6 +51,8 @@ def read_dataset(
             _require_columns(f"dataset {dataset}", rows.column_names, columns)
             rows = rows.select_columns(columns)
         for number, row in enumerate(rows, start=1):
+            if number == 1:  # older versions do not know the columns of a stream before its first row
+                _require_columns(f"dataset {dataset}", list(row), columns)
             yield f"{split}:{number}", {name: row[name] for name in columns if name in row}
     except ConfigError:
         raise

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
 import torch
 
-_KIBIBYTE = 1024
+from pipeline.models.device import peak_memory_bytes
 
 
 class Stopwatch:
@@ -40,10 +39,3 @@ class Stopwatch:
         }
         self._positions, self._seconds, self._wait_before = 0, 0.0, wait_seconds
         return figures
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Peak so far: of the device's allocator on CUDA, of the process on CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE

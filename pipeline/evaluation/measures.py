@@ -6,8 +6,6 @@ Everything is a mean over scored positions, at temperature 1, in nats. Shapes: *
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 
@@ -23,6 +21,7 @@ from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.errors import IncompleteInputError, NumericsError
 from pipeline.evaluation.summary import EvalData, Measures, MemoryKind
 from pipeline.models import CausalModel
+from pipeline.models.device import peak_memory_bytes
 
 CAP_NATS = 20.0  # a perplexity above exp(20) says nothing more
 CHUNK_POSITIONS = 512
@@ -64,7 +63,9 @@ def measure_model(
     ce_nats = kl_nats = agreeing = exact_nats = 0.0
     num_scored = 0
     seconds: list[tuple[int, float]] = []
-    memory = _Memory(model.device)
+    on_card = model.device.type == "cuda"
+    if on_card:
+        torch.cuda.reset_peak_memory_stats(model.device)
     for part in _batches(indices, batch_size):
         batch = load_batch(cache, part, model.device, with_records=True)
         started = time.perf_counter()
@@ -87,8 +88,8 @@ def measure_model(
         kl_exact_nats=None if teacher is None else exact_nats / num_scored,
         top1_agreement=agreeing / num_scored,
         tokens_per_second=_rate(seconds),
-        peak_memory_bytes=memory.peak_bytes(),
-        memory_kind=memory.kind,
+        peak_memory_bytes=peak_memory_bytes(model.device),
+        memory_kind="gpu" if on_card else "process",
     )
 
 
@@ -173,23 +174,6 @@ def _measures(
         peak_memory_bytes=peak_memory_bytes,
         memory_kind=memory_kind,
     )
-
-
-class _Memory:
-    """The largest memory of a stretch of work: allocated on the card, or (CPU) ever resident in this process."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.kind: MemoryKind = "gpu" if device.type == "cuda" else "process"
-        if self.kind == "gpu":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def peak_bytes(self) -> int:
-        """Since the start of the stretch (card), or of the process."""
-        if self.kind == "gpu":
-            return torch.cuda.max_memory_allocated(self._device)
-        unit_bytes = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
 
 def _batches(indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+import resource
+import sys
 
 import torch
 
@@ -100,6 +102,14 @@ def device_class(device: torch.device) -> str:
         return device.type
     major, minor = torch.cuda.get_device_capability(device)
     return f"cuda sm_{major}{minor}"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory so far: allocated on the card, or (CPU) ever resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
 
 def environment(device: torch.device) -> dict[str, str]:
