@@ -118,13 +118,22 @@ def keys_of_kind(config: Section, kind: Kind, prefix: str = "") -> dict[str, Any
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Lines `key: before -> now`, for every dotted key whose value differs."""
+    """Lines `key: before -> now`, for every dotted key of two nested values that differs."""
+    before, after = _flatten(before), _flatten(after)
     keys = sorted(before.keys() | after.keys())
     return [
         f"  {key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
         for key in keys
         if before.get(key) != after.get(key)
     ]
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value; an empty group is a value too."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{prefix}{key}.") if isinstance(item, dict) and item else {prefix + key: item}
+    return flat
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -61,10 +61,13 @@ class PauseRequest:
         needed = _MARGIN * (max(self._units, default=0.0) + self._save_seconds)
         return "the time budget is nearly spent" if time.monotonic() + needed >= self._deadline else None
 
-    def check_signal(self) -> None:
-        """Raise PausedError where a signal has come; for use inside a long unit of work."""
+    def check(self) -> None:
+        """Raise PausedError where a signal has come or the budget is spent to the last; for use inside a long unit of
+        work, which is then given up."""
         if self._signal is not None:
             raise PausedError(self._signal)
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise PausedError("the time budget is spent")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:

@@ -28,41 +28,48 @@ STAGE = "cache-teacher"
 
 def run(config: RunConfig, session: Session) -> Outcome:
     """Plan once, then score shard after shard; run again after any stop to continue where it was."""
-    folder = session.run.cache
-    roots = [Path(root) for root in config.cache.roots]
     with session.run.at_work(STAGE, config):
-        # What an earlier start planned stands. A config that no longer fits it is refused before any compute.
-        found = earlier_plan(folder, roots)
-        if found is None:
-            plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache)
-        else:
-            plan, plan_folders = found
-            refuse_other_cache(plan, config.data, config.teacher, config.cache)
-            if not (folder / PLAN_NAME).is_file():
-                plan.save(folder / PLAN_NAME)
-            sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher)
-            if TeacherCache.open(folder, *roots).complete:
-                return session.finish(STAGE, _outcome(folder, roots))
-            teacher = load_teacher(plan, config.teacher)
+        reason = None
+        try:
+            _capture(config, session)
+        except PausedError as stop:
+            reason = str(stop)
+        roots = [Path(root) for root in config.cache.roots]
+        return session.finish(STAGE, _outcome(session.run.cache, roots, reason))
 
-        # The work: one shard after another, each sealed before the next begins.
-        writer = CacheWriter(folder, plan, sequences, environment(teacher.model.device))
-        pending = writer.pending(roots)
-        length = plan.sequence_length
-        waiting = sum(span.count for span in pending) * length
-        total = plan.num_sequences * length
-        say(f"{STAGE}: {len(pending)} of {len(plan.shards)} shards to do, {waiting:,} of {total:,} tokens")
-        with Progress(STAGE, total, "tokens", done=total - waiting) as progress:
-            for span in pending:
-                if reason := session.pause.reason():
-                    return session.finish(STAGE, _outcome(folder, roots, reason))
-                started = time.monotonic()
-                try:
-                    writer.write(span, _score(plan, span, teacher, sequences, session.pause, progress))
-                except PausedError as stop:
-                    return session.finish(STAGE, _outcome(folder, roots, str(stop)))
-                session.pause.note_unit(time.monotonic() - started)
-        return session.finish(STAGE, _outcome(folder, roots))
+
+def _capture(config: RunConfig, session: Session) -> None:
+    """Do all that is not done yet; PausedError where a pause comes first."""
+    folder, pause = session.run.cache, session.pause
+    roots = [Path(root) for root in config.cache.roots]
+
+    # What an earlier start planned stands. A config that no longer fits it is refused before any compute.
+    found = earlier_plan(folder, roots)
+    if found is None:
+        plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
+    else:
+        plan, plan_folders = found
+        refuse_other_cache(plan, config.data, config.teacher, config.cache)
+        if not (folder / PLAN_NAME).is_file():
+            plan.save(folder / PLAN_NAME)
+        sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher, pause)
+        if TeacherCache.open(folder, *roots).complete:
+            return
+        teacher = load_teacher(plan, config.teacher)
+
+    # The work: one shard after another, each sealed before the next begins.
+    writer = CacheWriter(folder, plan, sequences, environment(teacher.model.device))
+    pending = writer.pending(roots)
+    waiting = sum(span.count for span in pending) * plan.sequence_length
+    total = plan.num_sequences * plan.sequence_length
+    say(f"{STAGE}: {len(pending)} of {len(plan.shards)} shards to do, {waiting:,} of {total:,} tokens")
+    with Progress(STAGE, total, "tokens", done=total - waiting) as progress:
+        for span in pending:
+            if reason := pause.reason():
+                raise PausedError(reason)
+            started = time.monotonic()
+            writer.write(span, _score(plan, span, teacher, sequences, pause, progress))
+            pause.note_unit(time.monotonic() - started)
 
 
 def _score(
@@ -71,7 +78,7 @@ def _score(
     """The records of one shard, a batch at a time; batches begin at the shard's first sequence."""
     batch_size = int(plan.capture["batch_size"])
     for first in range(span.first, span.stop, batch_size):
-        pause.check_signal()
+        pause.check()
         rows = np.arange(first, min(first + batch_size, span.stop))
         yield teacher.score(sequences, rows)
         progress.advance(len(rows) * plan.sequence_length, note=f"shard {span.index + 1} of {len(plan.shards)}")
@@ -79,6 +86,8 @@ def _score(
 
 def _outcome(folder: Path, roots: list[Path], reason: str | None = None) -> Outcome:
     """Where the cache stands now, from what is sealed."""
+    if reason is not None and earlier_plan(folder, roots) is None:
+        return Outcome("paused", f"paused before there was a plan: {reason}", {})
     cache = TeacherCache.open(folder, *roots)
     sealed, num_shards = len(cache.sealed), len(cache.plan.shards)
     num_positions = sum(shard.seal.num_scored for shard in cache.shards.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.distill.settings import TrainSettings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student
+from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import Outcome, Session
 from stages.config import RunConfig
 
@@ -32,37 +34,46 @@ _RECIPE = "recipe.json"
 
 def run(config: RunConfig, session: Session) -> Outcome:
     """Train the teacher, unless one with the same recipe is there; leaves it in teacher.model like anybody's."""
+    with session.run.at_work(STAGE, config):
+        try:
+            outcome = _prepare(config, session)
+        except PausedError as stop:
+            outcome = Outcome("paused", f"paused before the training began: {stop}", {})
+        return session.finish(STAGE, outcome)
+
+
+def _prepare(config: RunConfig, session: Session) -> Outcome:
     assert config.demo is not None
     demo, folder = config.demo, Path(config.teacher.model)
     data = _whole_corpus(config)
     settings = _settings(config)
     recipe = _recipe(config)
-    with session.run.at_work(STAGE, config):
-        if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
-            return session.finish(STAGE, Outcome("complete", f"the teacher in {folder} is kept", {}))
+    if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
+        return Outcome("complete", f"the teacher in {folder} is kept", {})
 
-        # Its tokenizer and its text: all of the corpus, of which the cache later takes a part.
-        tokenizer_folder = folder.with_name(folder.name + "-tokenizer")
-        files.publish_folder(tokenizer_folder, lambda staging: train_tokenizer(_texts(data), demo.vocab_size, staging))
-        tokenizer = Tokenizer.load(tokenizer_folder)
-        sequences, _ = prepare_sequences(data, tokenizer, "packed")
+    # Its tokenizer and its text: all of the corpus, of which the cache later takes a part.
+    tokenizer_folder = folder.with_name(folder.name + "-tokenizer")
+    texts = _texts(data, session.pause)
+    files.publish_folder(tokenizer_folder, lambda staging: train_tokenizer(texts, demo.vocab_size, staging))
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    sequences, _ = prepare_sequences(data, tokenizer, "packed", session.pause)
 
-        # Its training: the student's own loop, on labels only.
-        device = choose_device(config.teacher.device)
-        causal = load_student(StudentSettings(config=demo.teacher), tokenizer, device)
-        learner = Learner(causal, settings, demo.teacher_steps, choose_dtype("auto", device))
-        journal = Journal(folder.with_name(folder.name + "-training"), recipe)
-        done = journal.resume(journal.find([]), learner)
-        if paused := _train(session, settings, sequences, learner, journal, done):
-            return session.finish(STAGE, paused)
+    # Its training: the student's own loop, on labels only.
+    device = choose_device(config.teacher.device)
+    causal = load_student(StudentSettings(config=demo.teacher), tokenizer, device)
+    learner = Learner(causal, settings, demo.teacher_steps, choose_dtype("auto", device))
+    journal = Journal(folder.with_name(folder.name + "-training"), recipe)
+    done = journal.resume(journal.find([]), learner)
+    if paused := _train(session, settings, sequences, learner, journal, done):
+        return paused
 
-        export_model(folder, causal.model, tokenizer, "# A small teacher, made by `sad-pipeline demo`\n")
-        files.write_json(folder / _RECIPE, recipe)
-        files.remove_folder(journal.folder)
-        files.remove_folder(tokenizer_folder)
-        parameters = sum(parameter.numel() for parameter in causal.model.parameters())
-        message = f"{parameters / 1e6:.1f} million parameters after {demo.teacher_steps:,} steps, in {folder}"
-        return session.finish(STAGE, Outcome("complete", message, {}))
+    export_model(folder, causal.model, tokenizer, "# A small teacher, made by `sad-pipeline demo`\n")
+    files.write_json(folder / _RECIPE, recipe)
+    files.remove_folder(journal.folder)
+    files.remove_folder(tokenizer_folder)
+    parameters = sum(parameter.numel() for parameter in causal.model.parameters())
+    message = f"{parameters / 1e6:.1f} million parameters after {demo.teacher_steps:,} steps, in {folder}"
+    return Outcome("complete", message, {})
 
 
 def teacher_folder(config: RunConfig, root: Path) -> Path:
@@ -97,8 +108,11 @@ def _train(
     return None
 
 
-def _texts(data: DataSettings) -> list[str]:
-    return [document.text for document in read_documents(data) if isinstance(document, Document)]
+def _texts(data: DataSettings, pause: PauseRequest) -> Iterator[str]:
+    for document in read_documents(data):
+        pause.check()
+        if isinstance(document, Document):
+            yield document.text
 
 
 def _whole_corpus(config: RunConfig) -> DataSettings:

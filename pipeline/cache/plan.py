@@ -202,17 +202,9 @@ def cut_shards(split_S: NDArray[np.uint8], sequence_length: int, shard_positions
 
 def plan_differences(plan: Plan, other: Plan) -> list[str]:
     """Lines `key: in plan -> in other` for everything in which two plans differ."""
-    return differences(_flat(plan), _flat(other))
+    return differences(_described(plan), _described(other))
 
 
-def _flat(plan: Plan) -> dict[str, Any]:
+def _described(plan: Plan) -> dict[str, Any]:
     sizes = [span.count for span in plan.shards]
-    shards = f"{len(sizes)} of {min(sizes)} to {max(sizes)} sequences"
-    return _flatten(plan._content() | {"shards": shards}, "")
-
-
-def _flatten(value: dict[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flatten(item, f"{prefix}{key}.") if isinstance(item, dict) and item else {prefix + key: item}
-    return flat
+    return plan._content() | {"shards": f"{len(sizes)} of {min(sizes)} to {max(sizes)} sequences"}

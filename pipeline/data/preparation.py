@@ -16,19 +16,23 @@ from pipeline.data.splits import is_held_out, split_documents
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.validation import fault_in_ids, usable_documents
 from pipeline.errors import ConfigError
+from pipeline.pause import PauseRequest
 
 _BATCH_CHARACTERS = 2**21  # enough to keep every core busy, little enough to show progress
 _DROPPED_SHARE_WORTH_SAYING = 0.1
 _UNKNOWN_SHARE_WORTH_SAYING = 0.01
 
 
-def prepare_sequences(settings: DataSettings, tokenizer: Tokenizer, packing: Mode) -> tuple[Sequences, DataReport]:
+def prepare_sequences(
+    settings: DataSettings, tokenizer: Tokenizer, packing: Mode, pause: PauseRequest | None = None
+) -> tuple[Sequences, DataReport]:
     """Sequences of both splits and what was found on the way; depends on source, settings and tokenizer only.
 
-    ConfigError where no usable document, or no scored position in one of the splits, is left.
+    ConfigError where no usable document, or no scored position in one of the splits, is left; PausedError where
+    `pause` is due, which is asked between batches of documents.
     """
     report = DataReport()
-    documents = list(_tokenized_documents(settings, tokenizer, report))
+    documents = list(_tokenized_documents(settings, tokenizer, report, pause))
     if not documents:
         raise ConfigError(_nothing_usable(settings, report))
     report.document_tokens = _lengths(documents)
@@ -43,14 +47,14 @@ def prepare_sequences(settings: DataSettings, tokenizer: Tokenizer, packing: Mod
 
 
 def _tokenized_documents(
-    settings: DataSettings, tokenizer: Tokenizer, report: DataReport
+    settings: DataSettings, tokenizer: Tokenizer, report: DataReport, pause: PauseRequest | None
 ) -> Iterator[TokenizedDocument]:
     """Usable documents as ids, until `max_tokens` training tokens are there."""
     by_tokens = settings.max_tokens is not None
     total = settings.max_tokens if settings.max_tokens is not None else expected_documents(settings) or 0
     train_tokens = 0
     with Progress("tokenising", total, "training tokens" if by_tokens else "documents") as progress:
-        for document, encoded in _encoded(settings, tokenizer, report):
+        for document, encoded in _encoded(settings, tokenizer, report, pause):
             reason = encoded.reason if isinstance(encoded, Unreadable) else fault_in_ids(encoded, tokenizer.vocab_size)
             if reason is not None:
                 report.drop(document.key, reason)
@@ -66,9 +70,11 @@ def _tokenized_documents(
 
 
 def _encoded(
-    settings: DataSettings, tokenizer: Tokenizer, report: DataReport
+    settings: DataSettings, tokenizer: Tokenizer, report: DataReport, pause: PauseRequest | None
 ) -> Iterator[tuple[Document, TokenizedDocument | Unreadable]]:
     for batch in _batches(usable_documents(read_documents(settings), settings, report)):
+        if pause is not None:
+            pause.check()
         yield from zip(batch, tokenizer.encode(batch), strict=True)
 
 

@@ -59,7 +59,7 @@ class Journal:
         if own is not None and own.state["training_hash"] != self._hash:
             raise IdentityError(
                 f"{own.folder}: this run has begun with other settings, and a training cannot change half-way.\n"
-                + "\n".join(differences(_flat(own.state["training"]), _flat(self.training)))
+                + "\n".join(differences(own.state["training"], self.training))
                 + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
                 + str(self.folder.parent)
             )
@@ -95,7 +95,7 @@ class Journal:
             "\n".join(
                 [
                     "forked; settings that differ:",
-                    *differences(_flat(checkpoint.state["training"]), _flat(self.training)),
+                    *differences(checkpoint.state["training"], self.training),
                 ]
             )
         )
@@ -179,10 +179,3 @@ def _without_shards(training: dict[str, Any]) -> dict[str, Any]:
 
 def _finite(value: float) -> bool:
     return abs(value) < float("inf")
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
-    return flat

@@ -62,7 +62,7 @@ def refuse_other_cache(plan: Plan, data: DataSettings, teacher: TeacherSettings,
     )
     for name, planned, describe in parts:
         try:
-            found += differences(_flat(planned, f"{name}."), _flat(describe(), f"{name}."))
+            found += differences({name: planned}, {name: describe()})
         except ConfigError as error:
             warn_once(f"the {name} cannot be compared with the plan's, which stands. {error}")
     if found:
@@ -92,10 +92,3 @@ def _probed_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings
 
 def _tokenizer(teacher: TeacherSettings) -> Tokenizer:
     return Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
-
-
-def _flat(value: dict[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
-    return flat

@@ -34,21 +34,27 @@ from pipeline.models.loading import load_model
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import TeacherSettings
 from pipeline.models.teacher import Teacher
+from pipeline.pause import PauseRequest
 
 
 def plan_capture(
-    folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings
+    folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings, pause: PauseRequest
 ) -> tuple[Plan, Sequences, Teacher]:
-    """Make the plan of a new cache in `folder`; plan.json is written last, so a plan always has what it speaks of."""
+    """Make the plan of a new cache in `folder`; plan.json is written last, so a plan always has what it speaks of.
+
+    PausedError where a pause is due before that; then nothing is planned.
+    """
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
     causal = _load(teacher, choose_dtype(teacher.dtype, choose_device(teacher.device)), tokenizer.vocab_size)
     causal.check_length(data.sequence_length)
+    pause.check()
     packing = _choose_packing(data, causal)
-    sequences, report = prepare_sequences(data, tokenizer, packing)
+    sequences, report = prepare_sequences(data, tokenizer, packing, pause)
     say("\n".join(report.summary_lines()))
 
     layout = RecordLayout.for_vocabulary(tokenizer.vocab_size, cache.head_size, cache.num_draws, cache.draw_beta)
     choice = probe_capture(causal, sequences, layout, cache)
+    pause.check()
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     files.write_json(folder / DATA_REPORT_NAME, report.to_json())
     files.publish_folder(folder / TOKENIZER_FOLDER, tokenizer.save)
@@ -86,7 +92,12 @@ def load_teacher(plan: Plan, settings: TeacherSettings) -> Teacher:
 
 
 def planned_sequences(
-    plan: Plan, folders: Sequence[Path], folder: Path, data: DataSettings, teacher: TeacherSettings
+    plan: Plan,
+    folders: Sequence[Path],
+    folder: Path,
+    data: DataSettings,
+    teacher: TeacherSettings,
+    pause: PauseRequest,
 ) -> Sequences:
     """The sequences of a plan, from any of its folders; packed again, into `folder`, where the file is lost."""
     try:
@@ -94,7 +105,7 @@ def planned_sequences(
     except DamagedDataError as error:
         say(f"{error}\nPacking the sequences again.")
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
-    sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"])
+    sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     if digest.xxh3_128 != plan.sequences_digest:
         files.remove_file(folder / SEQUENCES_NAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.splits import is_held_out
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError
+from pipeline.pause import PausedError, PauseRequest
 from tests.data import builders
 
 
@@ -175,3 +177,10 @@ def test_a_split_without_a_scored_label_is_a_config_error(tokenizer: Tokenizer, 
         ConfigError, match=r"the validation split has no label that counts \(documents: 1, tokens: \d+\)"
     ):
         prepare_sequences(settings_for(path, "jsonl", messages_column="chat"), tokenizer, "packed")
+
+
+def test_a_pause_is_seen_between_batches(texts_folder: Path, tokenizer: Tokenizer) -> None:
+    with PauseRequest() as pause:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(PausedError, match="SIGTERM was received"):
+            prepare_sequences(settings_for(texts_folder), tokenizer, "packed", pause)

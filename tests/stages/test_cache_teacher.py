@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,17 @@ def sealed(run_dir: Path) -> int:
     return len(list(run_dir.glob("cache/shards/*.seal.json")))
 
 
-def wait_for_seals(run_dir: Path, count: int) -> None:
-    """Return as soon as `count` shards are sealed."""
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return as soon as it is so."""
     deadline = time.monotonic() + 120
-    while sealed(run_dir) < count:
+    while not condition():
         assert time.monotonic() < deadline, "no progress"
         time.sleep(0.002)
+
+
+def wait_for_seals(run_dir: Path, count: int) -> None:
+    """Return as soon as `count` shards are sealed."""
+    wait_for(lambda: sealed(run_dir) >= count)
 
 
 # ------------------------------------------------------------------ what it leaves
@@ -155,11 +161,27 @@ def test_a_signal_pauses_cleanly(number: signal.Signals, toy: Toy, cached: Path,
     assert tree(run_dir / "cache") == tree(cached / "cache")
 
 
+def test_a_signal_before_there_is_a_plan_pauses_too(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = toy.command(STAGE, run_dir)
+    process = start(arguments, tmp_path / "log")
+    wait_for((run_dir / "status.json").is_file)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert wait(process) == 0
+    left = status(run_dir)
+    assert (left["state"], left["message"]) == ("paused", "paused before there was a plan: SIGINT was received")
+    assert left["next_command"] == " ".join(["sad-pipeline", *arguments])
+    assert not (run_dir / "cache" / "plan.json").exists()
+    toy.ran(STAGE, run_dir)
+    assert tree(run_dir / "cache") == tree(cached / "cache")
+
+
 def test_a_spent_time_budget_pauses(toy: Toy, cached: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     ended = toy.run(STAGE, run_dir, "--time-budget", "1e-6", "--paused-exit-code", "9")
     assert ended.code == 9
-    assert "time budget is nearly spent" in ended.stderr
+    assert "the time budget is spent" in ended.stderr
     assert status(run_dir)["state"] == "paused"
     assert sealed(run_dir) == 0
     toy.ran(STAGE, run_dir, "--time-budget", "100")

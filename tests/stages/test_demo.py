@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.pause import PauseRequest
 from tests import tiny
 from tests.stages.toys import Ended, run, stamps, tree
 
@@ -72,15 +73,23 @@ def test_the_demo_from_nothing_and_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert page.is_file()
 
 
+def pause_between_units(patches: pytest.MonkeyPatch) -> None:
+    """A pause is due after every unit of work, and never inside one."""
+    patches.setattr(PauseRequest, "reason", lambda self: "it was time")
+
+
 @pytest.mark.slow
 def test_a_demo_stopped_at_every_step_of_its_teacher_makes_the_same_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for _ in range(4):
-        assert demo("--run-dir", "stopped", "--time-budget", "1e-6", "--paused-exit-code", "75").code == 75
-    assert not (tmp_path / "stopped" / "teacher").exists()
-    assert demo("--run-dir", "stopped", "--time-budget", "1e-6", "--paused-exit-code", "75").code == 75
+    with monkeypatch.context() as patches:
+        pause_between_units(patches)
+        for _ in range(4):
+            assert demo("--run-dir", "stopped", "--paused-exit-code", "75").code == 75
+        assert not (tmp_path / "stopped" / "teacher").exists()
+        assert demo("--run-dir", "stopped", "--paused-exit-code", "75").code == 75
+    assert (tmp_path / "stopped" / "teacher").is_dir()
     assert demo("--run-dir", "straight").code == 0
     assert tree(tmp_path / "stopped" / "teacher") == tree(tmp_path / "straight" / "teacher")
 
@@ -90,8 +99,10 @@ def test_the_demo_replaces_nobodys_model(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     mine = tiny.save_model(tmp_path / "mine")
     before = tree(mine)
-    ended = demo("--set", f"teacher.model={mine}", "--time-budget", "1e-6", "--paused-exit-code", "75")
+    pause_between_units(monkeypatch)
+    ended = demo("--set", f"teacher.model={mine}", "--paused-exit-code", "75")
     assert ended.code == 75, ended.stderr
+    assert "paused after step 1 of" in ended.stderr
     assert "is left alone" in ended.stderr
     assert tree(mine) == before
     assert not (tmp_path / "artifacts" / "demo" / "teacher").exists()
