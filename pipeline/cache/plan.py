@@ -136,7 +136,10 @@ class Plan:
         """Read plan.json and check it against its own hash."""
         if not path.is_file():
             raise IncompleteInputError(f"{path}: there is no plan. Run `sad-pipeline cache-teacher` first")
-        value = files.read_json(path)
+        try:
+            value = files.read_json(path)
+        except DamagedDataError as error:
+            raise DamagedDataError(f"{error}. {_PLAN_FIX}") from error
         version = value.get("format")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise IdentityError(

@@ -55,6 +55,18 @@ def write_shard(
     `blocks` are consecutive rows of every array; only the packed chunks of a block stay in memory. All blocks but the
     last hold whole chunks.
     """
+    packed = _pack(schema, attributes, blocks)
+    return files.write_file(path, lambda file: _write_zip(file, packed))
+
+
+def packed_bytes(schema: tuple[ArraySchema, ...], block: Arrays) -> int:
+    """How many bytes of a shard these rows take, without writing any."""
+    packed = _pack(schema, {}, [block])
+    return sum(len(data) for key, data in packed.items() if not key.endswith(_METADATA))
+
+
+def _pack(schema: tuple[ArraySchema, ...], attributes: Attributes, blocks: Iterable[Arrays]) -> dict[str, cpu.Buffer]:
+    """Key -> bytes of every entry of a shard."""
     packed = {key: cpu.Buffer.from_bytes(data) for key, data in _metadata(schema, attributes).items()}
     with zarr.config.set(_WRITING), _one_thread():
         store = MemoryStore(packed)
@@ -67,7 +79,7 @@ def write_shard(
             done += count
     assert all(done == array.shape[0] for array in schema), (done, schema)
     assert packed.keys() == _expected_keys(schema)
-    return files.write_file(path, lambda file: _write_zip(file, packed))
+    return packed
 
 
 class ShardFile:

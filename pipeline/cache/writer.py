@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline import files
 from pipeline.cache import codec
 from pipeline.cache.plan import FORMAT_VERSION, SHARDS_FOLDER, Plan, ShardSpan
@@ -13,7 +16,7 @@ from pipeline.cache.records import Records
 from pipeline.cache.roots import find_files, find_sealed, require_roots
 from pipeline.cache.schema import Arrays
 from pipeline.cache.seal import SEAL_SUFFIX, Seal
-from pipeline.cache.shard import write_shard
+from pipeline.cache.shard import packed_bytes, write_shard
 from pipeline.cache.statistics import StatisticsSum
 from pipeline.data.sequences import Sequences
 
@@ -89,6 +92,12 @@ class CacheWriter:
             first += count
         if first != span.stop:
             raise ValueError(f"shard {span.index}: records end at sequence {first}, expected {span.stop}")
+
+
+def bytes_per_position(records: Records, loss_mask_ST: NDArray[np.bool_]) -> float:
+    """What these records of whole sequences take on disk, a position."""
+    schema = codec.schema(records.layout, *loss_mask_ST.shape)
+    return packed_bytes(schema, codec.encode(records, loss_mask_ST)) / len(records)
 
 
 def shard_attributes(plan_hash: str, span: ShardSpan) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def plan_capture(
         sequence_length=data.sequence_length,
         num_sequences=sequences.num_sequences,
         sequences_digest=digest.xxh3_128,
-        shards=cut_shards(sequences.split, data.sequence_length, cache.shard_positions),
+        shards=cut_shards(sequences.split, data.sequence_length, choice.shard_positions),
         capture={
             "batch_size": choice.batch_size,
             "chunk_positions": choice.chunk_positions,

@@ -1,7 +1,9 @@
 """How many sequences and positions the teacher takes at once, found on the first sequences before the plan is made.
 
 The answer lives in the plan, because a product's rounding depends on its size: the same plan gives the same bytes.
-On CPU it follows from sizes alone; on a card from how much memory a pass takes, never from a clock.
+On CPU it follows from sizes alone; on a card from how much memory a pass takes, never from a clock. So does how much
+a shard holds: what a crash can lose is kept to about 10 minutes by the teacher's size, not by a measured rate, which
+would give each start a plan of its own.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.cache.records import RecordLayout
+from pipeline.cache.records import RecordLayout, Records
 from pipeline.cache.settings import CacheSettings
+from pipeline.cache.writer import bytes_per_position
+from pipeline.console import format_bytes, format_seconds, say
 from pipeline.data.sequences import Sequences
 from pipeline.errors import ConfigError, MachineError, NumericsError
 from pipeline.models.causal import CausalModel
@@ -25,6 +29,10 @@ _CUDA_LOGITS_BYTES = 256 * 2**20  # scoring needs about three such buffers
 _CUDA_MEMORY_SHARE = 0.75
 _CUDA_BATCH_POSITIONS = 16_384  # more fills no card better, and a pause waits for a whole batch
 _MAX_CHUNK = 4096
+_MAX_SHARD_BYTES = 512e6
+_SHARD_MARGIN = 1.25  # the first sequences may pack better than the rest
+_SHARD_SECONDS = 600.0
+_FLOPS_PER_SECOND = {"cpu": 5e10, "cuda": 1e13}  # what two cores, or a card of the T4's class, really reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,7 @@ class CaptureChoice:
     batch_size: int
     chunk_positions: int
     dtype: str
+    shard_positions: int
 
 
 def probe_capture(
@@ -49,13 +58,14 @@ def probe_capture(
     chunk = settings.chunk_positions or chunk_within(logits_bytes, layout.vocab_size)
     if settings.batch_size is not None:
         batch = settings.batch_size
-        _score_first(model, sequences, layout, batch, chunk)
     elif on_card:
         batch = _largest_batch(model, sequences, layout, chunk)
     else:
         batch = max(1, _CPU_BATCH_POSITIONS // sequences.sequence_length)
-        _score_first(model, sequences, layout, batch, chunk)
-    return CaptureChoice(batch, chunk, str(model.dtype).removeprefix("torch."))
+    records = _score_first(model, sequences, layout, batch, chunk)
+    loss_mask = sequences.loss_mask[: len(records) // sequences.sequence_length]
+    shard = _shard_positions(model, bytes_per_position(records, loss_mask), settings.shard_positions)
+    return CaptureChoice(batch, chunk, str(model.dtype).removeprefix("torch."), shard)
 
 
 def chunk_within(logits_bytes: int, vocab_size: int) -> int:
@@ -70,6 +80,26 @@ def grow_batch(limit: int, fits: Callable[[int], bool]) -> int:
     while batch <= limit and fits(batch):
         batch *= 2
     return batch // 2
+
+
+def halve_until(positions: int, limit: float) -> int:
+    """`positions`, halved until it is at most `limit`; at least 1."""
+    while positions > max(1.0, limit):
+        positions = -(-positions // 2)
+    return positions
+
+
+def _shard_positions(model: CausalModel, position_bytes: float, wanted: int) -> int:
+    """Positions a shard: what the settings say, or less where that is too many bytes or too long to lose."""
+    position_flops = 2 * sum(parameter.numel() for parameter in model.model.parameters())
+    by_time = _SHARD_SECONDS * _FLOPS_PER_SECOND[model.device.type] / position_flops
+    found = halve_until(wanted, min(by_time, _MAX_SHARD_BYTES / _SHARD_MARGIN / position_bytes))
+    if found < wanted:
+        say(
+            f"note: a shard holds {found:,} positions instead of {wanted:,} (cache.shard_positions), so that it stays "
+            f"within {format_bytes(_MAX_SHARD_BYTES)} and about {format_seconds(_SHARD_SECONDS)} of work"
+        )
+    return found
 
 
 def _largest_batch(model: CausalModel, sequences: Sequences, layout: RecordLayout, chunk: int) -> int:
@@ -98,9 +128,9 @@ def _largest_batch(model: CausalModel, sequences: Sequences, layout: RecordLayou
     return batch
 
 
-def _score_first(model: CausalModel, sequences: Sequences, layout: RecordLayout, batch: int, chunk: int) -> None:
+def _score_first(model: CausalModel, sequences: Sequences, layout: RecordLayout, batch: int, chunk: int) -> Records:
     rows = np.arange(min(batch, sequences.num_sequences))
     try:
-        Teacher(model, layout, seed=0, batch_size=batch, chunk_positions=chunk).score(sequences, rows)
+        return Teacher(model, layout, seed=0, batch_size=batch, chunk_positions=chunk).score(sequences, rows)
     except NumericsError as error:
         raise ConfigError(f"teacher.dtype: {error}") from error

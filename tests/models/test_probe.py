@@ -9,8 +9,8 @@ import torch
 from pipeline.cache.records import RecordLayout
 from pipeline.cache.settings import CacheSettings
 from pipeline.errors import ConfigError
-from pipeline.models import CausalModel
-from pipeline.models.probe import CaptureChoice, chunk_within, grow_batch, probe_capture
+from pipeline.models import CausalModel, probe
+from pipeline.models.probe import CaptureChoice, chunk_within, grow_batch, halve_until, probe_capture
 from tests import tiny
 from tests.models.rows import lay_out, random_documents
 
@@ -24,14 +24,16 @@ def _sequences(sequence_length: int = 24):
 def test_on_cpu_the_choice_follows_from_sizes_alone():
     causal = CausalModel(tiny.make_model(), tiny.VOCAB_SIZE)
     first = probe_capture(causal, _sequences(), LAYOUT, CacheSettings())
-    assert first == CaptureChoice(batch_size=4096 // 24, chunk_positions=4096, dtype="float32")
+    assert first == CaptureChoice(batch_size=4096 // 24, chunk_positions=4096, dtype="float32", shard_positions=2**20)
     assert probe_capture(causal, _sequences(), LAYOUT, CacheSettings()) == first
 
 
 def test_settings_win():
     causal = CausalModel(tiny.make_model().bfloat16(), tiny.VOCAB_SIZE)
-    choice = probe_capture(causal, _sequences(), LAYOUT, CacheSettings(batch_size=3, chunk_positions=5))
-    assert choice == CaptureChoice(batch_size=3, chunk_positions=5, dtype="bfloat16")
+    choice = probe_capture(
+        causal, _sequences(), LAYOUT, CacheSettings(batch_size=3, chunk_positions=5, shard_positions=700)
+    )
+    assert choice == CaptureChoice(batch_size=3, chunk_positions=5, dtype="bfloat16", shard_positions=700)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,26 @@ def test_settings_win():
 )
 def test_a_chunk_is_the_largest_power_of_two_that_fits(logits_bytes, vocab_size, expected):
     assert chunk_within(logits_bytes, vocab_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "limit", "expected"),
+    [(2**20, 2**20, 2**20), (2**20, 2**20 - 1, 2**19), (7, 2.5, 2), (7, 0.1, 1), (1, 0, 1)],
+)
+def test_a_shard_is_halved_until_it_fits(wanted, limit, expected):
+    assert halve_until(wanted, limit) == expected
+
+
+@pytest.mark.parametrize(("name", "value"), [("_MAX_SHARD_BYTES", 4e6), ("_SHARD_SECONDS", 1e-2)])
+def test_a_shard_that_would_be_too_much_to_lose_is_smaller_and_that_is_said(name, value, monkeypatch, capsys):
+    monkeypatch.setattr(probe, name, value)
+    causal = CausalModel(tiny.make_model(), tiny.VOCAB_SIZE)
+    found = probe_capture(causal, _sequences(), LAYOUT, CacheSettings()).shard_positions
+    assert found < 2**20
+    assert f"{found:,} positions instead of 1,048,576 (cache.shard_positions)" in capsys.readouterr().err
+    if name == "_SHARD_SECONDS":
+        weights = sum(parameter.numel() for parameter in causal.model.parameters())
+        assert 5e10 * value / (4 * weights) < found <= 5e10 * value / (2 * weights)
 
 
 def test_an_overflow_is_found_before_the_plan_and_names_the_setting():
