@@ -1,0 +1,111 @@
+"""The folder train-student leaves, loaded as anybody would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from pipeline.data.documents import Document, TokenizedDocument
+from pipeline.data.tokenizer import Tokenizer
+from tests import tiny
+from tests.stages.toys import (
+    Toy,
+    run,
+)
+from tests.stages.trainings import STAGE, checkpoint, train
+
+# ------------------------------------------------------------------ the student it leaves
+
+
+@pytest.mark.slow
+def test_the_exported_student_needs_nothing_of_this_project(trained: Path, tmp_path: Path) -> None:
+    """Loaded in a process that cannot import this project, it gives the logits of the best weights."""
+    model_folder = trained / "student" / "model"
+    program = f"""
+import sys
+sys.modules["pipeline"] = sys.modules["stages"] = None  # importing either is an error now
+import torch, transformers
+model = transformers.AutoModelForCausalLM.from_pretrained({str(model_folder)!r})
+tokenizer = transformers.AutoTokenizer.from_pretrained({str(model_folder)!r})
+ids = tokenizer("def decode(self, s):", return_tensors="pt").input_ids
+with torch.no_grad():
+    torch.save(model(ids).logits, {str(tmp_path / "logits.pt")!r})
+generate = transformers.pipeline("text-generation", {str(model_folder)!r})
+text = generate("def", max_new_tokens=4, do_sample=False)[0]["generated_text"]
+assert text.startswith("def") and len(text) > 3, text
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+    model = tiny.make_model(
+        vocab_size=259,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+    )
+    model.load_state_dict(load_file(checkpoint(trained, 12, "best") / "weights.safetensors"), strict=True)
+    ids = Tokenizer.load(model_folder).encode([Document("key", "def decode(self, s):")])[0]
+    assert isinstance(ids, TokenizedDocument)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids.ids[:-1].astype("int64"))[None]).logits
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt", weights_only=True), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+def test_any_architecture_can_be_the_student(architecture: str, toy: Toy, cached: Path, tmp_path: Path) -> None:
+    block = json.dumps({"model_type": architecture, **tiny.ARCHITECTURES[architecture]})
+    options = ["--set", f"cache.roots=[{cached}]", "--set", f"student.config={block}", "--set", "train.steps=2"]
+    ended = toy.run(STAGE, tmp_path / "run", *options)
+    if architecture == "opt":  # it would mix the documents of this packed cache
+        assert ended.code == 2
+        assert "let a document see the one before it" in ended.stderr
+        return
+    assert ended.code == 0, ended.stderr
+    folder = tmp_path / "run" / "student" / "model"
+    model = AutoModelForCausalLM.from_pretrained(str(folder))
+    best = load_file(checkpoint(tmp_path / "run", 2, "best") / "weights.safetensors")
+    for name, tensor in model.state_dict().items():
+        assert name not in best or torch.equal(best[name], tensor), name
+    before = Tokenizer.load(toy.teacher).fingerprint()
+    plain = Tokenizer(PreTrainedTokenizerFast.from_pretrained(str(folder)), "plain").fingerprint()
+    assert plain == before
+    if Tokenizer.load(folder).fingerprint() != before:  # transformers has its own way with the texts of some models
+        assert "AutoTokenizer does not give the teacher's ids here" in ended.stderr
+
+
+def test_the_model_card_says_which_weights(trained: Path, toy: Toy) -> None:
+    card = (trained / "student" / "model" / "README.md").read_text(encoding="utf-8")
+    best = json.loads((checkpoint(trained, 12) / "state.json").read_text())["best"]
+    assert f"| weights | {best['weights']}, of step {best['step']} of 12: the lowest validation loss |" in card
+    assert f"| teacher | {toy.teacher} |" in card
+    assert "| `learning_rate` | `0.001` |" in card
+
+
+def test_an_existing_model_is_taught_further(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    student = tiny.save_model(tmp_path / "student", "mistral", seed=3)
+    options = ["--set", "student.config=null", "--set", f"student.model={student}", "--set", "train.steps=2"]
+    train(toy, cached, tmp_path / "run", *options)
+    assert json.loads((tmp_path / "run" / "student" / "model" / "config.json").read_text())["model_type"] == "mistral"
+
+
+def test_help_names_the_ways_on(cached: Path) -> None:
+    assert "--use-sealed-only" in run(STAGE, "--help").stdout
