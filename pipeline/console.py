@@ -5,6 +5,7 @@ At a terminal progress is a live bar; in a batch log it is one line every 30 sec
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -22,7 +23,7 @@ _live_line = False
 def say(text: str) -> None:
     """One line, or several, on stderr."""
     _clear_live_line()
-    print(text, file=sys.stderr, flush=True)
+    _write(f"{text}\n")
 
 
 def warn_once(text: str) -> None:
@@ -59,6 +60,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self.title, self.total, self.unit, self.done = title, total, unit, done
+        self._before = done
         self._terminal = sys.stderr.isatty()
         self._started = self._shown = time.monotonic()
         self._recent: deque[tuple[float, int]] = deque([(self._started, done)], maxlen=64)
@@ -71,7 +73,7 @@ class Progress:
     ) -> None:
         if kind is None:
             seconds = time.monotonic() - self._started
-            say(f"{self.title}: {self.done:,} {self.unit} in {format_seconds(seconds)}")
+            say(f"{self.title}: {self.done - self._before:,} {self.unit} in {format_seconds(seconds)}")
         else:
             _clear_live_line()
 
@@ -101,15 +103,21 @@ class Progress:
             full = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
             bar = "━" * full + "╌" * (_BAR_WIDTH - full)
             line = f"{self.title}  {bar} {text}"[: shutil.get_terminal_size().columns - 1]  # a wrapped line would stay
-            sys.stderr.write(f"\r\x1b[K{line}")
-            sys.stderr.flush()
+            _write(f"\r\x1b[K{line}")
             _live_line = True
         else:
-            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+            _write(f"{self.title}: {text}\n")
 
 
 def _clear_live_line() -> None:
     global _live_line
     if _live_line:
-        sys.stderr.write("\r\x1b[K")
+        _write("\r\x1b[K")
         _live_line = False
+
+
+def _write(text: str) -> None:
+    """To stderr; work does not end because nobody reads what it says."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections import deque
 from types import FrameType, TracebackType
 from typing import Self
+
+from pipeline.console import say
 
 _PROCESS_START = time.monotonic()
 _MARGIN = 1.2
@@ -72,4 +75,6 @@ class PauseRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             os._exit(128 + number)
+        with contextlib.suppress(RuntimeError):  # it may have come in the middle of another word to stderr
+            say("\npausing as soon as what is under way can be left; once more leaves at once")
         self._signal = f"{signal.Signals(number).name} was received"

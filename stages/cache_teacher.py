@@ -16,7 +16,7 @@ from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
 from pipeline.data.sequences import Sequences
 from pipeline.models import Teacher
-from pipeline.models.cache_identity import refuse_other_cache
+from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.device import environment
 from pipeline.models.planning import load_teacher, plan_capture, planned_sequences
 from pipeline.pause import PausedError, PauseRequest
@@ -49,7 +49,8 @@ def _capture(config: RunConfig, session: Session) -> None:
         plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
     else:
         plan, plan_folders = found
-        refuse_other_cache(plan, config.data, config.teacher, config.cache)
+        refuse_other_cache(plan, plan_folders[0], config.data, config.teacher, config.cache)
+        restore_tokenizer(plan, plan_folders, folder, config.teacher)
         if not (folder / PLAN_NAME).is_file():
             plan.save(folder / PLAN_NAME)
         sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher, pause)

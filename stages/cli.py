@@ -216,12 +216,15 @@ def verify(run_dir: Path, roots: tuple[Path, ...], as_json: bool) -> None:
 def repair(run_dir: Path, roots: tuple[Path, ...]) -> None:
     """Take damaged shards out, so that they are made again.
 
+    What it cannot mend it says; then the exit code is 4.
+
     \b
     Example: sad-pipeline repair artifacts/demo
     """
     from stages.repair import run as stage
 
-    stage(run_dir, roots)
+    if stage(run_dir, roots):
+        click.get_current_context().exit(DamagedDataError.exit_code)
 
 
 @main.command("inspect")

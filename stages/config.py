@@ -28,7 +28,7 @@ class DemoSettings(Section):
 class RunConfig(Section):
     """Everything a run is asked to do."""
 
-    name: str = free("run", "names the default run directory, artifacts/<name>")
+    name: str = free("run", "names the default run directory, artifacts/<name>", pattern=r"^\w[\w .+-]*$")
     data: DataSettings
     teacher: TeacherSettings
     cache: CacheSettings = CacheSettings()

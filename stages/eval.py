@@ -10,7 +10,7 @@ from rich.console import Console
 from pipeline.cache import TeacherCache
 from pipeline.cache.roots import find_tokenizer
 from pipeline.console import say
-from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.evaluation.candidates import baseline_candidates, student_candidates
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
 from pipeline.evaluation.samples import continue_texts, held_out_beginnings, samples_of, written_beginnings
@@ -27,7 +27,7 @@ def run(config: RunConfig, run: RunDirectory) -> EvalResult:
     """Measure one model after another on the cache's validation sequences, and let each write a little."""
     settings = config.eval
     with run.at_work(STAGE), TeacherCache.open(run.cache, *map(Path, config.cache.roots)) as cache:
-        tokenizer = Tokenizer.load(find_tokenizer(cache.folders))
+        tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
         indices = held_out_indices(cache, settings.max_sequences)
         device = choose_device(config.student.device)
         # A teacher at hand gives the exact KL beside the lower bound that the cache gives.

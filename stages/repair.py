@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from pipeline.cache.verify import repair, verify_cache
+from pipeline import files
+from pipeline.cache.verify import Problem, repair, shard_of, verify_cache
 from pipeline.console import say
+from pipeline.data.planned_tokenizer import planned_tokenizer
 
 
-def run(path: Path, roots: Sequence[Path] = ()) -> list[Path]:
-    """Remove what is damaged below `path` and can be computed again; returns the shards removed."""
-    problems = verify_cache(path, roots)
-    removed = repair(path, problems)
-    for problem in problems:
-        if not problem.repairable:
-            say(f"✗ {problem}")
+def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
+    """Remove what is damaged below `path` and can be computed again; returns the problems that are left."""
+    with _held(path):
+        problems = verify_cache(path, roots, planned_tokenizer)
+        removed = set(repair(path, problems))
+    left = [problem for problem in problems if shard_of(problem.path) not in removed]
+    for problem in left:
+        say(f"✗ {problem}")
     if not problems:
         say("✓ nothing to repair")
-    return removed
+    return left
+
+
+def _held(path: Path) -> AbstractContextManager[None]:
+    """The run's lock, where `path` is a run directory or the cache of one: no stage may be writing what is removed."""
+    runs = [folder for folder in (path, path.parent) if (folder / "config.yaml").is_file()]
+    return files.hold_lock(runs[0] / ".lock", "at work in this run directory") if runs else nullcontext()

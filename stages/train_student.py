@@ -10,7 +10,7 @@ from pipeline.cache import TeacherCache
 from pipeline.cache.roots import find_tokenizer
 from pipeline.config import keys_of_kind
 from pipeline.console import Progress
-from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.distill.batches import BatchReader
 from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Journal, frozen_shards_of
@@ -53,7 +53,7 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
 
         # The student, and where it stands.
         device = choose_device(config.student.device)
-        tokenizer = Tokenizer.load(find_tokenizer(cache.folders))
+        tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
         causal = load_student(config.student, tokenizer, device)
         refuse_leaks(causal, cache.plan)
         if settings.gradient_checkpointing:

@@ -140,6 +140,9 @@ def test_an_unknown_key_like_nothing_lists_what_there_is(config_file: Path) -> N
         ("train.epochs=2", "'train': give either train.steps or train.epochs"),
         ("student.config={model_type: llama}", "'student': give either student.model .* or student.config"),
         ("data.source=text", "'data': source 'text' needs data.path"),
+        ("name=../elsewhere", "'name': string should match pattern"),
+        ("cache.draw_beta=0.6", "expected one of the stored betas 0.25, 0.3333, 0.5, 0.7, 0.9, 1, found 0.6"),
+        (f"cache.seed={2**63}", "'cache.seed': input should be less than"),
     ],
 )
 def test_a_wrong_value_says_what_was_expected_and_found(config_file: Path, override: str, message: str) -> None:
@@ -288,3 +291,7 @@ def test_values_can_come_from_elsewhere_than_a_file() -> None:
     assert parse_config(Small, {"size": 4}, where="here").size == 4
     with pytest.raises(ConfigError, match=r"^here: 'size': input should be greater than or equal to 1, found 0"):
         parse_config(Small, {"size": 0}, where="here")
+
+
+def test_a_rounded_beta_means_the_stored_one(config_file: Path) -> None:
+    assert load(config_file, "cache.draw_beta=0.333").cache.draw_beta == 1 / 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -141,3 +143,25 @@ def test_odd_totals_show_no_nonsense(
     line = capsys.readouterr().err.splitlines()[0]
     assert "100%" in line
     assert "-" not in line
+
+
+def test_nobody_reading_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as broken:
+        monkeypatch.setattr(sys, "stderr", broken)
+        console.say("is anybody there?")
+        with console.Progress("work", 2, "steps") as progress:
+            progress.advance(2)
+        monkeypatch.undo()
+        with contextlib.suppress(BrokenPipeError):
+            broken.close()
+
+
+def test_a_continued_piece_of_work_claims_only_its_own_share(
+    clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.Progress("train", 100, "tokens", done=60) as progress:
+        clock(2.0)
+        progress.advance(40)
+    assert "train: 40 tokens in 2 s" in capsys.readouterr().err

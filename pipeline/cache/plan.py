@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,7 +69,7 @@ class ShardSpan:
         return {"index": self.index, "first": self.first, "count": self.count, "split": _SPLIT_WORDS[self.split]}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Everything that shapes the bytes of a cache, and the assignment of its sequences to shards."""
 
@@ -96,7 +97,7 @@ class Plan:
         if first != self.num_sequences or not self.shards:
             raise ValueError(f"plan: the shards hold {first} sequences, the plan {self.num_sequences}")
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON of everything else: the name by which parts of a cache find each other."""
         return hashlib.sha256(files.canonical_json(self._content())).hexdigest()
@@ -124,8 +125,11 @@ class Plan:
         """The shard that holds a sequence."""
         if not 0 <= sequence < self.num_sequences:
             raise IndexError(f"sequence {sequence} of a cache of {self.num_sequences}")
-        firsts = [span.first for span in self.shards]
-        return self.shards[int(np.searchsorted(firsts, sequence, side="right")) - 1]
+        return self.shards[int(np.searchsorted(self._firsts, sequence, side="right")) - 1]
+
+    def span_named(self, shard_name: str) -> ShardSpan | None:
+        """The shard of that file name."""
+        return self._by_name.get(shard_name)
 
     def save(self, path: Path) -> None:
         """Write plan.json, whole or not at all."""
@@ -154,6 +158,14 @@ class Plan:
         if plan.hash != value["hash"]:
             raise DamagedDataError(f"{path}: its content has hash {plan.hash}, it names {value['hash']}. {_PLAN_FIX}")
         return plan
+
+    @cached_property
+    def _firsts(self) -> NDArray[np.int64]:
+        return np.array([span.first for span in self.shards])
+
+    @cached_property
+    def _by_name(self) -> dict[str, ShardSpan]:
+        return {span.shard_name: span for span in self.shards}
 
     def _content(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-BETAS: tuple[float, ...] = (1 / 4, 1 / 3, 1 / 2, 0.7, 0.9, 1.0)
+from pipeline.cache.settings import BETAS
+
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
 MAX_VOCAB_SIZE = 2**31
 

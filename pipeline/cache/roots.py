@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, TOKENIZER_FOLDER, Plan, ShardSpan, plan_differences
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
+from pipeline.console import warn_once
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
 
 
@@ -50,9 +51,18 @@ def find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]]:
 
 
 def earlier_plan(folder: Path, roots: Sequence[Path] = ()) -> tuple[Plan, list[Path]] | None:
-    """The plan that an earlier start left in `folder` or in other roots, with the cache folders that hold it."""
+    """The plan that an earlier start left in `folder` or in other roots, with the cache folders that hold it.
+
+    DamagedDataError where `folder` holds seals and no plan is left: a new one must not be made over them.
+    """
     require_roots(roots)
-    return _find_plan([folder, *roots])
+    found = _find_plan([folder, *roots])
+    if found is None and (seal := next(find_files(folder, f"*{SEAL_SUFFIX}"), None)) is not None:
+        raise DamagedDataError(
+            f"{seal}: is sealed, but the {PLAN_NAME} it belongs to is gone. Copy {PLAN_NAME} back to {folder}, or "
+            "choose another place for a new cache with --run-dir."
+        )
+    return found
 
 
 def _find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]] | None:
@@ -74,15 +84,24 @@ def _find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]] | None:
 
 
 def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard]]:
-    """Shard index -> its sealed copies, in the order of the roots. Seals of other plans are passed over."""
+    """Shard index -> its sealed copies, in the order of the roots. Seals of other plans are passed over.
+
+    So are seals that cannot be read, except in the first root: nobody here can mend the others.
+    """
     wanted = plan.hash
     copies: dict[int, list[SealedShard]] = {}
     seen: set[Path] = set()
-    for path in (path for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
+    for root, path in ((folder, path) for folder in roots for path in find_files(folder, f"*{SEAL_SUFFIX}")):
         if path.resolve() in seen:
             continue
         seen.add(path.resolve())
-        seal = Seal.load(path)
+        try:
+            seal = Seal.load(path)
+        except DamagedDataError as error:
+            if root == roots[0]:
+                raise
+            warn_once(f"this seal, and the shard beside it, are passed over. {error}")
+            continue
         if seal.plan_hash == wanted:
             span = seal.check_against(plan, path)
             copies.setdefault(span.index, []).append(SealedShard(span, seal, path.with_name(span.shard_name)))

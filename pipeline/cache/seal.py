@@ -73,9 +73,9 @@ class Seal:
                 f"{path}: belongs to the cache with plan {self.plan_hash[:12]}, not {plan.hash[:12]}. "
                 "Keep the files of different caches in different folders"
             )
-        for span in plan.shards:
-            if span.shard_name == self.shard and (span.first, span.count) == (self.first, self.count):
-                return span
+        span = plan.span_named(self.shard)
+        if span is not None and (span.first, span.count) == (self.first, self.count):
+            return span
         raise DamagedDataError(
             f"{path}: the plan has no shard {self.shard!r} of sequences {self.first} to {self.first + self.count}. "
             f"{REPAIR}"

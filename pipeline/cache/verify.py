@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from pipeline.cache.plan import (
     Plan,
 )
 from pipeline.cache.records import Records
-from pipeline.cache.roots import SealedShard, find_files, find_plan, find_sequences
+from pipeline.cache.roots import SealedShard, find_files, find_plan, find_sequences, find_tokenizer
 from pipeline.cache.schema import Arrays
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.sequence_file import read_sequences
@@ -27,7 +28,7 @@ from pipeline.cache.shard import ShardFile
 from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
 from pipeline.data.sequences import Sequences
-from pipeline.errors import DamagedDataError, IdentityError, SadError
+from pipeline.errors import DamagedDataError, IdentityError, IncompleteInputError, SadError
 
 _BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
 _BLOCK_POSITIONS = 2**14
@@ -47,18 +48,25 @@ class Problem:
         return f"{self.path}: {self.what}. {self.fix}"
 
 
-def verify_cache(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
+def verify_cache(
+    path: Path, roots: Sequence[Path] = (), read_tokenizer: Callable[[Path, dict[str, Any]], object] | None = None
+) -> list[Problem]:
     """Everything wrong with the cache below `path` and the other roots; empty if every byte is as it was sealed.
 
-    Shards that are not sealed yet are no problem: they are absent.
+    `read_tokenizer` is given the tokenizer's folder and what the plan says of it, and raises where they differ.
+    Shards that are not sealed yet are no problem: they are absent. IncompleteInputError where there is no plan at all.
     """
     folders_above = [path, *roots]
     try:
         plan, folders = find_plan(folders_above)
+    except IncompleteInputError:
+        raise
     except SadError as error:
         return [Problem(path, _what(path, error), "Nothing else can be checked without the plan")]
     problems: list[Problem] = []
     sequences = _check_sequences(plan, folders, problems)
+    if read_tokenizer is not None:
+        problems += _check_tokenizer(plan, folders, read_tokenizer)
     shards = _check_seals(plan, folders_above, problems)
     with Progress("verify", sum(shard.seal.size_bytes for shard in shards), "bytes") as progress:
         for shard in shards:
@@ -78,7 +86,7 @@ def repair(folder: Path, problems: Iterable[Problem]) -> list[Path]:
     Returns the shards removed; `cache-teacher` computes them again. Files of other roots are never touched.
     """
     removed = []
-    for path in sorted({_shard_of(problem.path) for problem in problems if problem.repairable}):
+    for path in sorted({shard_of(problem.path) for problem in problems if problem.repairable}):
         if folder.resolve() not in path.resolve().parents:
             say(f"{path}: lies outside {folder} and is left alone; replace it by a good copy, or leave its root out")
             continue
@@ -97,6 +105,18 @@ def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem
     except SadError as error:
         problems.append(Problem(path, _what(path, error), "Run `sad-pipeline cache-teacher`, which packs them again"))
         return None
+
+
+def _check_tokenizer(
+    plan: Plan, folders: Sequence[Path], read_tokenizer: Callable[[Path, dict[str, Any]], object]
+) -> Iterator[Problem]:
+    path = folders[0] / TOKENIZER_FOLDER
+    try:
+        path = find_tokenizer(folders)
+        read_tokenizer(path, plan.identity["tokenizer"])
+    except SadError as error:
+        what, fix = str(error).removeprefix(f"{path}: "), "Run `sad-pipeline cache-teacher` once it is gone"
+        yield Problem(path, what, fix)
 
 
 def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> list[SealedShard]:
@@ -180,7 +200,8 @@ def _what(path: Path, error: Exception) -> str:
     return str(error).removeprefix(f"{path}: ").partition(". Run `sad-pipeline")[0]
 
 
-def _shard_of(path: Path) -> Path:
+def shard_of(path: Path) -> Path:
+    """The shard that a path speaks of: its own, or that of its seal."""
     return path.with_name(path.name.removesuffix(SEAL_SUFFIX).removesuffix(".shard") + ".shard")
 
 

@@ -18,7 +18,7 @@ from pipeline.cache.schema import Arrays
 from pipeline.cache.seal import SEAL_SUFFIX, Seal
 from pipeline.cache.shard import packed_bytes, write_shard
 from pipeline.cache.statistics import StatisticsSum
-from pipeline.data.sequences import Sequences
+from pipeline.data.sequences import VALIDATION, Sequences
 
 
 class CacheWriter:
@@ -39,12 +39,13 @@ class CacheWriter:
             Seal.load(path).check_against(plan, path)
 
     def pending(self, roots: Sequence[Path] = ()) -> list[ShardSpan]:
-        """Shards sealed neither here nor below any of `roots`, in the order of the plan."""
+        """Shards sealed neither here nor below any of `roots`: validation first, so that a student can begin on few."""
         require_roots(roots)
         sealed = find_sealed(self._plan, [self._folder, *roots])
         for copies in sealed.values():
             copies[0].check_size()
-        return [span for span in self._plan.shards if span.index not in sealed]
+        waiting = [span for span in self._plan.shards if span.index not in sealed]
+        return sorted(waiting, key=lambda span: span.split != VALIDATION)
 
     def write(self, span: ShardSpan, records: Records | Iterable[Records]) -> Seal:
         """Encode, write and seal one shard.

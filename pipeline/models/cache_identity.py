@@ -6,18 +6,22 @@ teacher's weights. A later start computes the cheap side of it again and refuses
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from pipeline.cache.plan import Plan
+from pipeline import files
+from pipeline.cache.plan import TOKENIZER_FOLDER, Plan
+from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.settings import CacheSettings
 from pipeline.config import Section, differences, keys_of_kind
-from pipeline.console import warn_once
+from pipeline.console import say, warn_once
 from pipeline.data.documents import source_fingerprint
 from pipeline.data.packing import PACKING_VERSION
+from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.errors import ConfigError, IdentityError
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
 from pipeline.models.fingerprint import fingerprint, quick_fingerprint, quick_part
 from pipeline.models.settings import TeacherSettings
 
@@ -44,7 +48,9 @@ def make_identity(
     }
 
 
-def refuse_other_cache(plan: Plan, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> None:
+def refuse_other_cache(
+    plan: Plan, plan_folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings
+) -> None:
     """Raise IdentityError, with every difference, where the plan was made from something else than is configured.
 
     What is not here any more (a text or a teacher of an earlier session) cannot be compared; that is said.
@@ -67,10 +73,21 @@ def refuse_other_cache(plan: Plan, data: DataSettings, teacher: TeacherSettings,
             warn_once(f"the {name} cannot be compared with the plan's, which stands. {error}")
     if found:
         raise IdentityError(
-            "this cache was planned from something else than is configured now, and a cache never mixes two.\n"
+            f"{plan_folder}: this cache was planned from something else than is configured now, and a cache never "
+            "mixes two.\n"
             + "\n".join(found)
-            + "\nPut the settings back, or choose another place for the new cache with --run-dir."
+            + "\nPut the settings back, or choose another place for the new cache with --run-dir"
+            + (", and leave this one out of cache.roots." if cache.roots else ".")
         )
+
+
+def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher: TeacherSettings) -> None:
+    """See that the plan's tokenizer is beside it: written into `folder` again where it is lost or another."""
+    try:
+        planned_tokenizer(find_tokenizer(folders), plan.identity["tokenizer"])
+    except (DamagedDataError, IncompleteInputError) as error:
+        say(f"{error}\nWriting the tokenizer again.")
+        files.publish_folder(folder / TOKENIZER_FOLDER, _tokenizer(teacher).save)
 
 
 def _settings(data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> dict[str, Any]:

@@ -44,6 +44,25 @@ def test_a_damaged_seal_is_said_and_not_passed_over(tmp_path: Path) -> None:
         find_sealed(plan, [tmp_path])
 
 
+def test_a_damaged_seal_of_another_root_is_passed_over_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, _, _ = make_cache(tmp_path / "here")
+    make_cache(tmp_path / "mounted")
+    (tmp_path / "mounted" / "shards" / plan.shards[1].seal_name).write_text("{}")
+    (tmp_path / "here" / "shards" / plan.shards[0].seal_name).unlink()
+    copies = find_sealed(plan, [tmp_path / "here", tmp_path / "mounted"])
+    assert [len(copies[span.index]) for span in plan.shards] == [1, 1, *[2] * (len(plan.shards) - 2)]
+    assert "are passed over" in capsys.readouterr().err
+
+
+def test_seals_without_their_plan_are_not_planned_over(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(DamagedDataError, match=r"plan\.json it belongs to is gone.*--run-dir"):
+        earlier_plan(tmp_path)
+
+
 def test_sequences_and_tokenizer_come_from_the_first_folder_that_has_them(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     assert find_sequences(folders) == tmp_path / "one" / "sequences.shard"

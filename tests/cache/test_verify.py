@@ -16,6 +16,7 @@ from pipeline.cache.seal import Seal
 from pipeline.cache.shard import write_shard
 from pipeline.cache.verify import Problem, repair, verify_cache
 from pipeline.cache.writer import CacheWriter, shard_attributes
+from pipeline.errors import IncompleteInputError
 from tests.cache.dense import ENVIRONMENT, make_cache, write_shards
 
 
@@ -155,7 +156,8 @@ def test_damage_in_a_read_only_root_is_left_alone(tmp_path: Path, capsys: pytest
 
 
 def test_without_a_plan_that_is_all_there_is_to_say(tmp_path: Path) -> None:
-    assert "no plan.json" in _words(verify_cache(tmp_path))
+    with pytest.raises(IncompleteInputError, match=r"no plan\.json"):
+        verify_cache(tmp_path)
     make_cache(tmp_path)
     (tmp_path / "plan.json").write_text("{}")
     assert "is not a plan" in _words(verify_cache(tmp_path))

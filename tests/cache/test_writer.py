@@ -87,7 +87,7 @@ def test_a_failure_halfway_leaves_neither_shard_nor_seal(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         writer.write(plan.shards[1], stopping())
     assert list((tmp_path / "shards").iterdir()) == []
-    assert writer.pending() == list(plan.shards)
+    assert sorted(span.index for span in writer.pending()) == list(range(len(plan.shards)))
 
 
 @pytest.mark.parametrize(

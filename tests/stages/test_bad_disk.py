@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -48,6 +49,45 @@ def test_a_damaged_shard_is_found_repaired_and_computed_again(
     assert tree(run_dir / "cache") == tree(cached / "cache")
     assert run("verify", str(run_dir)).code == 0
     nothing_half_written(run_dir)
+
+
+@pytest.mark.parametrize("damage", ["other", "cut", "gone"])
+def test_another_tokenizer_beside_the_plan_is_noticed_and_mended(
+    damage: str, toy: Toy, cached: Path, tmp_path: Path
+) -> None:
+    run_dir = copy(cached, tmp_path / "run")
+    folder = run_dir / "cache" / "tokenizer"
+    vocabulary = folder / "tokenizer.json"
+    if damage == "other":
+        value = json.loads(vocabulary.read_text())
+        ids = value["model"]["vocab"]
+        ids["a"], ids["b"] = ids["b"], ids["a"]
+        vocabulary.write_text(json.dumps(value))
+    elif damage == "cut":
+        vocabulary.write_bytes(vocabulary.read_bytes()[:100])
+    else:
+        shutil.rmtree(folder)
+    code = 6 if damage == "gone" else 4
+    refuse(run("verify", str(run_dir)), 4, "tokenizer")
+    refuse(run("repair", str(run_dir)), 4, "tokenizer")
+    refuse(toy.run("train-student", run_dir), code, "tokenizer")
+    toy.ran("cache-teacher", run_dir)
+    assert tree(run_dir / "cache") == tree(cached / "cache")
+    assert run("verify", str(run_dir)).code == 0
+
+
+def test_what_cannot_be_repaired_is_said_with_its_exit_code(cached: Path, tmp_path: Path) -> None:
+    run_dir = copy(cached, tmp_path / "run")
+    (run_dir / "cache" / "stray.txt").write_text("?")
+    refuse(run("repair", str(run_dir)), 4, "stray.txt", "not part of this cache")
+    (run_dir / "cache" / "stray.txt").unlink()
+    with files.hold_lock(run_dir / ".lock", "at work in this run directory"):
+        refuse(run("repair", str(run_dir)), 7, "another process")
+    assert run("repair", str(run_dir)).code == 0
+
+
+def test_verify_without_any_plan(tmp_path: Path) -> None:
+    refuse(run("verify", str(tmp_path)), 6, "no plan.json", "cache-teacher")
 
 
 @pytest.mark.parametrize("damage", ["bit", "gone"])
@@ -147,7 +187,7 @@ def test_a_full_disk_without_the_right_to_mount(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         ended = toy.run("cache-teacher", tmp_path / "run")
-    refuse(ended, 7, "00003.shard: the disk is full")
+    refuse(ended, 7, ".shard: the disk is full")
     nothing_half_written(tmp_path / "run")
     assert len(list((tmp_path / "run" / "cache" / "shards").glob("*.seal.json"))) == 3
     toy.ran("cache-teacher", tmp_path / "run")

@@ -188,6 +188,19 @@ def test_a_spent_time_budget_pauses(toy: Toy, cached: Path, tmp_path: Path) -> N
     assert tree(run_dir / "cache") == tree(cached / "cache")
 
 
+def test_what_is_sealed_first_is_enough_to_begin_a_student_on(toy: Toy, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(toy.command(STAGE, run_dir), tmp_path / "log")
+    wait_for_seals(run_dir, 5)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert wait(process) == 0
+    assert sealed(run_dir) < 9
+    assert status(run_dir)["state"] == "paused"
+    toy.ran("train-student", run_dir, "--use-sealed-only", "--set", "train.steps=2")
+    assert (run_dir / "student" / "model" / "model.safetensors").is_file()
+
+
 # ------------------------------------------------------------------ several places
 
 
