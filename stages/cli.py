@@ -51,6 +51,7 @@ def main() -> None:
     """
     # Tokenizers warn when a process that used them forks; nothing here forks after using them in parallel.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is to its own callers; errors are raised
 
 
 # ------------------------------------------------------------------ options shared by commands
