@@ -1,147 +1,217 @@
-"""Records <-> the three integer arrays a shard keeps of them.
+"""Records <-> the three byte arrays a shard keeps of them, a row of bytes for each chunk of n positions:
 
-    ids      uint16 or uint32 [S, T, K+M]  head ids, then draw ids; each group ascending, as differences
-    values   uint16 [S, T, K+M]            −log p of the same ids in steps of 1/32 nat
-    columns  int32 [S, T, R+1]             log tail masses in steps of 1/256 nat; then two float16: label log p, entropy
+    ids      differences of the ascending head ids, in planes of bytes [P, n, K]
+    values   codes of the head's log p, in planes [2, n, K]  (4 planes if lossless)
+    columns  the draws' ids [P, n, M] and codes [1, n, M] in planes, then the fields as zigzag numbers [4, F, n]
 
-S sequences of T positions. Masked positions are zeros in all three, which compress to nothing.
+P is as many bytes as an id needs. Codes and fields are the precision's (`precisions.py`). A chunk holds whole
+sequences, as many as make about 1,024 positions; the last one is filled up. Positions outside the loss mask are zeros
+in all three, and read back as zeros.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.codec_v1 import CodecV1
+from pipeline.cache.plan import Plan
+from pipeline.cache.planes import from_planes, from_zigzag, to_planes, zigzag
+from pipeline.cache.precisions import PRECISIONS, Coded, Precision
+from pipeline.cache.records import RecordLayout, Records, check_records
 from pipeline.cache.schema import Arrays, ArraySchema
-from pipeline.errors import NumericsError
 
-VALUE_STEP_NATS = 1 / 32
-VALUE_ERROR_NATS = VALUE_STEP_NATS / 2
-"""Largest error of a stored log p that is not below the floor."""
-VALUE_FLOOR_NATS = -65535 * VALUE_STEP_NATS
-"""Log p below this (probabilities under e^-2047) is stored as this."""
-TAIL_STEP_NATS = 1 / 256
-TAIL_ERROR_NATS = TAIL_STEP_NATS / 2
-"""Largest error of a stored log tail mass between ±65,536 nats; beyond, float32's own rounding dominates."""
-FLOAT16_RELATIVE_ERROR = 2.0**-11
-"""Largest relative error of label log p and entropy in float16's normal range, 6e-5 to 65,504."""
-
-_EMPTY_TAIL = -(2**31)
-_TAIL_LIMIT = 2**31 - 1
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
+_CHUNK_POSITIONS = 1024  # fewer pack worse (5 % at 256), more cost a random read more
+_FIELD_BYTES = 4
 
 
-def schema(layout: RecordLayout, num_sequences: int, sequence_length: int) -> tuple[ArraySchema, ...]:
-    """The arrays of a shard of `num_sequences` sequences; one chunk a sequence."""
-    lead = (num_sequences, sequence_length)
-    width = layout.head_size + layout.num_draws
-    return (
-        ArraySchema("ids", "uint16" if layout.vocab_size <= 2**16 else "uint32", (*lead, width), "zstd"),
-        ArraySchema("values", "uint16", (*lead, width), "bitshuffle"),
-        ArraySchema("columns", "int32", (*lead, layout.num_betas + 1), "bitshuffle"),
-    )
+class RecordCodec(Protocol):
+    """One format of the arrays of a shard."""
+
+    @property
+    def chunk_sequences(self) -> int:
+        """Sequences that are encoded and read together."""
+
+    def schema(self, num_sequences: int) -> tuple[ArraySchema, ...]:
+        """The arrays of a shard of so many sequences."""
+
+    def encode(self, records: Records, loss_mask_ST: NDArray[np.bool_]) -> Arrays:
+        """Arrays of S sequences, S·T records; NumericsError where a scored one holds NaN or an infinity."""
+
+    def decode(self, arrays: Arrays) -> Records:
+        """Records of all positions of the arrays, those that fill up the last chunk too; ValueError for nonsense."""
 
 
-def encode(records: Records, loss_mask_ST: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """Arrays of S·T records, in the order of the mask's positions.
-
-    Raises NumericsError where a scored position holds NaN or an infinity (a tail mass may be −inf: an empty tail).
-    """
-    num_sequences, sequence_length = loss_mask_ST.shape
-    mask_T = loss_mask_ST.reshape(-1)
-    if len(records) != len(mask_T):
-        raise ValueError(f"expected {len(mask_T)} records for mask {loss_mask_ST.shape}, found {len(records)}")
-    scored = records.rows(mask_T)
-    _check_ids(scored)
-    _check_finite(scored)
-    encoded = {
-        "ids": _encode_ids(scored),
-        "values": _encode_values(scored),
-        "columns": np.concatenate([_encode_tail(scored.tail_TR), _encode_halves(scored)], axis=1),
-    }
-    arrays = {}
-    for array in schema(records.layout, num_sequences, sequence_length):
-        rows = np.zeros((len(mask_T), array.shape[-1]), array.dtype)
-        rows[mask_T] = encoded[array.name]
-        arrays[array.name] = rows.reshape(array.shape)
-    return arrays
+MaskedRecords = tuple[Records, NDArray[np.bool_]]
+"""Records of whole sequences, with their loss mask [S, T]"""
 
 
-def decode(arrays: Arrays, layout: RecordLayout) -> Records:
-    """Records of all positions of the arrays, sequence after sequence; ValueError where an id is outside V."""
-    ids, values, columns = (
-        array.reshape(-1, array.shape[-1]) for array in (arrays["ids"], arrays["values"], arrays["columns"])
-    )
-    head, num_betas = layout.head_size, layout.num_betas
-    logprobs = values * np.float32(-VALUE_STEP_NATS)
-    halves = np.ascontiguousarray(columns[:, num_betas:]).view(np.float16).astype(np.float32)
-    return Records(
-        layout,
-        _decode_ids(ids[:, :head], layout),
-        logprobs[:, :head],
-        _decode_tail(columns[:, :num_betas]),
-        _decode_ids(ids[:, head:], layout),
-        logprobs[:, head:],
-        halves[:, 0],
-        halves[:, 1],
-    )
+def codec_of(plan: Plan) -> RecordCodec:
+    """The codec of a cache, by the format of its plan."""
+    return make_codec(plan.layout, plan.sequence_length, plan.format)
 
 
-def _check_ids(scored: Records) -> None:
-    vocab_size = scored.layout.vocab_size
-    if (scored.ids_TK[:, 1:] <= scored.ids_TK[:, :-1]).any():
-        raise ValueError("records: head ids must ascend at every position")
-    if (scored.ids_TK[:, -1:] >= vocab_size).any() or (scored.draw_ids_TM >= vocab_size).any():
-        raise ValueError(f"records: an id is outside the vocabulary of {vocab_size}")
+def make_codec(layout: RecordLayout, sequence_length: int, format_version: int) -> RecordCodec:
+    """The codec of records of one layout, in sequences of one length."""
+    return CodecV1(layout, sequence_length) if format_version == 1 else ByteCodec(layout, sequence_length)
 
 
-def _check_finite(scored: Records) -> None:
-    for name in ("logprobs_TK", "draw_logprobs_TM", "label_logprobs_T", "entropies_T"):
-        if not np.isfinite(getattr(scored, name)).all():
-            raise NumericsError(f"records: {name} holds NaN or an infinity; the teacher's numbers are not to be kept")
-    if np.isnan(scored.tail_TR).any() or np.isposinf(scored.tail_TR).any():
-        raise NumericsError("records: tail_TR holds NaN or +inf; the teacher's numbers are not to be kept")
+def whole_chunks(parts: Iterable[MaskedRecords], codec: RecordCodec) -> Iterator[MaskedRecords]:
+    """The same records and masks, cut anew so that all but the last part hold whole chunks."""
+    waiting: list[MaskedRecords] = []
+    for part in parts:
+        waiting.append(part)
+        count = sum(len(mask) for _, mask in waiting)
+        if whole := count - count % codec.chunk_sequences:
+            records, mask_ST = _joined(waiting)
+            cut = whole * mask_ST.shape[1]
+            yield records.rows(slice(0, cut)), mask_ST[:whole]
+            waiting = [(records.rows(slice(cut, None)), mask_ST[whole:])] if count > whole else []
+    if waiting:
+        yield _joined(waiting)
 
 
-def _encode_ids(scored: Records) -> NDArray[np.uint32]:
-    draws_TM = np.sort(scored.draw_ids_TM, axis=1)
-    zero_T1 = np.zeros((len(scored), 1), np.uint32)
-    return np.concatenate(
-        [np.diff(scored.ids_TK, axis=1, prepend=zero_T1), np.diff(draws_TM, axis=1, prepend=zero_T1)], axis=1
-    )
+def _joined(parts: list[MaskedRecords]) -> MaskedRecords:
+    if len(parts) == 1:
+        return parts[0]
+    return Records.concatenate([records for records, _ in parts]), np.concatenate([mask for _, mask in parts])
 
 
-def _encode_values(scored: Records) -> NDArray[np.float32]:
-    order_TM = np.argsort(scored.draw_ids_TM, axis=1, kind="stable")
-    draws_TM = np.take_along_axis(scored.draw_logprobs_TM, order_TM, axis=1)
-    logprobs = np.concatenate([scored.logprobs_TK, draws_TM], axis=1)
-    steps: NDArray[np.float32] = np.rint(np.clip(logprobs, VALUE_FLOOR_NATS, 0.0) / np.float32(-VALUE_STEP_NATS))
-    return steps
+@dataclass(frozen=True, slots=True)
+class ByteCodec:
+    """Planes of bytes, packed by zstd."""
 
+    layout: RecordLayout
+    sequence_length: int
 
-def _encode_tail(tail_TR: NDArray[np.float32]) -> NDArray[np.int32]:
-    steps_TR = np.rint(tail_TR.astype(np.float64) / TAIL_STEP_NATS)
-    limited_TR = np.clip(steps_TR, -_TAIL_LIMIT, _TAIL_LIMIT)
-    return np.where(np.isneginf(tail_TR), _EMPTY_TAIL, limited_TR).astype(np.int32)
+    @property
+    def chunk_sequences(self) -> int:
+        """Sequences that are encoded and read together."""
+        return max(1, _CHUNK_POSITIONS // self.sequence_length)
 
+    @property
+    def precision(self) -> Precision:
+        """How finely numbers are stored."""
+        return PRECISIONS[self.layout.precision]
 
-def _encode_halves(scored: Records) -> NDArray[np.int32]:
-    halves_T2 = np.stack([scored.label_logprobs_T, scored.entropies_T], axis=1)
-    return np.clip(halves_T2, -_FLOAT16_MAX, _FLOAT16_MAX).astype("<f2").view("<i4")
+    def schema(self, num_sequences: int) -> tuple[ArraySchema, ...]:
+        """The arrays of a shard of so many sequences."""
+        chunks, positions = -(-num_sequences // self.chunk_sequences), self._chunk_positions
+        widths = {name: positions * sum(parts) for name, parts in self._parts().items()}
+        block_bytes = positions * max(self.layout.num_draws, 8)  # zstd's own would share one table among all columns
+        return (
+            ArraySchema("ids", "uint8", (chunks, widths["ids"]), "zstd"),
+            ArraySchema("values", "uint8", (chunks, widths["values"]), "fast-zstd"),
+            ArraySchema("columns", "uint8", (chunks, widths["columns"]), "blocks", block_bytes=block_bytes),
+        )
 
+    def encode(self, records: Records, loss_mask_ST: NDArray[np.bool_]) -> Arrays:
+        """Arrays of S sequences, S·T records; NumericsError where a scored one holds NaN or an infinity."""
+        mask_T = loss_mask_ST.reshape(-1)
+        if len(records) != len(mask_T) or loss_mask_ST.shape[1] != self.sequence_length:
+            raise ValueError(f"expected {len(mask_T)} records for mask {loss_mask_ST.shape}, found {len(records)}")
+        scored = records.rows(mask_T)
+        check_records(scored)
+        scored = scored.with_ascending_draws()
+        coded = self.precision.encode(scored)
+        chunks = -(-len(loss_mask_ST) // self.chunk_sequences)
+        parts = {
+            "ids": [self._placed(self._id_planes(scored.ids_TK), mask_T, chunks)],
+            "values": [self._placed(to_planes(coded.codes_nK, self._code_bytes[0]), mask_T, chunks)],
+            "columns": [
+                self._placed(self._id_planes(scored.draw_ids_TM), mask_T, chunks),
+                self._placed(to_planes(coded.draw_codes_nM, self._code_bytes[1]), mask_T, chunks),
+                self._placed_fields(to_planes(zigzag(coded.fields_Fn), _FIELD_BYTES), mask_T, chunks),
+            ],
+        }
+        return {name: np.concatenate(part, axis=1) for name, part in parts.items()}
 
-def _decode_ids(differences: NDArray[Any], layout: RecordLayout) -> NDArray[np.uint32]:
-    # Differences below 2^16, of at most 2^16 ids, cannot overflow 32 bits; wider ones in a bad file could.
-    ids = np.cumsum(differences, axis=1, dtype=np.uint32 if differences.dtype == np.uint16 else np.uint64)
-    if ids.size and int(ids[:, -1].max()) >= layout.vocab_size:
-        raise ValueError(f"an id is {int(ids.max())}, outside the vocabulary of {layout.vocab_size}")
-    return ids.astype(np.uint32, copy=False)
+    def decode(self, arrays: Arrays) -> Records:
+        """Records of all positions of the arrays, those that fill up the last chunk too; ValueError for nonsense."""
+        chunks = range(len(arrays["ids"]))
+        parts = [self._decode_chunk({name: array[chunk] for name, array in arrays.items()}) for chunk in chunks]
+        return Records.concatenate(parts) if parts else Records.blank(self.layout, 0)
 
+    def _decode_chunk(self, rows: Arrays) -> Records:
+        layout, positions = self.layout, self._chunk_positions
+        head, draws, fields = layout.head_size, layout.num_draws, self.precision.num_fields(layout)
+        ids = rows["ids"].reshape(self._id_bytes, positions, head)
+        codes = rows["values"].reshape(self._code_bytes[0], positions, head)
+        cuts = np.cumsum([positions * part for part in self._parts()["columns"]])[:-1]
+        draw_ids, draw_codes, field_planes = np.split(rows["columns"], cuts)
+        coded = Coded(
+            from_planes(codes),
+            from_planes(draw_codes.reshape(self._code_bytes[1], positions, draws)),
+            from_zigzag(from_planes(field_planes.reshape(_FIELD_BYTES, fields, positions))),
+        )
+        numbers = self.precision.decode(coded, layout)
+        return Records(
+            layout,
+            self._ids(ids),
+            numbers.logprobs_nK,
+            numbers.tail_nR,
+            self._ids(draw_ids.reshape(self._id_bytes, positions, draws)),
+            numbers.draw_logprobs_nM,
+            numbers.label_logprobs_n,
+            numbers.entropies_n,
+        )
 
-def _decode_tail(steps_TR: NDArray[np.int32]) -> NDArray[np.float32]:
-    nats_TR = (steps_TR * TAIL_STEP_NATS).astype(np.float32)
-    nats_TR[steps_TR == _EMPTY_TAIL] = -np.inf
-    return nats_TR
+    @property
+    def _chunk_positions(self) -> int:
+        return self.chunk_sequences * self.sequence_length
+
+    @property
+    def _id_bytes(self) -> int:
+        return max(1, -(-(self.layout.vocab_size - 1).bit_length() // 8))
+
+    @property
+    def _code_bytes(self) -> tuple[int, int]:
+        return self.precision.code_bytes
+
+    def _parts(self) -> dict[str, list[int]]:
+        """Bytes a position of each part of each array."""
+        layout = self.layout
+        return {
+            "ids": [self._id_bytes * layout.head_size],
+            "values": [self._code_bytes[0] * layout.head_size],
+            "columns": [
+                self._id_bytes * layout.num_draws,
+                self._code_bytes[1] * layout.num_draws,
+                _FIELD_BYTES * self.precision.num_fields(layout),
+            ],
+        }
+
+    def _id_planes(self, ids_nX: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """Differences of ascending ids, in planes [P, n, X]."""
+        return to_planes(np.diff(ids_nX, axis=1, prepend=np.uint32(0)), self._id_bytes)
+
+    def _ids(self, planes: NDArray[np.uint8]) -> NDArray[np.uint32]:
+        """The ids of differences; ValueError where one is outside the vocabulary."""
+        differences_nX = from_planes(planes)
+        # So few of so few bytes cannot overflow 32 bits; others in a bad file could.
+        narrow = differences_nX.shape[1] << (8 * self._id_bytes) <= 2**32
+        ids_nX = np.cumsum(differences_nX, axis=1, dtype=np.uint32 if narrow else np.uint64)
+        if ids_nX.size and int(ids_nX[:, -1].max()) >= self.layout.vocab_size:
+            raise ValueError(f"an id is {int(ids_nX.max())}, outside the vocabulary of {self.layout.vocab_size}")
+        return ids_nX.astype(np.uint32, copy=False)
+
+    def _placed(self, planes_PnX: NDArray[np.uint8], mask_T: NDArray[np.bool_], chunks: int) -> NDArray[np.uint8]:
+        """Scored rows at their positions, zeros elsewhere; a row of bytes for each chunk."""
+        num_planes, _, width = planes_PnX.shape
+        placed = np.zeros((num_planes, chunks * self._chunk_positions, width), np.uint8)
+        placed[:, : len(mask_T)][:, mask_T] = planes_PnX
+        by_chunk = placed.reshape(num_planes, chunks, -1).swapaxes(0, 1)
+        return np.ascontiguousarray(by_chunk).reshape(chunks, -1)
+
+    def _placed_fields(
+        self, planes_PFn: NDArray[np.uint8], mask_T: NDArray[np.bool_], chunks: int
+    ) -> NDArray[np.uint8]:
+        num_planes, num_fields, _ = planes_PFn.shape
+        placed = np.zeros((num_planes * num_fields, chunks * self._chunk_positions), np.uint8)
+        placed[:, : len(mask_T)][:, mask_T] = planes_PFn.reshape(num_planes * num_fields, -1)
+        by_chunk = placed.reshape(num_planes * num_fields, chunks, -1).swapaxes(0, 1)
+        return np.ascontiguousarray(by_chunk).reshape(chunks, -1)

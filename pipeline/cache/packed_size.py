@@ -6,14 +6,15 @@ Blosc 1: bytes 4 to 8 of the header. Zstandard: the frame content size of RFC 88
 from __future__ import annotations
 
 import struct
-from typing import Literal
+
+from pipeline.cache.schema import Packing
 
 _ZSTD_MAGIC = 0xFD2FB528
 
 
-def packed_size(packing: Literal["zstd", "bitshuffle"], start: bytes) -> int:
+def packed_size(packing: Packing, start: bytes) -> int:
     """Bytes a chunk unpacks to, by its first 18 bytes or more; ValueError where they are not the start of one."""
-    return _zstd_size(start) if packing == "zstd" else _blosc_size(start)
+    return _zstd_size(start) if packing in ("zstd", "fast-zstd") else _blosc_size(start)
 
 
 def _blosc_size(start: bytes) -> int:

@@ -17,7 +17,8 @@ from pipeline.config import differences
 from pipeline.data.sequences import TRAIN, VALIDATION
 from pipeline.errors import DamagedDataError, IdentityError, IncompleteInputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)
 PLAN_NAME = "plan.json"
 SEQUENCES_NAME = "sequences.shard"
 SHARDS_FOLDER = "shards"
@@ -85,6 +86,8 @@ class Plan:
     shards: tuple[ShardSpan, ...]
     capture: dict[str, Any]
     """how the teacher is run: batch_size, chunk_positions, dtype, device_class, packing"""
+    format: int = FORMAT_VERSION
+    """of the cache's bytes"""
 
     def __post_init__(self) -> None:
         if self.sequence_length < 1:
@@ -150,7 +153,7 @@ class Plan:
                 f"{path}: cache format {version}, this version reads up to {FORMAT_VERSION}. Upgrade sad-pipeline"
             )
         try:
-            if version != FORMAT_VERSION or value.keys() != _FIELDS:
+            if version not in _READABLE or value.keys() != _FIELDS:
                 raise ValueError(f"expected format {FORMAT_VERSION} with the fields {sorted(_FIELDS)}")
             plan = cls._from_content(value)
         except (ValueError, TypeError, KeyError) as error:
@@ -169,7 +172,7 @@ class Plan:
 
     def _content(self) -> dict[str, Any]:
         return {
-            "format": FORMAT_VERSION,
+            "format": self.format,
             "identity": self.identity,
             "layout": self.layout.to_json(),
             "capture": self.capture,
@@ -190,6 +193,7 @@ class Plan:
             sequences_digest=value["sequences_digest"],
             shards=tuple(ShardSpan(**span | {"split": splits[span["split"]]}) for span in value["shards"]),
             capture=value["capture"],
+            format=value["format"],
         )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.settings import BETAS
+from pipeline.errors import NumericsError
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
 MAX_VOCAB_SIZE = 2**31
@@ -48,17 +49,20 @@ class RecordLayout:
             and list(self.betas) == sorted(set(self.betas)),
             f"draw_beta must be one of the betas {self.betas}": self.draw_beta in self.betas,
             "kind must be 'topk'": self.kind == "topk",
-            "precision must be 'fine'": self.precision == "fine",
+            "precision must be 'lossless', 'fine' or 'small'": self.precision in ("lossless", "fine", "small"),
         }
         for rule, kept in checks.items():
             if not kept:
                 raise ValueError(f"record layout: {rule}; found {self.to_json()}")
 
     @classmethod
-    def for_vocabulary(cls, vocab_size: int, head_size: int, num_draws: int, draw_beta: float) -> Self:
+    def for_vocabulary(
+        cls, vocab_size: int, head_size: int, num_draws: int, draw_beta: float, precision: str = "fine"
+    ) -> Self:
         """The layout for a vocabulary: a head wider than it is cut to it, and then there is no tail to draw from."""
         whole = head_size >= vocab_size
-        return cls(vocab_size, min(head_size, vocab_size), 0 if whole else num_draws, draw_beta=draw_beta)
+        num_draws = 0 if whole else num_draws
+        return cls(vocab_size, min(head_size, vocab_size), num_draws, draw_beta=draw_beta, precision=precision)
 
     @property
     def num_betas(self) -> int:
@@ -177,6 +181,15 @@ class Records:
         """The records of some positions: a slice, an array of indices, or a mask."""
         return type(self)(self.layout, *(field[rows] for field in self.fields()))
 
+    def with_ascending_draws(self) -> Self:
+        """The same records with the draws of each position in the order of their ids."""
+        order_TM = np.argsort(self.draw_ids_TM, axis=1, kind="stable")
+        return replace(
+            self,
+            draw_ids_TM=np.take_along_axis(self.draw_ids_TM, order_TM, axis=1),
+            draw_logprobs_TM=np.take_along_axis(self.draw_logprobs_TM, order_TM, axis=1),
+        )
+
     def soften(self, temperature: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Log-probabilities of the head and of the tail as a whole, at another temperature.
 
@@ -207,6 +220,20 @@ class Records:
         tail_TR = np.where(empty_T[:, None], 0.0, self.tail_TR.astype(np.float64))
         # Not a matrix product: BLAS may round a row differently according to how many rows there are.
         return np.where(empty_T, -np.inf, (tail_TR * weights_R).sum(axis=1))
+
+
+def check_records(scored: Records) -> None:
+    """ValueError for ids no layout allows; NumericsError for NaN or an infinity (a tail mass may be −inf: empty)."""
+    vocab_size = scored.layout.vocab_size
+    if (scored.ids_TK[:, 1:] <= scored.ids_TK[:, :-1]).any():
+        raise ValueError("records: head ids must ascend at every position")
+    if (scored.ids_TK[:, -1:] >= vocab_size).any() or (scored.draw_ids_TM >= vocab_size).any():
+        raise ValueError(f"records: an id is outside the vocabulary of {vocab_size}")
+    for name in ("logprobs_TK", "draw_logprobs_TM", "label_logprobs_T", "entropies_T"):
+        if not np.isfinite(getattr(scored, name)).all():
+            raise NumericsError(f"records: {name} holds NaN or an infinity; the teacher's numbers are not to be kept")
+    if np.isnan(scored.tail_TR).any() or np.isposinf(scored.tail_TR).any():
+        raise NumericsError("records: tail_TR holds NaN or +inf; the teacher's numbers are not to be kept")
 
 
 def beta_of(temperature: float) -> float:

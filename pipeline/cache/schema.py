@@ -10,6 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+Packing = Literal["zstd", "fast-zstd", "blocks", "bitshuffle"]
+"""zstd: searches long for repeats; fast-zstd: for bytes that repeat little; blocks: bytes in blocks, each packed for
+itself; bitshuffle: bit planes first, for numbers of similar size"""
+
 
 @dataclass(frozen=True, slots=True)
 class ArraySchema:
@@ -18,9 +22,10 @@ class ArraySchema:
     name: str
     dtype: Literal["uint8", "uint16", "uint32", "int32", "int64"]
     shape: tuple[int, ...]
-    packing: Literal["zstd", "bitshuffle"]
-    """zstd: bytes as they lie, for runs and repeats; bitshuffle: bit planes first, for numbers of similar size"""
+    packing: Packing
     chunk_rows: int = 1
+    block_bytes: int = 0
+    """of `blocks`"""
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ class CacheSettings(Section):
     """What is kept of the teacher, and how it is cut into shards."""
 
     kind: Literal["topk"] = identity("topk", "what a record keeps: the head, tail masses and tail draws")
-    precision: Literal["fine"] = identity("fine", "how finely log-probabilities are stored")
+    precision: Literal["lossless", "fine", "small"] = identity("fine", "how finely log-probabilities are stored")
     head_size: int = identity(256, "K: ids kept with their log-probabilities", ge=1)
     num_draws: int = identity(16, "M: ids drawn from the tail at every position", ge=0)
     draw_beta: float = identity(0.7, "1/temperature the draws are made at; one of the stored betas")

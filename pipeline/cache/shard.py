@@ -10,7 +10,7 @@ import contextlib
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,19 +32,16 @@ Attributes = dict[str, Any]
 _METADATA = "zarr.json"
 _PACKED_EXTRA_BYTES = 1024
 _WRITING = {"array.write_empty_chunks": True}
-_CODECS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "zstd": lambda item_bytes: {"name": "zstd", "configuration": {"level": 9, "checksum": False}},
-    "bitshuffle": lambda item_bytes: {
-        "name": "blosc",
-        "configuration": {
-            "typesize": item_bytes,
-            "cname": "zstd",
-            "clevel": 5,
-            "shuffle": "bitshuffle",
-            "blocksize": 0,
-        },
-    },
-}
+
+
+def _packer(array: ArraySchema) -> dict[str, Any]:
+    """The zarr codec of an array's chunks."""
+    if array.packing in ("zstd", "fast-zstd"):
+        level = 9 if array.packing == "zstd" else 1
+        return {"name": "zstd", "configuration": {"level": level, "checksum": False}}
+    shuffle = "bitshuffle" if array.packing == "bitshuffle" else "noshuffle"
+    options = {"shuffle": shuffle, "typesize": array.item_bytes, "blocksize": array.block_bytes}
+    return {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 5, **options}}
 
 
 def write_shard(
@@ -204,7 +201,7 @@ def _array_metadata(array: ArraySchema) -> dict[str, Any]:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": array.chunk_shape}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0,
-        "codecs": [{"name": "bytes", **endian}, _CODECS[array.packing](array.item_bytes), {"name": "crc32c"}],
+        "codecs": [{"name": "bytes", **endian}, _packer(array), {"name": "crc32c"}],
         "attributes": {},
         "storage_transformers": [],
     }

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import codec
+from pipeline.cache.codec import codec_of
 from pipeline.cache.plan import Plan, ShardSpan
 from pipeline.cache.records import Records
 from pipeline.cache.roots import SealedShard, find_plan, find_sealed, find_sequences, require_roots
@@ -57,7 +57,6 @@ class TeacherCache:
         self.plan = plan
         self.folders = tuple(folders)
         self.shards = shards
-        self._plan_hash = plan.hash
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -162,15 +161,19 @@ class TeacherCache:
         return runs
 
     def _read_run(self, span: ShardSpan, start: int, stop: int) -> Records:
-        schema = codec.schema(self.plan.layout, span.count, self.plan.sequence_length)
+        codec = codec_of(self.plan)
+        schema, size = codec.schema(span.count), codec.chunk_sequences
+        first_chunk, last_chunk = (start - span.first) // size, (stop - 1 - span.first) // size
         self._renew_after_fork()
         with self._lock:
             file = self._shard_file(span, schema)
-            arrays = {array.name: file.read(array.name, start - span.first, stop - span.first) for array in schema}
+            arrays = {array.name: file.read(array.name, first_chunk, last_chunk + 1) for array in schema}
         try:
-            return codec.decode(arrays, self.plan.layout)
+            records = codec.decode(arrays)
         except ValueError as error:
             raise DamagedDataError(f"{file.path}: sequences {start} to {stop}: {error}. {REPAIR}") from error
+        offset, length = start - span.first - first_chunk * size, self.plan.sequence_length
+        return records.rows(slice(offset * length, (offset + stop - start) * length))
 
     def _shard_file(self, span: ShardSpan, schema: tuple[ArraySchema, ...]) -> ShardFile:
         if span.index not in self.shards:
@@ -180,7 +183,7 @@ class TeacherCache:
             )
         if span.index not in self._open:
             path = self.shards[span.index].path
-            self._open[span.index] = ShardFile(path, schema, shard_attributes(self._plan_hash, span))
+            self._open[span.index] = ShardFile(path, schema, shard_attributes(self.plan, span))
         self._open.move_to_end(span.index)
         while len(self._open) > MAX_OPEN_SHARDS:
             self._open.popitem(last=False)[1].close()

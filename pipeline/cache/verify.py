@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
-from pipeline.cache import codec
+from pipeline.cache.codec import codec_of
 from pipeline.cache.plan import (
     DATA_REPORT_NAME,
     PLAN_NAME,
@@ -21,7 +21,6 @@ from pipeline.cache.plan import (
 )
 from pipeline.cache.records import Records
 from pipeline.cache.roots import SealedShard, find_files, find_plan, find_sequences, find_tokenizer
-from pipeline.cache.schema import Arrays
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.sequence_file import read_sequences
 from pipeline.cache.shard import ShardFile
@@ -150,23 +149,25 @@ def _check_shard(plan: Plan, shard: SealedShard, sequences: Sequences | None) ->
 
 
 def _check_records(plan: Plan, shard: SealedShard, sequences: Sequences | None) -> Iterator[str]:
-    span, step = shard.span, max(1, _BLOCK_POSITIONS // plan.sequence_length)
-    schema = codec.schema(plan.layout, span.count, plan.sequence_length)
-    with ShardFile(shard.path, schema, shard_attributes(plan.hash, span)) as file:
+    span, codec = shard.span, codec_of(plan)
+    schema, size = codec.schema(span.count), codec.chunk_sequences
+    step = size * max(1, _BLOCK_POSITIONS // (plan.sequence_length * size))
+    with ShardFile(shard.path, schema, shard_attributes(plan, span)) as file:
         for start in range(0, span.count, step):
             stop = min(start + step, span.count)
-            arrays = {array.name: file.read(array.name, start, stop) for array in schema}
-            records = codec.decode(arrays, plan.layout)
+            arrays = {array.name: file.read(array.name, start // size, -(-stop // size)) for array in schema}
+            records = codec.decode(arrays)
             if sequences is not None:
                 mask_ST = sequences.loss_mask[span.first + start : span.first + stop]
-                yield from _implausible(arrays, records, mask_ST, span.first + start)
+                yield from _implausible(records, mask_ST, span.first + start)
 
 
-def _implausible(arrays: Arrays, records: Records, mask_ST: np.ndarray, first: int) -> Iterator[str]:
-    place = f"sequences {first} to {first + len(mask_ST)}"
-    if any(array[~mask_ST].any() for array in arrays.values()):
+def _implausible(records: Records, mask_ST: np.ndarray, first: int) -> Iterator[str]:
+    place, mask_T = f"sequences {first} to {first + len(mask_ST)}", mask_ST.reshape(-1)
+    unscored_T = np.append(~mask_T, np.ones(len(records) - len(mask_T), bool))  # the rest fills up the last chunk
+    if any(field.any() for field in records.rows(unscored_T).fields()):
         yield f"{place}: positions outside the loss mask are not blank"
-    scored = records.rows(mask_ST.reshape(-1))
+    scored = records.rows(~unscored_T)
     if (scored.ids_TK[:, 1:] <= scored.ids_TK[:, :-1]).any():
         yield f"{place}: head ids do not ascend"
 

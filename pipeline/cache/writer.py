@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import files
-from pipeline.cache import codec
+from pipeline.cache.codec import MaskedRecords, codec_of, make_codec, whole_chunks
 from pipeline.cache.plan import FORMAT_VERSION, SHARDS_FOLDER, Plan, ShardSpan
 from pipeline.cache.records import Records
 from pipeline.cache.roots import find_files, find_sealed, require_roots
@@ -29,6 +29,7 @@ class CacheWriter:
         of another plan, which must not be written over."""
         self._folder = folder / SHARDS_FOLDER
         self._plan = plan
+        self._codec = codec_of(plan)
         self._plan_hash = plan.hash
         self._sequences = sequences
         self._environment = environment
@@ -54,13 +55,13 @@ class CacheWriter:
         only the packed bytes are kept. The bytes on disk do not depend on how the parts were cut.
         """
         plan, statistics = self._plan, StatisticsSum()
-        parts = [records] if isinstance(records, Records) else records
+        parts = self._whole_sequences(span, [records] if isinstance(records, Records) else records)
         path = self._folder / span.shard_name
         digest = write_shard(
             path,
-            codec.schema(plan.layout, span.count, plan.sequence_length),
-            shard_attributes(self._plan_hash, span),
-            self._encode(span, parts, statistics),
+            self._codec.schema(span.count),
+            shard_attributes(plan, span),
+            self._encode(parts, statistics),
         )
         seal = Seal(
             shard=span.shard_name,
@@ -78,7 +79,13 @@ class CacheWriter:
         seal.save(self._folder / span.seal_name)
         return seal
 
-    def _encode(self, span: ShardSpan, parts: Iterable[Records], statistics: StatisticsSum) -> Iterator[Arrays]:
+    def _encode(self, parts: Iterable[MaskedRecords], statistics: StatisticsSum) -> Iterator[Arrays]:
+        for records, mask_ST in whole_chunks(parts, self._codec):
+            statistics.add(records, mask_ST)
+            yield self._codec.encode(records, mask_ST)
+
+    def _whole_sequences(self, span: ShardSpan, parts: Iterable[Records]) -> Iterator[MaskedRecords]:
+        """Each part with its sequences' loss mask."""
         first = span.first
         for part in parts:
             count, rest = divmod(len(part), self._plan.sequence_length)
@@ -87,9 +94,7 @@ class CacheWriter:
                     f"shard {span.index}: expected records of whole sequences {first} to {span.stop} in the plan's "
                     f"layout, found {len(part)} positions of {part.layout}"
                 )
-            mask_ST = self._sequences.loss_mask[first : first + count]
-            statistics.add(part, mask_ST)
-            yield codec.encode(part, mask_ST)
+            yield part, self._sequences.loss_mask[first : first + count]
             first += count
         if first != span.stop:
             raise ValueError(f"shard {span.index}: records end at sequence {first}, expected {span.stop}")
@@ -97,10 +102,10 @@ class CacheWriter:
 
 def bytes_per_position(records: Records, loss_mask_ST: NDArray[np.bool_]) -> float:
     """What these records of whole sequences take on disk, a position."""
-    schema = codec.schema(records.layout, *loss_mask_ST.shape)
-    return packed_bytes(schema, codec.encode(records, loss_mask_ST)) / len(records)
+    codec = make_codec(records.layout, loss_mask_ST.shape[1], FORMAT_VERSION)
+    return packed_bytes(codec.schema(len(loss_mask_ST)), codec.encode(records, loss_mask_ST)) / len(records)
 
 
-def shard_attributes(plan_hash: str, span: ShardSpan) -> dict[str, Any]:
+def shard_attributes(plan: Plan, span: ShardSpan) -> dict[str, Any]:
     """What a shard says of itself, so that two files that changed places are noticed."""
-    return {"content": "records", "format": FORMAT_VERSION, "plan_hash": plan_hash, "first": span.first}
+    return {"content": "records", "format": plan.format, "plan_hash": plan.hash, "first": span.first}

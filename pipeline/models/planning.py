@@ -52,7 +52,9 @@ def plan_capture(
     sequences, report = prepare_sequences(data, tokenizer, packing, pause)
     say("\n".join(report.summary_lines()))
 
-    layout = RecordLayout.for_vocabulary(tokenizer.vocab_size, cache.head_size, cache.num_draws, cache.draw_beta)
+    layout = RecordLayout.for_vocabulary(
+        tokenizer.vocab_size, cache.head_size, cache.num_draws, cache.draw_beta, cache.precision
+    )
     choice = probe_capture(causal, sequences, layout, cache)
     pause.check()
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)

@@ -1,4 +1,4 @@
-"""Makes tests/golden/cache-v1: a small sealed cache, and beside it what the dense route says of it.
+"""Makes tests/golden/cache-v2: a small sealed cache, and beside it what the dense route says of it.
 
 Run `python -m tests.cache.golden` only to begin a new format version, in a folder of its own: a cache that was written
 once must be readable for ever.
@@ -25,7 +25,7 @@ from tests.cache.dense import (
     write_shards,
 )
 
-FOLDER = Path(__file__).parent.parent / "golden" / "cache-v1"
+FOLDER = Path(__file__).parent.parent / "golden" / "cache-v2"
 TEMPERATURES = (1.0, 1.7, 3.0, 4.0)
 SEQUENCE_LENGTH = 6
 LAYOUT = RecordLayout(40, 6, 3)
