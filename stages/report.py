@@ -14,7 +14,7 @@ from pipeline.data.report import DataReport
 from pipeline.distill.metrics_log import TIMINGS
 from pipeline.errors import IncompleteInputError
 from pipeline.evaluation.cache_facts import facts_of
-from pipeline.evaluation.history import TrainingHistory, read_history
+from pipeline.evaluation.history import TrainingHistory, read_history, read_standing
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.story import Story
 from pipeline.evaluation.summary import load_result
@@ -40,6 +40,7 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
         cache=facts_of(cache) if cache else None,
         data=_data(cache) if cache else None,
         training=_training(run),
+        standing=read_standing(run.checkpoints),
         evaluation=load_result(run.evaluation) if run.evaluation.is_file() else None,
         compare={name: history for name, other in (compare or {}).items() if (history := _training(other))},
         compare_dirs={name: str(other.root) for name, other in (compare or {}).items()},
