@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.cache.plan import Plan
@@ -61,12 +63,37 @@ def recompute_activations(causal: CausalModel) -> None:
     (newer or model.gradient_checkpointing_enable)()
 
 
+def drop_padding_rows(model: Any, num_effective: int) -> bool:
+    """Cut a finished model's vocabulary to the ids that exist, in place; False where its matrices cannot be cut.
+
+    Training and evaluation never see the rows beyond; a model that is used on its own would give them probability.
+    """
+    if _num_rows(model) > num_effective and _has_plain_matrices(model):
+        with contextlib.suppress(NotImplementedError, AttributeError, TypeError, ValueError):  # told by the outcome
+            model.resize_token_embeddings(num_effective)
+    return _num_rows(model) == num_effective
+
+
 def student_identity(settings: StudentSettings) -> dict[str, Any]:
     """What makes this student this one, without reading all of its weights."""
     if settings.config is not None:
         return {"config": settings.config, "seed": settings.seed}
     assert settings.model is not None
     return {"weights": quick_fingerprint(settings.model, settings.revision)}
+
+
+def _num_rows(model: Any) -> int:
+    """How many ids the model's own logits speak of."""
+    output = model.get_output_embeddings()
+    rows = 0 if output is None else int(output.weight.shape[0])
+    return max(rows, int(model.config.get_text_config().vocab_size))
+
+
+def _has_plain_matrices(model: Any) -> bool:
+    """Whether input and output are an embedding and a linear layer with a row an id, which transformers can cut."""
+    given, taken = model.get_input_embeddings(), model.get_output_embeddings()
+    plain = isinstance(given, nn.Embedding) and isinstance(taken, nn.Linear)
+    return plain and given.weight.shape[0] == taken.weight.shape[0]
 
 
 def refuse_other_tokenizer(key: str, settings: StudentSettings, tokenizer: Tokenizer) -> None:
