@@ -39,6 +39,32 @@ def load_existing(settings: StudentSettings, tokenizer: Tokenizer, device: torch
     return CausalModel(model, tokenizer.vocab_size)
 
 
+def refuse_other_tokenizer(key: str, settings: StudentSettings, tokenizer: Tokenizer) -> None:
+    """IdentityError where the model in settings.model, named by the config's `key`, has another tokenizer.
+
+    transformers cuts texts for some architectures in a way of its own, whatever their tokenizer.json says, and then
+    the folder of one and the same tokenizer seems to hold two. It is the teacher's if either reading is.
+    """
+    assert settings.model is not None
+    folder = model_folder(settings.model, settings.revision, settings.trust_remote_code)
+    local = Path(settings.model).expanduser().is_dir()
+    if local and not any(folder.glob("tokenizer*")):
+        return  # weights alone: the size of their vocabulary is checked when the head is built
+    reference = str(folder) if local else settings.model
+    try:
+        own = Tokenizer.load(reference, settings.revision, settings.trust_remote_code)
+    except ConfigError as error:
+        raise ConfigError(f"{key} {settings.model}: its tokenizer cannot be compared. {error}") from error
+    expected = tokenizer.fingerprint()
+    differences = tokenizer_differences(expected, own.fingerprint())
+    if differences and not _is_described(reference, settings.revision, expected):
+        raise IdentityError(
+            f"{key} {settings.model}: its tokenizer is not the teacher's, so the cached ids would mean other text to "
+            "it. Choose a model of the same family, or a fresh student (student.config).\n"
+            "Differences, teacher -> this model:\n" + "\n".join(differences)
+        )
+
+
 def leaks_documents(causal: CausalModel, plan: Plan) -> bool:
     """Whether the model would let a document see the one before it in the sequences of this cache."""
     return plan.capture["packing"] == "packed" and not causal.isolates_documents()
@@ -94,32 +120,6 @@ def _has_plain_matrices(model: Any) -> bool:
     given, taken = model.get_input_embeddings(), model.get_output_embeddings()
     plain = isinstance(given, nn.Embedding) and isinstance(taken, nn.Linear)
     return plain and given.weight.shape[0] == taken.weight.shape[0]
-
-
-def refuse_other_tokenizer(key: str, settings: StudentSettings, tokenizer: Tokenizer) -> None:
-    """IdentityError where the model in settings.model, named by the config's `key`, has another tokenizer.
-
-    transformers cuts texts for some architectures in a way of its own, whatever their tokenizer.json says, and then
-    the folder of one and the same tokenizer seems to hold two. It is the teacher's if either reading is.
-    """
-    assert settings.model is not None
-    folder = model_folder(settings.model, settings.revision, settings.trust_remote_code)
-    local = Path(settings.model).expanduser().is_dir()
-    if local and not any(folder.glob("tokenizer*")):
-        return  # weights alone: the size of their vocabulary is checked when the head is built
-    reference = str(folder) if local else settings.model
-    try:
-        own = Tokenizer.load(reference, settings.revision, settings.trust_remote_code)
-    except ConfigError as error:
-        raise ConfigError(f"{key} {settings.model}: its tokenizer cannot be compared. {error}") from error
-    expected = tokenizer.fingerprint()
-    differences = tokenizer_differences(expected, own.fingerprint())
-    if differences and not _is_described(reference, settings.revision, expected):
-        raise IdentityError(
-            f"{key} {settings.model}: its tokenizer is not the teacher's, so the cached ids would mean other text to "
-            "it. Choose a model of the same family, or a fresh student (student.config).\n"
-            "Differences, teacher -> this model:\n" + "\n".join(differences)
-        )
 
 
 def _is_described(reference: str, revision: str | None, expected: dict[str, Any]) -> bool:

@@ -172,7 +172,7 @@ def test_a_student_with_another_tokenizer(toy: Toy, cached: Path, tmp_path: Path
     (student / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
     options = ["--set", f"cache.roots=[{cached}]", "--set", "student.config=null", "--set", f"student.model={student}"]
     ended = toy.run("train-student", tmp_path / "run", *options)
-    refuse(ended, 3, "its tokenizer is not the teacher's", "Differences, teacher -> student")
+    refuse(ended, 3, "its tokenizer is not the teacher's", "Differences, teacher -> this model")
     nothing_half_written(tmp_path / "run")
 
 
