@@ -65,7 +65,7 @@ def test_a_schedule_key_is_refused_and_a_free_one_resumes(toy: Toy, cached: Path
     assert "--fork-from" in ended.stderr
     assert tree(run_dir / "student") == before
     assert (run_dir / "config.yaml").read_bytes() == config, "the config of the run is still the one it was made with"
-    assert status(run_dir)["state"] == "failed"
+    assert status(run_dir)["state"] == "paused", "and so is its status"
     ended = toy.ran(STAGE, run_dir, *roots, "--set", "train.log_every=3")
     assert "continuing after step 1" in ended.stderr
 
