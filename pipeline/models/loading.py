@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from pipeline.errors import ConfigError, MachineError
+from pipeline.errors import ConfigError
+from pipeline.models.memory import memory_errors
 from pipeline.models.source import model_folder, name_some, weight_files
 
 # Masks and frequencies that older versions saved beside the weights: nothing learned is in them.
@@ -48,13 +49,11 @@ def load_model(
         except _REFUSALS as error:
             raise ConfigError(f"{reference}: cannot be loaded as a causal language model. {_advice(error)}") from error
     _refuse_partial(reference, report)
-    try:
+    with memory_errors(
+        f"{reference}: the card's memory does not hold this model in {str(dtype).removeprefix('torch.')}. End other "
+        "programs that use the card (nvidia-smi lists them), choose a smaller model or dtype, or set device to cpu."
+    ):
         return model.to(device).eval()
-    except torch.OutOfMemoryError as error:
-        raise MachineError(
-            f"{reference}: the memory of {torch.cuda.get_device_name(device)} does not hold this model in {dtype}. End "
-            "other programs that use the card, choose a smaller model or dtype, or set device to cpu."
-        ) from error
 
 
 def make_model(
