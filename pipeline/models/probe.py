@@ -157,7 +157,7 @@ def _score_first(model: CausalModel, sequences: Sequences, layout: RecordLayout,
     try:
         return Teacher(model, layout, seed=0, batch_size=batch, chunk_positions=chunk).score(sequences, rows)
     except NumericsError as error:
-        raise ConfigError(f"teacher.dtype: {error}") from error
+        raise ConfigError(str(error)) from error
     except PausedError as error:
         raise MachineError(
             f"the card's memory does not hold {batch:,} sequences of {sequences.sequence_length:,} positions at once. "

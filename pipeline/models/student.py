@@ -28,7 +28,7 @@ def load_student(settings: StudentSettings, tokenizer: Tokenizer, device: torch.
         assert settings.model is not None
         _refuse_other_tokenizer(settings, tokenizer)
         model = load_model(settings.model, settings.revision, torch.float32, device, settings.trust_remote_code)
-    return CausalModel(model, tokenizer.vocab_size)
+    return CausalModel(model, tokenizer.vocab_size, section="student")
 
 
 def refuse_leaks(causal: CausalModel, plan: Plan) -> None:

@@ -101,7 +101,8 @@ class Teacher:
         logits_nV = self.model.head.logits_float32(hidden_nD)
         finite_n = finite_rows(logits_nV).cpu().numpy()
         if not finite_n.all():
-            raise NumericsError(overflow_message(chunk.name_some(np.flatnonzero(~finite_n)), self.model.dtype))
+            where = chunk.name_some(np.flatnonzero(~finite_n))
+            raise NumericsError(overflow_message(where, self.model.dtype, self.model.section))
         labels_n, uniforms_nM = self._tensor(chunk.labels_n), self._tensor(chunk.uniforms_nM)
         _store(score(logits_nV, labels_n, uniforms_nM, self.layout), records, positions_n)
 
