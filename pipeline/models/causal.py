@@ -66,8 +66,7 @@ class CausalModel:
     @property
     def max_positions(self) -> int | None:
         """The longest sequence the model is made for; None where its config does not say."""
-        values = (getattr(self._config, key, None) for key in _POSITION_KEYS)
-        return next((value for value in values if isinstance(value, int) and value > 0), None)
+        return max_positions(self.model.config)
 
     @property
     def head(self) -> Head:
@@ -93,11 +92,7 @@ class CausalModel:
 
     def check_length(self, num_positions: int) -> None:
         """ConfigError where a sequence is longer than the model's positions."""
-        if self.max_positions is not None and num_positions > self.max_positions:
-            raise ConfigError(
-                f"data.sequence_length: {num_positions:,} positions, and this {self.architecture} model is made for at "
-                f"most {self.max_positions:,}. Set data.sequence_length to {self.max_positions:,} or less."
-            )
+        refuse_longer(num_positions, self.model.config)
 
     def isolates_documents(self) -> bool:
         """Whether restarting positions keep a document from seeing the one before it; found by changing that one."""
@@ -184,6 +179,22 @@ class CausalModel:
         """`length` ids from all over the vocabulary, the same every time."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(self.num_effective, (length,), generator=generator).to(self.device)
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest sequence a model of this config is made for; None where it does not say."""
+    values = (getattr(config.get_text_config(), key, None) for key in _POSITION_KEYS)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def refuse_longer(num_positions: int, config: Any) -> None:
+    """ConfigError where a sequence is longer than a model of this config is made for; no weights are needed."""
+    limit = max_positions(config)
+    if limit is not None and num_positions > limit:
+        raise ConfigError(
+            f"data.sequence_length: {num_positions:,} positions, and this {config.model_type} model is made for at "
+            f"most {limit:,}. Set data.sequence_length to {limit:,} or less."
+        )
 
 
 def overflow_message(where: str, dtype: torch.dtype, section: str) -> str:

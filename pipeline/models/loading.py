@@ -23,6 +23,20 @@ _BOOKKEEPING = re.compile(r"(masked_bias|causal_mask|inv_freq|position_ids|(attn
 _REFUSALS = (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
+def load_config(reference: str, revision: str | None, trust_remote_code: bool = False) -> Any:
+    """A model's config, without its weights; of a folder also that its safetensors are there."""
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        weight_files(folder)
+    with _quiet_transformers():
+        try:
+            return AutoConfig.from_pretrained(
+                str(folder) if folder.is_dir() else reference, revision=revision, trust_remote_code=trust_remote_code
+            )
+        except _REFUSALS as error:
+            raise ConfigError(f"{reference}: its config cannot be read. {_advice(error)}") from error
+
+
 def load_model(
     reference: str,
     revision: str | None,
