@@ -29,14 +29,14 @@ def load_student(settings: StudentSettings, tokenizer: Tokenizer, device: torch.
         refuse_other_tokenizer("student.model", settings, tokenizer)
         return load_existing(settings, tokenizer, device)
     model = make_model(settings.config, tokenizer.vocab_size, tokenizer.end_of_text_id, settings.seed)
-    return CausalModel(model.to(device=device, dtype=torch.float32), tokenizer.vocab_size)
+    return CausalModel(model.to(device=device, dtype=torch.float32), tokenizer.vocab_size, section="student")
 
 
 def load_existing(settings: StudentSettings, tokenizer: Tokenizer, device: torch.device) -> CausalModel:
     """The model of a folder or hub id in float32, where its tokenizer was compared before or is known."""
     assert settings.model is not None
     model = load_model(settings.model, settings.revision, torch.float32, device, settings.trust_remote_code)
-    return CausalModel(model, tokenizer.vocab_size)
+    return CausalModel(model, tokenizer.vocab_size, section="student")
 
 
 def refuse_other_tokenizer(key: str, settings: StudentSettings, tokenizer: Tokenizer) -> None:
