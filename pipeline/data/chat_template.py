@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from pipeline.data.chat import Span, marks_generation, spans_by_prefixes
 from pipeline.data.documents import Document, Unreadable
@@ -16,8 +14,9 @@ from pipeline.errors import ConfigError
 class ChatTemplate:
     """Renders chats; every field of a message, and the tools of a chat, are given to the template."""
 
-    def __init__(self, fast: Any, name: str) -> None:
-        self._fast, self._name = fast, name
+    def __init__(self, fast: Any, name: str, render_template: Callable[..., Any]) -> None:
+        """`render_template` is the library's own, of the same version as the tokenizer `fast`."""
+        self._fast, self._name, self._render_template = fast, name, render_template
 
     def render(self, document: Document) -> tuple[str, list[Span]] | Unreadable:
         """The text of a chat and the assistant's spans in it, or why there is none."""
@@ -53,7 +52,7 @@ class ChatTemplate:
         prompt: bool,
         mark: bool = False,
     ) -> tuple[str, list[Span]]:
-        texts, spans = render_jinja_template(
+        texts, spans = self._render_template(
             conversations=[list(messages)],
             tools=None if tools is None else list(tools),
             chat_template=template,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import transformers
 from numpy.typing import NDArray
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from pipeline.data.byte_lengths import bytes_of_ids, bytes_of_spans, count_uncovered, narrowed, spans_of
 from pipeline.data.chat import Span, tokens_in_spans
@@ -57,7 +58,7 @@ class Tokenizer:
         self.vocab_size = max(self._vocabulary.values()) + 1
         self._start_ids = self._ids_before_text()
         self._control = ControlTokens(self._backend, self.vocab_size, self.unknown_id, self.end_of_text_id)
-        self._template = ChatTemplate(fast, name)
+        self._template = ChatTemplate(fast, name, render_jinja_template)
         self._texts = TextEncoder(
             self._encode_batch,
             self._table_of_bytes(),

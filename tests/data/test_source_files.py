@@ -97,7 +97,5 @@ def test_a_folder_that_is_a_link_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("values", [{"path": ""}, {"path": "x", "seed": 2**63}, {"path": "x", "seed": -1}])
 def test_settings_that_mean_nothing_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValidationError, match="at least 1 character|less than 9223372036854775808|greater than or equal"
-    ):
+    with pytest.raises(ValidationError, match=r"at least 1 character|less than 9223372036854775808|or equal to 0"):
         DataSettings(source="text", **values)
