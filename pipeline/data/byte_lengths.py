@@ -36,6 +36,9 @@ def spans_of(encoding: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def count_uncovered(text: str, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> int:
     """How many characters of `text` no span covers, white space apart: text that its tokens do not spell."""
+    reached = np.maximum.accumulate(ends)
+    if len(ends) and starts[0] == 0 and reached[-1] == len(text) and (starts[1:] <= reached[:-1]).all():
+        return 0
     size = len(text) + 1
     depth = np.cumsum(np.bincount(starts, minlength=size) - np.bincount(ends, minlength=size))[:-1]
     return sum(not text[place].isspace() for place in np.flatnonzero(depth == 0))
