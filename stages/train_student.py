@@ -16,8 +16,10 @@ from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Journal, frozen_shards_of
 from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import Lessons, plan_lessons
+from pipeline.distill.origin import origin_facts
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.validation import validate
+from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
 from pipeline.runs import Outcome, Session
@@ -32,6 +34,7 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
     with run.at_work(STAGE, config):
         # What makes it this training and no other: compared with what is on disk before a model is loaded.
         cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
+        refuse_other_settings(cache.plan, config.data, config.teacher, config.cache)
         schedule = keys_of_kind(settings, "schedule")
         training: dict[str, Any] = {
             "plan": cache.plan.hash,
@@ -76,9 +79,7 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         facts = {
             "weights": f"{best.weights}, of step {best.step:,} of {lessons.num_steps:,}: the lowest validation loss",
             "validation cross-entropy": f"{best.ce:.4f} nats a token",
-            "teacher": config.teacher.model,
-            "data": f"{config.data.source}, {len(cache):,} sequences of {cache.plan.sequence_length:,} positions",
-            "cache": f"plan {cache.plan.hash[:16]}",
+            **origin_facts(cache.plan, config.teacher.model),
             "began as": config.student.model or f"random weights, {config.student.config}",
         }
         export_model(run.model, causal.model, tokenizer, model_card(facts, schedule))

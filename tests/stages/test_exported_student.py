@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from pipeline.console import format_bytes
 from pipeline.data.documents import Document, TokenizedDocument
 from pipeline.data.tokenizer import Tokenizer
 from tests import tiny
@@ -96,7 +98,10 @@ def test_the_model_card_says_which_weights(trained: Path, toy: Toy) -> None:
     card = (trained / "student" / "model" / "README.md").read_text(encoding="utf-8")
     best = json.loads((checkpoint(trained, 12) / "state.json").read_text())["best"]
     assert f"| weights | {best['weights']}, of step {best['step']} of 12: the lowest validation loss |" in card
-    assert f"| teacher | {toy.teacher} |" in card
+    digest = hashlib.sha256((toy.teacher / "model.safetensors").read_bytes()).hexdigest()[:16]
+    assert f"| teacher | weights of SHA-256 model.safetensors {digest}; the config calls it {toy.teacher} |" in card
+    num_bytes = sum(path.stat().st_size for path in toy.texts.rglob("*") if path.is_file())
+    assert f"| data | text, {len(list(toy.texts.iterdir()))} files of {format_bytes(num_bytes)}; " in card
     assert "| `learning_rate` | `0.001` |" in card
 
 

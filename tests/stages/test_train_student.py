@@ -76,6 +76,36 @@ def test_a_changed_student_is_refused(toy: Toy, cached: Path, trained: Path) -> 
     assert "student.seed: 0 -> 5" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ("data.sequence_length=16", "data.sequence_length: 32 -> 16"),
+        ("cache.head_size=8", "cache.head_size: 16 -> 8"),
+        ("cache.batch_size=2", "cache.batch_size: 8 -> 2"),
+        ("teacher.dtype=bfloat16", "teacher.dtype: 'float32' -> 'bfloat16'"),
+    ],
+)
+def test_a_config_of_another_cache_is_refused(
+    setting: str, difference: str, toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    options = ["--set", f"cache.roots=[{cached}]", "--set", setting]
+    before = {name: digest for name, digest in tree(trained).items() if name != "status.json"}
+    for run_dir in (trained, tmp_path / "new"):
+        ended = toy.run(STAGE, run_dir, *options)
+        assert ended.code == 3, ended.stderr
+        assert difference in ended.stderr
+        assert not (tmp_path / "new" / "student").exists()
+    assert {name: digest for name, digest in tree(trained).items() if name != "status.json"} == before
+
+
+def test_a_teacher_and_texts_that_are_gone_are_not_asked_for(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    gone = ["--set", f"teacher.model={tmp_path / 'gone'}", "--set", f"data.path={tmp_path / 'gone'}"]
+    train(toy, cached, tmp_path / "run", *gone)
+    assert metrics(tmp_path / "run") == metrics(trained)
+
+
 def test_forks_into_a_new_run_that_resumes_like_any(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
     longer = ["--set", "train.steps=16", "--set", "train.learning_rate=5e-4", "--fork-from", str(trained)]
     before = tree(trained)
