@@ -108,23 +108,31 @@ class Learner:
     def state(self) -> dict[str, object]:
         """The numbers beside the tensors, for a checkpoint."""
         return {
+            "dtype": _name(self.autocast_dtype),
             "skipped_steps": self.skipped_steps,
             "skipped_in_a_row": self._skipped_in_a_row,
             "scaler": self.scaler.state_dict(),
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint, which may have been made in another dtype."""
         load_weights(self.causal.model, checkpoint.tensors("weights"))
         load_optimizer_tensors(self.optimizer, self.causal.model, checkpoint.tensors("optimizer"))
         if self.average is not None and checkpoint.holds("average"):
             self.average.load_state_dict(checkpoint.tensors("average"))
         elif self.average is not None:  # forked from a training that kept none: it begins with these weights
             self.average = WeightAverage(self.causal.model, self.settings.ema_decay)
-        self.skipped_steps = int(checkpoint.state["learner"]["skipped_steps"])
-        self._skipped_in_a_row = int(checkpoint.state["learner"]["skipped_in_a_row"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(checkpoint.state["learner"]["scaler"])
+        state = checkpoint.state["learner"]
+        self.skipped_steps = int(state["skipped_steps"])
+        self._skipped_in_a_row = int(state["skipped_in_a_row"])
+        if self.scaler.is_enabled() and state["scaler"]:  # empty where the steps so far needed none
+            self.scaler.load_state_dict(state["scaler"])
+        before, now = state.get("dtype", _name(self.autocast_dtype)), _name(self.autocast_dtype)
+        if before != now:
+            warn_once(
+                f"the steps up to {checkpoint.step:,} were done in {before}, those from here on are in {now} "
+                f"(train.dtype: {self.settings.dtype}): the numbers are not those of a training that stayed in one"
+            )
 
     def _backward(self, batch: Batch, temperature: float, normaliser: int) -> LossParts:
         half = self.autocast_dtype is not torch.float32
@@ -175,6 +183,10 @@ class Learner:
                 f"step {step + 1}: {_MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite. The last "
                 "checkpoint is good. Lower train.learning_rate, or set train.dtype to float32, and fork the training."
             )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def unique_tensors(model: torch.nn.Module) -> Tensors:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from pipeline.distill import learner as learner_module
 from pipeline.distill.losses import LossParts
+from stages import train_student
 from tests.stages.toys import (
     Toy,
     copy,
@@ -146,6 +147,28 @@ def test_a_fork_that_begins_to_average_begins_with_the_forked_weights(
     weights = load_file(checkpoint(tmp_path / "plain", 12) / "weights.safetensors")
     for name, average in origin.items():
         torch.testing.assert_close(average, weights[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_fork_goes_on_in_another_dtype_and_says_so(
+    dtype: str, toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    options = ["--set", "train.steps=14", "--set", f"train.dtype={dtype}"]
+    ended = train(toy, cached, tmp_path / "run", *options, "--fork-from", str(trained))
+    assert f"up to 12 were done in float32, those from here on are in {dtype}" in ended.stderr
+    back = ["--set", "train.steps=16", "--fork-from", str(tmp_path / "run")]
+    ended = train(toy, cached, tmp_path / "back", *back)
+    assert f"up to 14 were done in {dtype}, those from here on are in float32" in ended.stderr
+
+
+def test_the_same_config_on_another_card_says_its_dtype(
+    toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train.dtype: auto` means another dtype where the next session's card is another one."""
+    assert "were done in" not in train(toy, cached, tmp_path / "run", "--time-budget", "1e-6").stderr
+    monkeypatch.setattr(train_student, "choose_dtype", lambda setting, device: torch.float16)
+    ended = train(toy, cached, tmp_path / "run")
+    assert "up to 1 were done in float32, those from here on are in float16 (train.dtype: auto)" in ended.stderr
 
 
 # ------------------------------------------------------------------ which lessons
