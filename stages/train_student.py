@@ -96,11 +96,12 @@ def _train(
     reader = BatchReader(
         lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
     )
-    watch = Stopwatch(learner.device)
+    watch, owed = Stopwatch(learner.device), False
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
         for step, batches in reader:
             result = learner.learn(step, batches)
             done = step + 1
+            journal.refuse_endless_skipping(done, learner)
             session.pause.note_unit(watch.stop(step_positions))
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
 
@@ -110,11 +111,14 @@ def _train(
             if _due(settings.evaluate_every, done, num_steps):
                 _validate(config, lessons, learner, journal, done)
 
-            # A checkpoint holds all the loop needs; a pause makes one first.
+            # A checkpoint holds all the loop needs; a pause makes one first. While steps are skipped one that is due
+            # waits for the next good step, so that the newest one does not hold weights that have gone bad.
             reason = session.pause.reason() if done < num_steps else None
-            if reason or _due(settings.checkpoint_every, done, num_steps):
+            owed |= _due(settings.checkpoint_every, done, num_steps)
+            if reason or done == num_steps or (owed and learner.skipped_in_a_row == 0):
                 started = time.monotonic()
                 journal.save(done, learner)
+                owed = False
                 session.pause.note_save(time.monotonic() - started)
             if reason:
                 progress_made = {"steps": done, "of": num_steps}

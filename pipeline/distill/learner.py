@@ -18,10 +18,9 @@ from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.temperature import temperature_at
-from pipeline.errors import IdentityError, NumericsError
+from pipeline.errors import IdentityError
 from pipeline.models import CausalModel
 
-_MAX_SKIPPED_IN_A_ROW = 20
 _MAX_SHOWN = 4
 
 
@@ -46,7 +45,7 @@ class Learner:
 
     Weights and optimizer are float32; under `autocast_dtype` the forward pass runs in that type, with a gradient
     scaler where it is float16. A step whose loss or gradient is not finite leaves weights, optimizer and average
-    untouched and is counted; twenty in a row end the training.
+    untouched and is counted.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Learner:
         self.average = WeightAverage(causal.model, settings.ema_decay) if settings.ema_decay > 0 else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_dtype is torch.float16)
         self.skipped_steps = 0
-        self._skipped_in_a_row = 0
+        self.skipped_in_a_row = 0
 
     def learn(self, step: int, batches: Sequence[Batch]) -> StepResult:
         """Do step number `step` (from 0) on its micro-batches."""
@@ -110,7 +109,7 @@ class Learner:
         return {
             "dtype": _name(self.autocast_dtype),
             "skipped_steps": self.skipped_steps,
-            "skipped_in_a_row": self._skipped_in_a_row,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "scaler": self.scaler.state_dict(),
         }
 
@@ -124,7 +123,7 @@ class Learner:
             self.average = WeightAverage(self.causal.model, self.settings.ema_decay)
         state = checkpoint.state["learner"]
         self.skipped_steps = int(state["skipped_steps"])
-        self._skipped_in_a_row = int(state["skipped_in_a_row"])
+        self.skipped_in_a_row = int(state["skipped_in_a_row"])
         if self.scaler.is_enabled() and state["scaler"]:  # empty where the steps so far needed none
             self.scaler.load_state_dict(state["scaler"])
         before, now = state.get("dtype", _name(self.autocast_dtype)), _name(self.autocast_dtype)
@@ -166,23 +165,18 @@ class Learner:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if finite:
-            self._skipped_in_a_row = 0
+            self.skipped_in_a_row = 0
             if self.average is not None:
                 self.average.update(self.causal.model, step)
         else:
-            self._count_skipped(step)
+            self._count_skipped()
         return gradient_norm, not finite
 
-    def _count_skipped(self, step: int) -> None:
+    def _count_skipped(self) -> None:
         self.skipped_steps += 1
-        self._skipped_in_a_row += 1
+        self.skipped_in_a_row += 1
         if not self.scaler.is_enabled():  # a scaler finds its scale by overflowing now and then
             warn_once("a step had a loss or gradient that is not finite; it was skipped and counted")
-        if self._skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
-            raise NumericsError(
-                f"step {step + 1}: {_MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite. The last "
-                "checkpoint is good. Lower train.learning_rate, or set train.dtype to float32, and fork the training."
-            )
 
 
 def _name(dtype: torch.dtype) -> str:
