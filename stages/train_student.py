@@ -18,7 +18,7 @@ from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import Lessons, plan_lessons
 from pipeline.distill.origin import origin_facts
 from pipeline.distill.stopwatch import Stopwatch
-from pipeline.distill.validation import validate
+from pipeline.distill.validation import Validation, validate
 from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
@@ -71,8 +71,8 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         if paused is not None:
             return session.finish(STAGE, paused)
 
-        if journal.best is None:  # lost since its checkpoint was made
-            _validate(config, lessons, learner, journal, lessons.num_steps)
+        if journal.best is None:  # lost since its checkpoint was made, or never found
+            journal.choose_best(lessons.num_steps, _validate(config, lessons, learner), learner)
 
         # What it became: the weights that validate best, as a folder anybody can load.
         best = journal.load_best(learner)
@@ -109,7 +109,7 @@ def _train(
                 journal.log_step(done, result, learner.skipped_steps)
                 journal.log.timings({"step": done} | watch.lap(reader.wait_seconds))
             if _due(settings.evaluate_every, done, num_steps):
-                _validate(config, lessons, learner, journal, done)
+                journal.log_validation(done, _validate(config, lessons, learner), learner)
 
             # A checkpoint holds all the loop needs; a pause makes one first. While steps are skipped one that is due
             # waits for the next good step, so that the newest one does not hold weights that have gone bad.
@@ -127,18 +127,20 @@ def _train(
     return None
 
 
-def _validate(config: RunConfig, lessons: Lessons, learner: Learner, journal: Journal, done: int) -> None:
+def _validate(config: RunConfig, lessons: Lessons, learner: Learner) -> dict[str, Validation]:
     """Measure raw and averaged weights on the cached validation sequences."""
+    settings, found = config.train, {}
     for weights in learner.weight_kinds:
         with learner.holding(weights) as causal:
-            found = validate(
+            found[weights] = validate(
                 causal,
                 lessons.cache,
                 lessons.validation_indices,
-                config.train.batch_size,
-                config.train.chunk_positions,
+                settings.batch_size,
+                settings.chunk_positions,
+                learner.autocast_dtype,
             )
-            journal.log_validation(done, weights, found, learner)
+    return found
 
 
 def _due(every: int, done: int, num_steps: int) -> bool:

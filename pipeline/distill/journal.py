@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +125,25 @@ class Journal:
         """One metrics line of a training step."""
         line = dataclasses.asdict(result) | {"skipped_steps": skipped_steps}
         line.pop("skipped")
-        # JSON has no infinity, and a skipped step's gradient norm may be one.
-        finite = {
-            key: None if isinstance(value, float) and not _finite(value) else value for key, value in line.items()
-        }
-        self.log.metrics({"step": step, "kind": "train"} | finite)
+        self.log.metrics({"step": step, "kind": "train"} | line)
 
-    def log_validation(self, step: int, weights: str, validation: Validation, learner: Learner) -> None:
-        """One metrics line of a validation; the weights, now in the model, are kept if they are the best so far."""
-        self.log.metrics({"step": step, "kind": "validation", "weights": weights} | dataclasses.asdict(validation))
-        if self.best is None or validation.ce < self.best.ce:
-            self.best = Best(step, weights, validation.ce)
-            self._keep_best(unique_tensors(learner.causal.model))
+    def log_validation(self, step: int, found: Mapping[str, Validation], learner: Learner) -> None:
+        """One metrics line for raw and one for averaged weights; the better are kept if they are the best so far."""
+        for weights, validation in found.items():
+            self.log.metrics({"step": step, "kind": "validation", "weights": weights} | dataclasses.asdict(validation))
+        self.choose_best(step, found, learner)
+
+    def choose_best(self, step: int, found: Mapping[str, Validation], learner: Learner) -> None:
+        """Keep the weights with the lowest cross-entropy if they are the best so far; one that is not finite is not."""
+        finite = {weights: validation.ce for weights, validation in found.items() if math.isfinite(validation.ce)}
+        if len(finite) < len(found):
+            warn_once("a validation gave numbers that are not finite; its weights are not taken for the best ones")
+        weights = min(finite, key=lambda weights: finite[weights], default=None)
+        if weights is None or (self.best is not None and finite[weights] >= self.best.ce):
+            return
+        self.best = Best(step, weights, finite[weights])
+        with learner.holding(weights) as causal:
+            self._keep_best(unique_tensors(causal.model))
 
     def save(self, step: int, learner: Learner) -> None:
         """Checkpoint all that a resume needs, then let go of what the newer one replaces.
@@ -150,8 +158,13 @@ class Journal:
             retire_checkpoints(self._checkpoints, step, self.best.step if self.best else None)
 
     def load_best(self, learner: Learner) -> Best:
-        """Put the best weights so far into the model."""
-        assert self.best is not None
+        """Put the best weights so far into the model; NumericsError where no validation gave a number."""
+        if self.best is None:
+            raise NumericsError(
+                f"{self.folder}: no validation of this training gave a finite cross-entropy, so there are no best "
+                "weights to export: they have gone bad. Start a new run (--run-dir NEW) with a lower "
+                "train.learning_rate, or with train.dtype float32 if it is not."
+            )
         load_weights(learner.causal.model, open_checkpoint(self._best_folder).tensors("weights"))
         return self.best
 
@@ -217,7 +230,3 @@ def frozen_shards_of(training: dict[str, Any], folders: Iterable[Path]) -> list[
 
 def _without_shards(training: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in training.items() if key != "frozen_shards"}
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")

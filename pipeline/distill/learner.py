@@ -16,6 +16,7 @@ from pipeline.distill.ema import WeightAverage
 from pipeline.distill.learning_rate import learning_rate_at
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from pipeline.distill.precision import autocast
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.temperature import temperature_at
 from pipeline.errors import IdentityError
@@ -134,9 +135,7 @@ class Learner:
             )
 
     def _backward(self, batch: Batch, temperature: float, normaliser: int) -> LossParts:
-        half = self.autocast_dtype is not torch.float32
-        autocast = torch.autocast(self.device.type, self.autocast_dtype) if half else contextlib.nullcontext()
-        with autocast:
+        with autocast(self.device, self.autocast_dtype):
             hidden_BTD = self.causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
             parts = distillation_loss(
                 hidden_BTD.flatten(0, 1),

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.distill import journal as journal_module
 from pipeline.distill import learner as learner_module
 from pipeline.distill.losses import LossParts
+from pipeline.distill.validation import Validation
+from stages import train_student
 from tests.stages.toys import Toy, status, tree
 from tests.stages.trainings import STAGE, checkpoint, metrics, train
 
@@ -133,3 +136,63 @@ def test_best_weights_are_no_place_to_fork_from(toy: Toy, cached: Path, trained:
     ended = toy.run(STAGE, tmp_path / "run", *options, "--fork-from", str(checkpoint(trained, 12, "best")))
     assert ended.code == 2
     assert "holds weights alone" in ended.stderr
+
+
+# ------------------------------------------------------------------ validations that are not finite
+
+
+def strict_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl as a reader that knows no NaN gives them."""
+
+    def refuse(word: str) -> float:
+        raise AssertionError(f"{word} is not JSON")
+
+    text = (run_dir / "student" / "metrics.jsonl").read_text()
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def test_weights_gone_bad_for_good_end_in_words(
+    toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, options = tmp_path / "run", ["--set", f"cache.roots=[{cached}]"]
+    nan = float("nan")
+    monkeypatch.setattr(train_student, "validate", lambda *args: Validation(nan, nan, nan))
+    ended = toy.run(STAGE, run_dir, *options)
+    assert ended.code == 1
+    assert "no validation of this training gave a finite cross-entropy" in ended.stderr
+    lines = strict_metrics(run_dir)
+    assert {line["ce"] for line in lines if line["kind"] == "validation"} == {None}
+    assert not (run_dir / "student" / "model").exists()
+    assert list((run_dir / "student" / "checkpoints").glob("best-*")) == []
+
+    ended = toy.run(STAGE, run_dir, *options)
+    assert ended.code == 1
+    assert "no validation of this training gave a finite cross-entropy" in ended.stderr
+    assert strict_metrics(run_dir) == lines, "the same lines, none twice"
+
+
+def test_a_validation_that_is_not_finite_is_never_the_best(
+    toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are not finite at step 3; at step 6 the averaged weights are, at step 9 the raw ones, and neither later."""
+    nan, results = float("nan"), iter([float("nan"), float("nan"), float("nan"), 5.0, 4.0, float("inf")])
+    monkeypatch.setattr(train_student, "validate", lambda *args: Validation(next(results, nan), nan, nan))
+    train(toy, cached, tmp_path / "run", "--set", "train.evaluate_every=3")
+    state = json.loads((checkpoint(tmp_path / "run", 12) / "state.json").read_text())
+    assert state["best"] == {"step": 9, "weights": "raw", "ce": 4.0}
+    found = [line["ce"] for line in strict_metrics(tmp_path / "run") if line["kind"] == "validation"]
+    assert found == [None, None, None, 5.0, 4.0, None, None, None]
+
+
+def test_a_validation_writes_the_better_weights_alone(
+    toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, save = [], journal_module.save_checkpoint
+
+    def counted(folder: Path, prefix: str, step: int, *rest: Any) -> Any:
+        written.append((prefix, step))
+        return save(folder, prefix, step, *rest)
+
+    monkeypatch.setattr(journal_module, "save_checkpoint", counted)
+    train(toy, cached, tmp_path / "run")
+    assert [step for prefix, step in written if prefix == "best"] == [6, 12]
