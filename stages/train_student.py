@@ -98,9 +98,9 @@ def _train(
     )
     watch, owed = Stopwatch(learner.device), False
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
-        for step, batches in reader:
-            result = learner.learn(step, batches)
-            done = step + 1
+        for lesson in reader:
+            result = learner.learn(lesson.step, lesson.batches, lesson.num_scored)
+            done = lesson.step + 1
             journal.refuse_endless_skipping(done, learner)
             session.pause.note_unit(watch.stop(step_positions))
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")

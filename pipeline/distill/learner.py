@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pipeline.config import differences
 from pipeline.console import warn_once
@@ -61,8 +62,8 @@ class Learner:
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
 
-    def learn(self, step: int, batches: Sequence[Batch]) -> StepResult:
-        """Do step number `step` (from 0) on its micro-batches."""
+    def learn(self, step: int, batches: Iterable[Batch], num_scored: int) -> StepResult:
+        """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them."""
         # Dropout, where a student has it, depends on (seed, step) alone: nothing to restore on resume.
         torch.manual_seed(self.settings.seed * 1_000_003 + step)
         self.causal.model.train()
@@ -71,10 +72,14 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
-        normaliser = max(1, sum(batch.num_scored for batch in batches))
-        parts = [self._backward(batch, temperature, normaliser) for batch in batches]
-        gradient_norm, skipped = self._update(step)
-        return _summarise(batches, parts, temperature, learning_rate, gradient_norm, normaliser, skipped)
+        normaliser = max(1, num_scored)
+        parts = (self._backward(batch, temperature, normaliser) for batch in batches)
+        sums = _add_up(parts) | {"gradient_norm": self._clip()}
+        # The one transfer of a step: asking a card for each number would make it wait each time.
+        figures = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        skipped = not figures["gradient_norm"] < float("inf")
+        self._update(step, skipped)
+        return _summarise(figures, temperature, learning_rate, normaliser, skipped)
 
     @property
     def weight_kinds(self) -> tuple[str, ...]:
@@ -137,39 +142,39 @@ class Learner:
     def _backward(self, batch: Batch, temperature: float, normaliser: int) -> LossParts:
         with autocast(self.device, self.autocast_dtype):
             hidden_BTD = self.causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
+            hidden_nD, labels_n, records_n = batch.scored(hidden_BTD.flatten(0, 1))
             parts = distillation_loss(
-                hidden_BTD.flatten(0, 1),
+                hidden_nD,
                 self.causal.head,
-                batch.labels_N,
-                batch.records,
+                labels_n,
+                records_n,
                 temperature=temperature,
                 objective=self.settings.objective,
                 ce_weight=self.settings.ce_weight,
                 kd_weight=self.settings.kd_weight,
-                weights_N=batch.weights_N,
                 normaliser=normaliser,
                 chunk_positions=self.settings.chunk_positions,
             )
         torch.autograd.backward(self.scaler.scale(parts.loss))
         return parts
 
-    def _update(self, step: int) -> tuple[float, bool]:
+    def _clip(self) -> Tensor:
+        """Clip the gradients; their norm before it, which is not finite where one of them is not."""
         self.scaler.unscale_(self.optimizer)
         parameters = [p for p in self.causal.model.parameters() if p.grad is not None]
-        limit = self.settings.clip_norm or float("inf")
-        gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        finite = gradient_norm < float("inf")
-        if finite or self.scaler.is_enabled():
+        return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm or float("inf"))
+
+    def _update(self, step: int, skipped: bool) -> None:
+        if self.scaler.is_enabled() or not skipped:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if finite:
-            self.skipped_in_a_row = 0
-            if self.average is not None:
-                self.average.update(self.causal.model, step)
-        else:
+        if skipped:
             self._count_skipped()
-        return gradient_norm, not finite
+            return
+        self.skipped_in_a_row = 0
+        if self.average is not None:
+            self.average.update(self.causal.model, step)
 
     def _count_skipped(self) -> None:
         self.skipped_steps += 1
@@ -208,31 +213,33 @@ def load_weights(model: torch.nn.Module, tensors: Tensors) -> None:
             tensor.copy_(tensors[name])
 
 
+def _add_up(parts: Iterable[LossParts]) -> dict[str, Tensor]:
+    """Loss, and sums over positions of what there is, over all micro-batches; on their device, without waiting."""
+    sums: dict[str, Tensor] = {}
+    for part in parts:
+        scores = {"ce": part.ce_N, "kd": part.kd_N, "agreement": part.agreement_N}
+        scores["effective_draws"] = part.effective_draws_N
+        found = {name: value_n.float().sum() for name, value_n in scores.items() if value_n is not None}
+        for name, value in (found | {"loss": part.loss.detach()}).items():
+            sums[name] = sums[name] + value if name in sums else value
+    return sums
+
+
 def _summarise(
-    batches: Sequence[Batch],
-    parts: Sequence[LossParts],
-    temperature: float,
-    learning_rate: float,
-    gradient_norm: float,
-    num_positions: int,
-    skipped: bool,
+    figures: dict[str, float], temperature: float, learning_rate: float, num_positions: int, skipped: bool
 ) -> StepResult:
     def mean(name: str) -> float | None:
-        values = [getattr(part, name) for part in parts]
-        if any(value is None for value in values):
-            return None
-        pairs = zip(values, batches, strict=True)
-        return float(sum((value.float() * batch.weights_N).sum() for value, batch in pairs)) / num_positions
+        return figures[name] / num_positions if name in figures else None
 
     return StepResult(
-        loss=float(sum(part.loss.detach() for part in parts)),
-        ce=mean("ce_N") or 0.0,
-        kd=mean("kd_N"),
-        agreement=mean("agreement_N"),
-        effective_draws=mean("effective_draws_N"),
+        loss=figures["loss"],
+        ce=figures["ce"] / num_positions,
+        kd=mean("kd"),
+        agreement=mean("agreement"),
+        effective_draws=mean("effective_draws"),
         temperature=temperature,
         learning_rate=learning_rate,
-        gradient_norm=gradient_norm,
+        gradient_norm=figures["gradient_norm"],
         num_positions=num_positions,
         skipped=skipped,
     )
