@@ -56,11 +56,7 @@ def refuse_other_cache(
     What is not here any more (a text or a teacher of an earlier session) cannot be compared; that is said.
     """
     before = plan.identity
-    found = differences(
-        before["settings"] | {"packing_version": before["packing_version"]},
-        _settings(data, teacher, cache) | {"packing_version": PACKING_VERSION},
-    )
-    found += _probed_differences(plan, data, teacher, cache)
+    found = _settings_differences(plan, data, teacher, cache)
     parts: tuple[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]], ...] = (
         ("source", before["source"], lambda: source_fingerprint(data)),
         ("tokenizer", before["tokenizer"], lambda: _tokenizer(teacher).fingerprint()),
@@ -71,13 +67,28 @@ def refuse_other_cache(
             found += differences({name: planned}, {name: describe()})
         except ConfigError as error:
             warn_once(f"the {name} cannot be compared with the plan's, which stands. {error}")
+    also = ", and leave this one out of cache.roots" if cache.roots else ""
+    _refuse(
+        found, plan_folder, f"Put the settings back, or choose another place for the new cache with --run-dir{also}."
+    )
+
+
+def refuse_other_settings(
+    plan: Plan, plan_folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings
+) -> None:
+    """The part of `refuse_other_cache` that needs no text, no teacher and no network: for who only reads a cache.
+
+    Where the text and the teacher lie is not compared, and neither has to be here any more.
+    """
+    found = _settings_differences(plan, data, teacher, cache)
+    _refuse(found, plan_folder, "Put the settings back, or name the cache that has them: --run-dir or cache.roots.")
+
+
+def _refuse(found: list[str], plan_folder: Path, fix: str) -> None:
     if found:
         raise IdentityError(
             f"{plan_folder}: this cache was planned from something else than is configured now, and a cache never "
-            "mixes two.\n"
-            + "\n".join(found)
-            + "\nPut the settings back, or choose another place for the new cache with --run-dir"
-            + (", and leave this one out of cache.roots." if cache.roots else ".")
+            "mixes two.\n" + "\n".join(found) + f"\n{fix}"
         )
 
 
@@ -88,6 +99,12 @@ def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher
     except (DamagedDataError, IncompleteInputError) as error:
         say(f"{error}\nWriting the tokenizer again.")
         files.publish_folder(folder / TOKENIZER_FOLDER, _tokenizer(teacher).save)
+
+
+def _settings_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> list[str]:
+    planned = plan.identity["settings"] | {"packing_version": plan.identity["packing_version"]}
+    now = _settings(data, teacher, cache) | {"packing_version": PACKING_VERSION}
+    return differences(planned, now) + _probed_differences(plan, data, teacher, cache)
 
 
 def _settings(data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> dict[str, Any]:

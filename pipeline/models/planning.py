@@ -17,12 +17,12 @@ from pipeline.cache.plan import (
     Plan,
     cut_shards,
 )
-from pipeline.cache.records import BETAS, RecordLayout
+from pipeline.cache.records import RecordLayout
 from pipeline.cache.roots import find_sequences
 from pipeline.cache.sequence_file import read_sequences, write_sequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.console import say, warn_once
-from pipeline.data.documents import read_documents
+from pipeline.data.documents import pinned, read_documents
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.report import DataReport
 from pipeline.data.sequences import Sequences
@@ -51,7 +51,8 @@ def plan_capture(
     device = choose_device(teacher.device)
     dtype = choose_dtype(teacher.dtype, device)
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
-    layout = _layout(cache, tokenizer.vocab_size)
+    layout = RecordLayout.for_vocabulary(tokenizer.vocab_size, cache.head_size, cache.num_draws, cache.draw_beta)
+    data = pinned(data)  # what is read and what the plan names is one commit, whatever is uploaded meanwhile
     refuse_longer(data.sequence_length, load_config(teacher.model, teacher.revision, teacher.trust_remote_code))
     _refuse_without_text(data, tokenizer)
     pause.check()
@@ -114,6 +115,7 @@ def planned_sequences(
     except DamagedDataError as error:
         say(f"{error}\nPacking the sequences again.")
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
+    data = data.model_copy(update={"revision": plan.identity["source"].get("revision", data.revision)})
     sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     if digest.xxh3_128 != plan.sequences_digest:
@@ -123,16 +125,6 @@ def planned_sequences(
             "changed. Bring back the text, or sequences.shard, or start a new cache with --run-dir."
         )
     return sequences
-
-
-def _layout(cache: CacheSettings, vocab_size: int) -> RecordLayout:
-    if cache.draw_beta not in BETAS:
-        shown = ", ".join(f"{beta:.4g}" for beta in BETAS)
-        raise ConfigError(
-            f"cache.draw_beta: expected one of the stored betas ({shown}), found {cache.draw_beta:g}. 0.7 serves "
-            "temperatures from 1 to 3."
-        )
-    return RecordLayout.for_vocabulary(vocab_size, cache.head_size, cache.num_draws, cache.draw_beta)
 
 
 def _refuse_without_text(data: DataSettings, tokenizer: Tokenizer) -> None:

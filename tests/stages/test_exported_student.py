@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pipeline import console
 from pipeline.cache import TeacherCache
+from pipeline.console import format_bytes
 from pipeline.data.documents import Document, TokenizedDocument
 from pipeline.data.sequences import VALIDATION
 from pipeline.data.tokenizer import Tokenizer
@@ -103,7 +105,10 @@ def test_the_model_card_says_which_weights(trained: Path, toy: Toy) -> None:
     card = (trained / "student" / "model" / "README.md").read_text(encoding="utf-8")
     best = json.loads((checkpoint(trained, 12) / "state.json").read_text())["best"]
     assert f"| weights | {best['weights']}, of step {best['step']} of 12: the lowest validation loss |" in card
-    assert f"| teacher | {toy.teacher} |" in card
+    digest = hashlib.sha256((toy.teacher / "model.safetensors").read_bytes()).hexdigest()[:16]
+    assert f"| teacher | weights of SHA-256 model.safetensors {digest}; the config calls it {toy.teacher} |" in card
+    num_bytes = sum(path.stat().st_size for path in toy.texts.rglob("*") if path.is_file())
+    assert f"| data | text, {len(list(toy.texts.iterdir()))} files of {format_bytes(num_bytes)}; " in card
     assert "| `learning_rate` | `0.001` |" in card
 
 
