@@ -54,7 +54,7 @@ class Trained:
 def find_student(run: RunDirectory, cache: TeacherCache, student: StudentSettings, train: TrainSettings) -> Trained:
     """The student of a run, trained on this cache; IdentityError where it learned from another, or is another."""
     wanted = cache.plan.hash
-    checkpoint = newest_checkpoint([run.checkpoints], lambda training: training.get("plan") == wanted)
+    checkpoint = newest_checkpoint([run.checkpoints], lambda state: state["training"].get("plan") == wanted)
     if checkpoint is None and (other := newest_checkpoint([run.checkpoints])) is not None:
         raise IdentityError(
             f"{other.folder}: this student was trained from another cache: expected plan {wanted[:16]}, found "

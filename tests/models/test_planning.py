@@ -46,7 +46,6 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     ("data", "cache", "message"),
     [
         ({"sequence_length": 200}, {}, r"data\.sequence_length: 200 positions, and this llama model .* at most 128"),
-        ({}, {"draw_beta": 0.65}, r"cache\.draw_beta: expected one of .*0\.3333, 0\.5, 0\.7.*found 0\.65"),
         ({"path": "/nowhere/at/all"}, {}, r"data\.path /nowhere/at/all: no such file or folder"),
         ({"min_characters": 10**6}, {}, r"of 24 read none is usable"),
         ({"source": "jsonl"}, {}, r"expected \.jsonl"),
