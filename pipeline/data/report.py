@@ -67,6 +67,11 @@ class DataReport:
         return sum(dropped.count for dropped in self.dropped.values())
 
     @property
+    def documents_beyond(self) -> int:
+        """How many documents were read and not needed, because there were tokens enough."""
+        return self.documents_read - self.documents_kept - self.documents_dropped
+
+    @property
     def unknown_share(self) -> float:
         """Share of tokens the vocabulary has no spelling for."""
         return self.num_unknown_tokens / self.num_tokens if self.num_tokens else 0.0
@@ -118,6 +123,8 @@ class DataReport:
     def summary_lines(self) -> list[str]:
         """The report for people, a few lines."""
         dropped = f"{self.documents_dropped:,} dropped"
+        if self.documents_beyond:
+            dropped += f", {self.documents_beyond:,} beyond data.max_tokens"
         what = "chats, as the template renders them" if self.num_chats else "text"
         lines = [
             f"{self.documents_read:,} documents read, {self.documents_kept:,} kept, {dropped}",
@@ -129,7 +136,7 @@ class DataReport:
             lines.append(f"tokens a document: {lengths}")
         if self.num_unknown_tokens:
             lines.append(f"unknown tokens: {self.unknown_share:.2%}")
-        lines += self._odd_lines()
+        lines += self.odd_lines()
         for name, split in (("train", self.train), ("validation", self.validation)):
             lines.append(
                 f"{name}: {split.documents:,} documents, {split.tokens:,} tokens, {split.sequences:,} sequences, "
@@ -137,7 +144,7 @@ class DataReport:
             )
         return [*lines, f"padding: {self.padding_share:.2%} of all ids"]
 
-    def _odd_lines(self) -> list[str]:
+    def odd_lines(self) -> list[str]:
         """One line for each thing that is not kept, or kept in another way than it may seem."""
         lines = []
         if self.num_uncovered_characters:

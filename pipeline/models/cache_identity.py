@@ -33,6 +33,7 @@ _PROBED = {
     "cache.chunk_positions": "chunk_positions",
 }
 _UNSET = ("auto", None)
+_PACKING = "packing_version"
 
 
 def make_identity(
@@ -57,6 +58,7 @@ def refuse_other_cache(
     """
     before = plan.identity
     found = _settings_differences(plan, data, teacher, cache)
+    found += differences({_PACKING: before[_PACKING]}, {_PACKING: PACKING_VERSION})
     parts: tuple[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]], ...] = (
         ("source", before["source"], lambda: source_fingerprint(data)),
         ("tokenizer", before["tokenizer"], lambda: _tokenizer(teacher).fingerprint()),
@@ -102,9 +104,11 @@ def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher
 
 
 def _settings_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> list[str]:
-    planned = plan.identity["settings"] | {"packing_version": plan.identity["packing_version"]}
-    now = _settings(data, teacher, cache) | {"packing_version": PACKING_VERSION}
-    return differences(planned, now) + _probed_differences(plan, data, teacher, cache)
+    """Of settings that both the plan's version and this one know as shaping a cache."""
+    planned, now = plan.identity["settings"], _settings(data, teacher, cache)
+    shared = planned.keys() & now.keys()
+    found = differences({key: planned[key] for key in shared}, {key: now[key] for key in shared})
+    return found + _probed_differences(plan, data, teacher, cache)
 
 
 def _settings(data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> dict[str, Any]:

@@ -56,3 +56,8 @@ def test_lines_name_every_reason_and_a_few_keys() -> None:
 def test_an_empty_report_divides_by_nothing() -> None:
     assert DataReport().unknown_share == 0.0
     assert DataReport().summary_lines()[0] == "0 documents read, 0 kept, 0 dropped"
+
+
+def test_what_was_read_and_not_needed_is_counted() -> None:
+    report = DataReport(documents_read=12, documents_kept=4)
+    assert report.summary_lines()[0] == "12 documents read, 4 kept, 0 dropped, 8 beyond data.max_tokens"
