@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pipeline import files
 from pipeline.config import Section, dump_config
 from pipeline.console import say
-from pipeline.errors import ConfigError, IdentityError
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError
 from pipeline.pause import PauseRequest
 
 State = Literal["running", "complete", "paused", "failed"]
@@ -59,27 +59,40 @@ class RunDirectory:
         """The page report leaves."""
         return self.root / "report" / "report.html"
 
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.root / "config.yaml"
+
+    @property
+    def status(self) -> Path:
+        """Where the run stands."""
+        return self.root / "status.json"
+
     @contextlib.contextmanager
     def at_work(self, stage: str, config: Section | None = None) -> Iterator[None]:
         """Hold the run for one stage: one process at a time, the resolved config first, and a word on failure.
 
-        A config that the stage refuses does not stay in the place of the one that the run was made with.
+        A command that is refused leaves config.yaml and status.json as they were: the run is what it was before.
         """
-        path = self.root / "config.yaml"
         with files.hold_lock(self.root / ".lock", "at work in this run directory"):
             for folder in (self.root, *self.root.rglob("*/")):
                 files.sweep_temporary(folder)
-            before = path.read_bytes() if path.is_file() else None
+            before = {path: path.read_bytes() for path in (self.config, self.status) if path.is_file()}
             if config is not None:
-                files.write_file(path, dump_config(config))
+                files.write_file(self.config, dump_config(config))
             self.write_status(stage, "running")
             try:
                 yield
             except BaseException as error:
                 with contextlib.suppress(Exception):
-                    if before is not None and isinstance(error, (ConfigError, IdentityError)):
-                        files.write_file(path, before)
-                    self.write_status(stage, "failed", message=str(error) or type(error).__name__)
+                    refused = isinstance(error, (ConfigError, IdentityError))
+                    if refused and self.config in before:
+                        files.write_file(self.config, before[self.config])
+                    if refused and self.status in before:
+                        files.write_file(self.status, before[self.status])
+                    else:
+                        self.write_status(stage, "failed", message=str(error) or type(error).__name__)
                 raise
 
     def write_status(
@@ -90,17 +103,37 @@ class RunDirectory:
         message: str = "",
         next_command: list[str] | None = None,
     ) -> None:
-        """Leave status.json for schedulers and people: where the run stands and what to run next."""
-        files.write_json(
-            self.root / "status.json",
-            {
-                "stage": stage,
-                "state": state,
-                "progress": progress or {},
-                "message": message,
-                "next_command": shlex.join(next_command) if next_command else None,
-            },
-        )
+        """Leave status.json for schedulers and people: where the run stands and what to run next.
+
+        The top level speaks of the stage that ran last; `stages` keeps the last state of each, in the order they ran.
+        The next command of a stage that stands paused stays the run's own, whatever ran after it.
+        """
+        entry = {
+            "state": state,
+            "progress": progress or {},
+            "message": message,
+            "next_command": shlex.join(next_command) if next_command else None,
+        }
+        stages = {name: left for name, left in stages_of(self.read_status()).items() if name != stage} | {stage: entry}
+        waiting = [left["next_command"] for left in stages.values() if left["state"] == "paused"]
+        following = entry["next_command"] or (waiting[-1] if waiting else None)
+        files.write_json(self.status, {"stage": stage, **entry, "next_command": following, "stages": stages})
+
+    def read_status(self) -> dict[str, Any]:
+        """What status.json says; nothing where there is none, or none that can be read."""
+        with contextlib.suppress(DamagedDataError):
+            return files.read_json(self.status) if self.status.is_file() else {}
+        return {}
+
+
+def stages_of(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Stage -> its last state, progress, message and next command, from a status; an older one knows one stage."""
+    if isinstance(stages := status.get("stages"), dict):
+        return stages
+    if "stage" not in status:
+        return {}
+    empty: dict[str, Any] = {"state": None, "progress": {}, "message": "", "next_command": None}
+    return {str(status["stage"]): {key: status.get(key, default) for key, default in empty.items()}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def cache_teacher(config: RunConfig, session: Session) -> Outcome:
 @click.option(
     "--fork-from",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Begin from the newest checkpoint of another run, whatever its schedule.",
+    help="Begin from another run's newest checkpoint, or from the folder of one, whatever its schedule.",
 )
 def train_student(config: RunConfig, session: Session, use_sealed_only: bool, fork_from: Path | None) -> Outcome:
     """Train the student from the sealed cache; the teacher is not needed.

@@ -13,8 +13,11 @@ from pipeline.console import say
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.evaluation.candidates import baseline_candidates, student_candidates
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
+from pipeline.evaluation.references import baseline_origins, refuse_other_teacher
 from pipeline.evaluation.samples import continue_texts, held_out_beginnings, samples_of, written_beginnings
+from pipeline.evaluation.settings import TEACHER
 from pipeline.evaluation.summary import EvalResult, ModelRow, row_title, save_result, summary_table
+from pipeline.evaluation.trained import find_student
 from pipeline.models.device import choose_device, environment
 from pipeline.models.planning import load_teacher
 from pipeline.runs import RunDirectory
@@ -30,29 +33,35 @@ def run(config: RunConfig, run: RunDirectory) -> EvalResult:
         tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
         indices = held_out_indices(cache, settings.max_sequences)
         device = choose_device(config.student.device)
-        # A teacher at hand gives the exact KL beside the lower bound that the cache gives.
-        teacher = None
-        if settings.teacher is not None:
-            origin = config.teacher.model_copy(update={"model": settings.teacher})
-            teacher = load_teacher(cache.plan, origin).model
+
+        # What is named is looked at first: a wrong name is told before the work, not after it.
+        trained = find_student(run, cache, config.student, config.train)
+        origins = baseline_origins(settings.baselines, config.student, tokenizer)
         if settings.sample_prompts:
             beginnings = written_beginnings(settings.sample_prompts, tokenizer)
         else:
             beginnings = held_out_beginnings(cache, indices, settings.sample_tokens)
 
-        rows = [ModelRow.of(teacher_measures(cache, indices), "teacher", "teacher")]
+        # A teacher at hand gives the exact KL beside the lower bound that the cache gives.
+        teacher = None
+        if settings.teacher is not None:
+            origin = config.teacher.model_copy(update={"model": settings.teacher})
+            refuse_other_teacher(cache.plan, origin)
+            teacher = load_teacher(cache.plan, origin).model
+
+        rows = [ModelRow.of(teacher_measures(cache, indices), TEACHER, "teacher")]
         texts: dict[str, list[str]] = {}
         candidates = itertools.chain(
-            student_candidates(run, config.student, tokenizer, device),
-            baseline_candidates(settings.baselines, config.student, tokenizer, device),
+            student_candidates(trained, config.student, tokenizer, device),
+            baseline_candidates(origins, cache.plan, tokenizer, device),
         )
         for candidate in candidates:
             say(f"{STAGE}: {candidate.name} {candidate.weights or ''}")
-            measures = measure_model(candidate.model, cache, indices, settings.batch_size, teacher)
-            row = ModelRow.of(measures, candidate.name, candidate.kind, candidate.weights, candidate.folder)
+            row = candidate.row(measure_model(candidate.model, cache, indices, settings.batch_size, teacher))
             rows.append(row)
             if candidate.kind != "initial" and settings.sample_tokens:
                 texts[row_title(row)] = continue_texts(candidate.model, beginnings, settings.sample_tokens, tokenizer)
+            del candidate  # the next one needs its memory
 
         result = EvalResult(
             data_of(cache, indices), environment(device), tuple(rows), samples_of(beginnings, texts, tokenizer)

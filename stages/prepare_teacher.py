@@ -99,7 +99,8 @@ def _train(
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
         for step in range(done, num_steps):
             batch = make_batch(sequences.select(order.sequences_for_step(step)), None, learner.device)
-            result = learner.learn(step, [batch])
+            result = learner.learn(step, [batch], batch.num_scored)
+            journal.refuse_endless_skipping(step + 1, learner)
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
             if reason := session.pause.reason():
                 journal.save(step + 1, learner)

@@ -14,7 +14,7 @@ from pipeline.data.report import DataReport
 from pipeline.distill.metrics_log import TIMINGS
 from pipeline.errors import IncompleteInputError
 from pipeline.evaluation.cache_facts import facts_of
-from pipeline.evaluation.history import TrainingHistory, read_history
+from pipeline.evaluation.history import TrainingHistory, read_history, read_standing
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.story import Story
 from pipeline.evaluation.summary import load_result
@@ -29,18 +29,18 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
 
     The report changes nothing that other stages left, so it may be made at any time, also while one is at work.
     """
-    config_path, status_path = run.root / "config.yaml", run.root / "status.json"
-    config = load_config(RunConfig, config_path) if config_path.is_file() else None
+    config = load_config(RunConfig, run.config) if run.config.is_file() else None
     cache = _cache(run, config)
     story = Story(
         name=config.name if config else run.root.resolve().name,
         run_dir=str(run.root),
         config=config.model_dump(mode="json") if config else {},
-        config_text=config_path.read_text(encoding="utf-8") if config else "",
-        status=files.read_json(status_path) if status_path.is_file() else {},
+        config_text=run.config.read_text(encoding="utf-8") if config else "",
+        status=files.read_json(run.status) if run.status.is_file() else {},
         cache=facts_of(cache) if cache else None,
         data=_data(cache) if cache else None,
         training=_training(run),
+        standing=read_standing(run.checkpoints),
         evaluation=load_result(run.evaluation) if run.evaluation.is_file() else None,
         compare={name: history for name, other in (compare or {}).items() if (history := _training(other))},
         compare_dirs={name: str(other.root) for name, other in (compare or {}).items()},

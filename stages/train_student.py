@@ -16,8 +16,10 @@ from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Journal, frozen_shards_of
 from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import Lessons, plan_lessons
+from pipeline.distill.origin import origin_facts
 from pipeline.distill.stopwatch import Stopwatch
-from pipeline.distill.validation import validate
+from pipeline.distill.validation import Validation, validate
+from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
 from pipeline.runs import Outcome, Session
@@ -32,6 +34,7 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
     with run.at_work(STAGE, config):
         # What makes it this training and no other: compared with what is on disk before a model is loaded.
         cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
+        refuse_other_settings(cache.plan, cache.folders[0], config.data, config.teacher, config.cache)
         schedule = keys_of_kind(settings, "schedule")
         training: dict[str, Any] = {
             "plan": cache.plan.hash,
@@ -68,17 +71,15 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         if paused is not None:
             return session.finish(STAGE, paused)
 
-        if journal.best is None:  # lost since its checkpoint was made
-            _validate(config, lessons, learner, journal, lessons.num_steps)
+        if journal.best is None:  # lost since its checkpoint was made, or never found
+            journal.choose_best(lessons.num_steps, _validate(config, lessons, learner), learner)
 
         # What it became: the weights that validate best, as a folder anybody can load.
         best = journal.load_best(learner)
         facts = {
             "weights": f"{best.weights}, of step {best.step:,} of {lessons.num_steps:,}: the lowest validation loss",
             "validation cross-entropy": f"{best.ce:.4f} nats a token",
-            "teacher": config.teacher.model,
-            "data": f"{config.data.source}, {len(cache):,} sequences of {cache.plan.sequence_length:,} positions",
-            "cache": f"plan {cache.plan.hash[:16]}",
+            **origin_facts(cache.plan, config.teacher.model),
             "began as": config.student.model or f"random weights, {config.student.config}",
         }
         export_model(run.model, causal.model, tokenizer, model_card(facts, schedule))
@@ -95,11 +96,12 @@ def _train(
     reader = BatchReader(
         lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
     )
-    watch = Stopwatch(learner.device)
+    watch, owed = Stopwatch(learner.device), False
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
-        for step, batches in reader:
-            result = learner.learn(step, batches)
-            done = step + 1
+        for lesson in reader:
+            result = learner.learn(lesson.step, lesson.batches, lesson.num_scored)
+            done = lesson.step + 1
+            journal.refuse_endless_skipping(done, learner)
             session.pause.note_unit(watch.stop(step_positions))
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
 
@@ -107,13 +109,16 @@ def _train(
                 journal.log_step(done, result, learner.skipped_steps)
                 journal.log.timings({"step": done} | watch.lap(reader.wait_seconds))
             if _due(settings.evaluate_every, done, num_steps):
-                _validate(config, lessons, learner, journal, done)
+                journal.log_validation(done, _validate(config, lessons, learner), learner)
 
-            # A checkpoint holds all the loop needs; a pause makes one first.
+            # A checkpoint holds all the loop needs; a pause makes one first. While steps are skipped one that is due
+            # waits for the next good step, so that the newest one does not hold weights that have gone bad.
             reason = session.pause.reason() if done < num_steps else None
-            if reason or _due(settings.checkpoint_every, done, num_steps):
+            owed |= _due(settings.checkpoint_every, done, num_steps)
+            if reason or done == num_steps or (owed and learner.skipped_in_a_row == 0):
                 started = time.monotonic()
                 journal.save(done, learner)
+                owed = False
                 session.pause.note_save(time.monotonic() - started)
             if reason:
                 progress_made = {"steps": done, "of": num_steps}
@@ -122,18 +127,20 @@ def _train(
     return None
 
 
-def _validate(config: RunConfig, lessons: Lessons, learner: Learner, journal: Journal, done: int) -> None:
+def _validate(config: RunConfig, lessons: Lessons, learner: Learner) -> dict[str, Validation]:
     """Measure raw and averaged weights on the cached validation sequences."""
+    settings, found = config.train, {}
     for weights in learner.weight_kinds:
         with learner.holding(weights) as causal:
-            found = validate(
+            found[weights] = validate(
                 causal,
                 lessons.cache,
                 lessons.validation_indices,
-                config.train.batch_size,
-                config.train.chunk_positions,
+                settings.batch_size,
+                settings.chunk_positions,
+                learner.autocast_dtype,
             )
-            journal.log_validation(done, weights, found, learner)
+    return found
 
 
 def _due(every: int, done: int, num_steps: int) -> bool:

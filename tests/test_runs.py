@@ -12,7 +12,7 @@ import yaml
 
 from pipeline import files
 from pipeline.config import Section, free
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, IdentityError, StorageError
 from pipeline.pause import PauseRequest
 from pipeline.runs import Outcome, RunDirectory, Session
 
@@ -45,13 +45,8 @@ def test_the_resolved_config_is_there_before_work_starts(tmp_path: Path) -> None
     run = RunDirectory(tmp_path / "new" / "run")
     with run.at_work("cache-teacher", Small()):
         assert yaml.safe_load((run.root / "config.yaml").read_text(encoding="utf-8")) == {"size": 3}
-        assert status(run) == {
-            "stage": "cache-teacher",
-            "state": "running",
-            "progress": {},
-            "message": "",
-            "next_command": None,
-        }
+        entry = {"state": "running", "progress": {}, "message": "", "next_command": None}
+        assert status(run) == {"stage": "cache-teacher", **entry, "stages": {"cache-teacher": entry}}
 
 
 def test_a_failure_is_left_in_the_status_and_goes_on(tmp_path: Path) -> None:
@@ -63,6 +58,45 @@ def test_a_failure_is_left_in_the_status_and_goes_on(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert (status(run)["state"], status(run)["message"]) == ("failed", "KeyboardInterrupt")
     assert not (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such key"), IdentityError("another cache")])
+def test_a_refused_command_leaves_the_run_as_it_was(tmp_path: Path, error: Exception) -> None:
+    run = RunDirectory(tmp_path)
+    with run.at_work("train-student", Small(size=4)):
+        run.write_status("train-student", "complete", message="12 steps done")
+    before = [path.read_bytes() for path in (run.config, run.status)]
+    with pytest.raises(type(error)), run.at_work("train-student", Small(size=5)):
+        raise error
+    assert [path.read_bytes() for path in (run.config, run.status)] == before
+
+
+def test_a_pause_is_remembered_whatever_runs_after_it(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_status("cache-teacher", "complete", message="all shards sealed")
+    run.write_status("train-student", "paused", {"steps": 10, "of": 40}, "paused", ["sad-pipeline", "train-student"])
+    run.write_status("eval", "complete", message="4 models measured")
+    left = status(run)
+    assert (left["stage"], left["state"], left["message"]) == ("eval", "complete", "4 models measured")
+    assert left["next_command"] == "sad-pipeline train-student"
+    assert {name: entry["state"] for name, entry in left["stages"].items()} == {
+        "cache-teacher": "complete",
+        "train-student": "paused",
+        "eval": "complete",
+    }
+    assert left["stages"]["train-student"]["progress"] == {"steps": 10, "of": 40}
+    run.write_status("train-student", "complete", {"steps": 40, "of": 40})
+    assert status(run)["next_command"] is None
+
+
+def test_a_status_of_an_older_version_or_a_damaged_one_is_no_obstacle(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.status.write_text('{"stage": "train-student", "state": "paused", "next_command": "sad-pipeline x"}')
+    run.write_status("eval", "complete")
+    assert status(run)["next_command"] == "sad-pipeline x"
+    run.status.write_text('{"stage": "train')
+    run.write_status("eval", "complete")
+    assert list(status(run)["stages"]) == ["eval"]
 
 
 def test_a_failure_that_cannot_be_written_down_stays_what_it_was(
@@ -102,13 +136,13 @@ def test_an_outcome_names_the_next_command_only_where_there_is_one(
     outcome = Outcome(state, "3 of 4 shards are sealed", {"sealed": 3, "shards": 4})
     assert session.finish("cache-teacher", outcome) is outcome
     quoted = """sad-pipeline cache-teacher -c 'my config.yaml' --set 'data.path=it'"'"'s'"""
-    assert status(session.run) == {
-        "stage": "cache-teacher",
+    entry = {
         "state": state,
         "progress": {"sealed": 3, "shards": 4},
         "message": "3 of 4 shards are sealed",
         "next_command": quoted if state == "paused" else None,
     }
+    assert status(session.run) == {"stage": "cache-teacher", **entry, "stages": {"cache-teacher": entry}}
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "cache-teacher: 3 of 4 shards are sealed"
     assert said[1:] == ([f"To continue: {quoted}"] if state == "paused" else [])

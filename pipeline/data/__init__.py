@@ -10,6 +10,7 @@ _EXPORTS = {
     "Document": "documents",
     "Sequences": "sequences",
     "Tokenizer": "tokenizer",
+    "pinned": "documents",
     "prepare_sequences": "preparation",
     "source_fingerprint": "documents",
     "train_tokenizer": "bpe",

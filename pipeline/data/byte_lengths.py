@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import pre_tokenizers
@@ -24,6 +26,27 @@ def bytes_of_spans(text: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     reached = np.maximum.accumulate(bytes_before_characters(text)[ends]) if len(ends) else np.zeros(0, np.int64)
     return np.diff(reached, prepend=0)
+
+
+def spans_of(encoding: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First character, and the one after the last, of each token."""
+    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+    return offsets[:, 0], offsets[:, 1]
+
+
+def count_uncovered(text: str, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> int:
+    """How many characters of `text` no span covers, white space apart: text that its tokens do not spell."""
+    reached = np.maximum.accumulate(ends)
+    if len(ends) and starts[0] == 0 and reached[-1] == len(text) and (starts[1:] <= reached[:-1]).all():
+        return 0
+    size = len(text) + 1
+    depth = np.cumsum(np.bincount(starts, minlength=size) - np.bincount(ends, minlength=size))[:-1]
+    return sum(not text[place].isspace() for place in np.flatnonzero(depth == 0))
+
+
+def narrowed(values: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+    """The same counts in the smallest unsigned type that holds them."""
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
 def bytes_of_ids(vocabulary: dict[str, int], added: dict[str, int]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.documents import Message
+from pipeline.data.messages import Message
 
 Span = tuple[int, int]
 Render = Callable[[Sequence[Message], bool], str]  # messages, add_generation_prompt -> text

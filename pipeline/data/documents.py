@@ -10,8 +10,8 @@ import hashlib
 import itertools
 import json
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import tables
+from pipeline.data.messages import Message, Tool, as_messages, as_tools
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local, source_files
 from pipeline.errors import ConfigError
 from pipeline.files import canonical_json
 
-Message = dict[str, str]
+TOOLS_COLUMN = "tools"  # of chats, beside data.messages_column
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text, or one chat (then `text` is empty and each message has a role and a content)."""
+    """One text, or one chat (then `text` is empty and each message has a role, a content and perhaps more)."""
 
     key: str  # name of its file, or file and row: the same wherever the source lies
     text: str
     messages: tuple[Message, ...] | None = None
+    tools: tuple[Tool, ...] | None = None  # of a chat, for its template
+    unused: tuple[str, ...] = ()  # columns of a chat that the template cannot be given
 
     @property
     def content(self) -> str:
@@ -54,6 +57,17 @@ class Unreadable:
     reason: str
 
 
+@dataclass(slots=True)
+class Findings:
+    """What tokenising one document met; its text is the text, or the chat as the template renders it."""
+
+    num_characters: int = 0
+    num_unknown_tokens: int = 0
+    num_uncovered_characters: int = 0  # that no token spells, white space apart
+    num_control_spelled: int = 0  # control tokens that the text, or a message, spells
+    num_control_ids: int = 0  # of these, how many became the control token itself
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedDocument:
     """The ids of a document of n tokens, ending with the end-of-text id."""
@@ -61,7 +75,8 @@ class TokenizedDocument:
     key: str
     ids: NDArray[np.uint32]  # [n]
     scored: NDArray[np.bool_]  # [n] is this token ever a scored label
-    num_bytes: NDArray[np.int64]  # [n] UTF-8 bytes of the text that this token adds
+    num_bytes: NDArray[np.unsignedinteger]  # [n] UTF-8 bytes of the text that this token adds
+    findings: Findings = field(default_factory=Findings)
 
 
 def read_documents(settings: DataSettings) -> Iterator[Document | Unreadable]:
@@ -89,6 +104,17 @@ def source_fingerprint(settings: DataSettings) -> dict[str, Any]:
         "names_and_sizes_sha256": hashlib.sha256(canonical_json(sizes)).hexdigest(),
     }
     return local | part | ({"python": platform.python_version()} if settings.source == "stdlib" else {})
+
+
+def pinned(settings: DataSettings) -> DataSettings:
+    """The same settings with the commit of a hub dataset as their revision; of any other source, the settings.
+
+    Asked once, before anything is read: then what is read, and what the fingerprint names, is one commit, whatever
+    is uploaded meanwhile. For reading only: the plan's settings keep the revision that the user wrote.
+    """
+    if settings.dataset is None or is_local(settings):
+        return settings
+    return settings.model_copy(update={"revision": tables.resolve_revision(settings.dataset, settings.revision)})
 
 
 def expected_documents(settings: DataSettings) -> int | None:
@@ -122,15 +148,19 @@ def _read_text_files(settings: DataSettings) -> Iterator[Document | Unreadable]:
 
 def _read_rows(settings: DataSettings) -> Iterator[tuple[str, Any]]:
     columns = [settings.messages_column or settings.text_column]
+    optional = [TOOLS_COLUMN] if settings.messages_column else []
     if settings.source == "hub" and settings.dataset is not None:
         yield from tables.read_dataset(
-            settings.dataset, settings.subset, settings.dataset_split, settings.revision, columns
+            settings.dataset, settings.subset, settings.dataset_split, settings.revision, columns, optional
         )
         return
-    read: Callable[[Path, list[str]], Iterator[dict[str, Any] | str | None]]
-    read = tables.read_parquet if settings.source == "parquet" else _read_json_lines
+    rows: Iterator[dict[str, Any] | str | None]
     for name, path in source_files(settings).items():
-        for number, row in enumerate(read(path, columns), start=1):
+        if settings.source == "parquet":
+            rows = tables.read_parquet(path, columns, optional)
+        else:
+            rows = _read_json_lines(path, columns + optional)
+        for number, row in enumerate(rows, start=1):
             if row is not None:
                 yield f"{name}:{number}", row
 
@@ -166,24 +196,11 @@ def _from_row(key: str, row: dict[str, Any] | str, settings: DataSettings) -> Do
     value = row[column]
     if settings.messages_column is None:
         return Document(key, value) if isinstance(value, str) else Unreadable(key, f"column {column!r} is not a string")
-    messages = _as_messages(value)
-    if messages is None:
-        return Unreadable(key, f"column {column!r} is not a list of messages with a role and a content")
-    return Document(key, "", messages)
-
-
-def _as_messages(value: Any) -> tuple[Message, ...] | None:
-    if not isinstance(value, list):
-        return None
-    messages = []
-    for entry in value:
-        if not isinstance(entry, dict):
-            return None
-        role, content = entry.get("role"), entry.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
-            return None
-        messages.append({"role": role, "content": content})
-    return tuple(messages)
+    messages = as_messages(value)
+    if isinstance(messages, str):
+        return Unreadable(key, f"column {column!r} {messages}")
+    tools = as_tools(row.get(TOOLS_COLUMN))
+    return Document(key, "", messages, tools or None, unused=() if tools is not None else (TOOLS_COLUMN,))
 
 
 def _count_lines(path: Path) -> int:

@@ -8,19 +8,19 @@ import numpy as np
 
 from pipeline.console import Progress, warn_once
 from pipeline.data.documents import Document, TokenizedDocument, Unreadable, expected_documents, read_documents
-from pipeline.data.packing import Mode, PackedRows, pack
+from pipeline.data.packing import Mode, pack
 from pipeline.data.report import DataReport, SplitCounts
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.splits import is_held_out, split_documents
+from pipeline.data.texts import GROUP_CHARACTERS
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.validation import fault_in_ids, usable_documents
 from pipeline.errors import ConfigError
 from pipeline.pause import PauseRequest
 
-_BATCH_CHARACTERS = 2**21  # enough to keep every core busy, little enough to show progress
 _DROPPED_SHARE_WORTH_SAYING = 0.1
-_UNKNOWN_SHARE_WORTH_SAYING = 0.01
+_LOST_SHARE_WORTH_SAYING = 0.01
 
 
 def prepare_sequences(
@@ -37,10 +37,14 @@ def prepare_sequences(
         raise ConfigError(_nothing_usable(settings, report))
     report.document_tokens = _lengths(documents)
     parts = split_documents(documents, settings.validation_fraction, settings.seed, tokenizer.end_of_text_id)
-    train, validation = (pack(part, settings.sequence_length, packing, tokenizer.end_of_text_id) for part in parts)
-    report.train, report.validation = _counts(parts[0], train), _counts(parts[1], validation)
-    sequences = _join(train, validation)
-    report.padding_share = (train.num_padding + validation.num_padding) / sequences.input_ids.size
+    documents.clear()  # packing frees each document as it is placed
+    report.train, report.validation = (_counts(part) for part in parts)
+    rows, num_rows, num_padding = pack(parts, settings.sequence_length, packing, tokenizer.end_of_text_id)
+    split = np.repeat(np.array([TRAIN, VALIDATION], np.uint8), num_rows)
+    sequences = Sequences(rows.input_ids, rows.loss_mask, rows.document_starts, split, rows.num_bytes)
+    for counts, mask_ST in zip((report.train, report.validation), np.split(rows.loss_mask, num_rows[:1]), strict=True):
+        counts.sequences, counts.scored_positions = len(mask_ST), int(np.count_nonzero(mask_ST))
+    report.padding_share = num_padding / rows.input_ids.size if rows.input_ids.size else 0.0
     _say_what_is_odd(report)
     _require_scored(report)
     return sequences, report
@@ -54,13 +58,13 @@ def _tokenized_documents(
     total = settings.max_tokens if settings.max_tokens is not None else expected_documents(settings) or 0
     train_tokens = 0
     with Progress("tokenising", total, "training tokens" if by_tokens else "documents") as progress:
-        for document, encoded in _encoded(settings, tokenizer, report, pause):
+        for document, encoded in _encoded(settings, tokenizer, report, progress, pause):
             reason = encoded.reason if isinstance(encoded, Unreadable) else fault_in_ids(encoded, tokenizer.vocab_size)
             if reason is not None:
                 report.drop(document.key, reason)
                 continue
             assert isinstance(encoded, TokenizedDocument)
-            report.keep(document, encoded, tokenizer.unknown_id)
+            report.keep(document, encoded)
             yield encoded
             added = 0 if is_held_out(document.key, settings.validation_fraction) else len(encoded.ids)
             train_tokens += added
@@ -70,12 +74,21 @@ def _tokenized_documents(
 
 
 def _encoded(
-    settings: DataSettings, tokenizer: Tokenizer, report: DataReport, pause: PauseRequest | None
+    settings: DataSettings, tokenizer: Tokenizer, report: DataReport, progress: Progress, pause: PauseRequest | None
 ) -> Iterator[tuple[Document, TokenizedDocument | Unreadable]]:
-    for batch in _batches(usable_documents(read_documents(settings), settings, report)):
+    num_characters = 0
+
+    def after_each_group(count: int) -> None:
+        """Between two calls of the tokenizer, in the middle of a long document too."""
+        nonlocal num_characters
+        num_characters += count
+        progress.advance(0, note=f"{num_characters / 1e6:,.0f} million characters")
         if pause is not None:
             pause.check()
-        yield from zip(batch, tokenizer.encode(batch), strict=True)
+
+    for batch in _batches(usable_documents(read_documents(settings), settings, report)):
+        after_each_group(0)
+        yield from zip(batch, tokenizer.encode(batch, done=after_each_group), strict=True)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -84,27 +97,15 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     for document in documents:
         batch.append(document)
         num_characters += document.num_characters
-        if num_characters >= _BATCH_CHARACTERS:
+        if num_characters >= GROUP_CHARACTERS:
             yield batch
             batch, num_characters = [], 0
     if batch:
         yield batch
 
 
-def _join(train: PackedRows, validation: PackedRows) -> Sequences:
-    num_train, num_validation = len(train.num_bytes), len(validation.num_bytes)
-    return Sequences(
-        np.concatenate((train.input_ids, validation.input_ids)),
-        np.concatenate((train.loss_mask, validation.loss_mask)),
-        np.concatenate((train.document_starts, validation.document_starts)),
-        np.repeat(np.array([TRAIN, VALIDATION], np.uint8), [num_train, num_validation]),
-        np.concatenate((train.num_bytes, validation.num_bytes)),
-    )
-
-
-def _counts(documents: list[TokenizedDocument], rows: PackedRows) -> SplitCounts:
-    num_tokens = sum(len(document.ids) for document in documents)
-    return SplitCounts(len(documents), num_tokens, len(rows.num_bytes), int(np.count_nonzero(rows.loss_mask)))
+def _counts(documents: list[TokenizedDocument]) -> SplitCounts:
+    return SplitCounts(len(documents), sum(len(document.ids) for document in documents))
 
 
 def _lengths(documents: list[TokenizedDocument]) -> dict[str, int]:
@@ -119,10 +120,22 @@ def _say_what_is_odd(report: DataReport) -> None:
     if dropped > _DROPPED_SHARE_WORTH_SAYING * read:
         reasons = "\n".join(report.dropped_lines())
         warn_once(f"{dropped:,} of {read:,} documents ({dropped / read:.0%}) are dropped:\n{reasons}")
-    if report.unknown_share > _UNKNOWN_SHARE_WORTH_SAYING:
+    if report.unknown_share > _LOST_SHARE_WORTH_SAYING:
         warn_once(
             f"{report.unknown_share:.1%} of the tokens are the unknown token: the tokenizer cannot spell this text"
         )
+    if report.uncovered_share > _LOST_SHARE_WORTH_SAYING:
+        warn_once(
+            f"{report.uncovered_share:.1%} of the characters are lost: no token of this tokenizer spells them, and it "
+            "has no unknown token to say so"
+        )
+    if report.num_control_ids:
+        warn_once(
+            f"{report.num_control_ids:,} control tokens that the text spells became the control tokens themselves; "
+            "the teacher takes them for the end or the frame of a text. Clean the text if it only speaks of them."
+        )
+    for name, count in sorted(report.unused_columns.items()):
+        warn_once(f"column {name!r} of {count:,} chats is not used: it is not a list of JSON objects")
 
 
 def _nothing_usable(settings: DataSettings, report: DataReport) -> str:

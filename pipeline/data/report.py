@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.data.documents import Document, TokenizedDocument
+import numpy as np
+
+from pipeline.data.documents import TOOLS_COLUMN, Document, TokenizedDocument
+from pipeline.data.messages import other_fields
 from pipeline.errors import DamagedDataError
 
 _NUM_EXAMPLES = 5
@@ -41,11 +45,17 @@ class DataReport:
 
     documents_read: int = 0
     documents_kept: int = 0
+    num_chats: int = 0  # of the documents kept
     dropped: dict[str, Dropped] = field(default_factory=dict)  # reason -> how many, and which
-    num_characters: int = 0  # of the documents kept
+    num_characters: int = 0  # of the documents kept; of chats, as the chat template renders them
     num_bytes: int = 0  # UTF-8 bytes of the same
     num_tokens: int = 0  # end-of-text included
     num_unknown_tokens: int = 0
+    num_uncovered_characters: int = 0  # that no token spells, white space apart
+    num_control_spelled: int = 0  # control tokens that texts and messages spell
+    num_control_ids: int = 0  # of these, how many became the control token itself
+    message_fields: dict[str, int] = field(default_factory=dict)  # beside role and content -> messages that have it
+    unused_columns: dict[str, int] = field(default_factory=dict)  # columns no template can be given -> chats with one
     document_tokens: dict[str, int] = field(default_factory=dict)  # quantiles of a document's length: min, p25, ...
     train: SplitCounts = field(default_factory=SplitCounts)
     validation: SplitCounts = field(default_factory=SplitCounts)
@@ -57,22 +67,35 @@ class DataReport:
         return sum(dropped.count for dropped in self.dropped.values())
 
     @property
+    def documents_beyond(self) -> int:
+        """How many documents were read and not needed, because there were tokens enough."""
+        return self.documents_read - self.documents_kept - self.documents_dropped
+
+    @property
     def unknown_share(self) -> float:
         """Share of tokens the vocabulary has no spelling for."""
         return self.num_unknown_tokens / self.num_tokens if self.num_tokens else 0.0
+
+    @property
+    def uncovered_share(self) -> float:
+        """Share of the characters that no token spells."""
+        return self.num_uncovered_characters / self.num_characters if self.num_characters else 0.0
 
     def drop(self, key: str, reason: str) -> None:
         """Count a document that is left out."""
         self.dropped.setdefault(reason, Dropped()).add(key)
 
-    def keep(self, document: Document, encoded: TokenizedDocument, unknown_id: int | None) -> None:
+    def keep(self, document: Document, encoded: TokenizedDocument) -> None:
         """Count a document that is used."""
         self.documents_kept += 1
-        self.num_characters += document.num_characters
-        self.num_bytes += int(encoded.num_bytes.sum())
+        self.num_chats += document.messages is not None
+        self.num_bytes += int(encoded.num_bytes.sum(dtype=np.int64))
         self.num_tokens += len(encoded.ids)
-        if unknown_id is not None:
-            self.num_unknown_tokens += int((encoded.ids == unknown_id).sum())
+        for name, count in asdict(encoded.findings).items():
+            setattr(self, name, getattr(self, name) + count)
+        names = [name for message in document.messages or () for name in other_fields(message)]
+        _count(self.message_fields, [*names, *([TOOLS_COLUMN] if document.tools else [])])
+        _count(self.unused_columns, document.unused)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -100,19 +123,49 @@ class DataReport:
     def summary_lines(self) -> list[str]:
         """The report for people, a few lines."""
         dropped = f"{self.documents_dropped:,} dropped"
+        if self.documents_beyond:
+            dropped += f", {self.documents_beyond:,} beyond data.max_tokens"
+        what = "chats, as the template renders them" if self.num_chats else "text"
         lines = [
             f"{self.documents_read:,} documents read, {self.documents_kept:,} kept, {dropped}",
             *self.dropped_lines(),
-            f"text: {self.num_characters:,} characters, {self.num_bytes:,} bytes, {self.num_tokens:,} tokens",
+            f"{what}: {self.num_characters:,} characters, {self.num_bytes:,} bytes, {self.num_tokens:,} tokens",
         ]
         if self.document_tokens:
             lengths = ", ".join(f"{name} {value:,}" for name, value in self.document_tokens.items())
             lines.append(f"tokens a document: {lengths}")
         if self.num_unknown_tokens:
             lines.append(f"unknown tokens: {self.unknown_share:.2%}")
+        lines += self.odd_lines()
         for name, split in (("train", self.train), ("validation", self.validation)):
             lines.append(
                 f"{name}: {split.documents:,} documents, {split.tokens:,} tokens, {split.sequences:,} sequences, "
                 f"{split.scored_positions:,} scored positions"
             )
         return [*lines, f"padding: {self.padding_share:.2%} of all ids"]
+
+    def odd_lines(self) -> list[str]:
+        """One line for each thing that is not kept, or kept in another way than it may seem."""
+        lines = []
+        if self.num_uncovered_characters:
+            lines.append(
+                f"characters that no token spells: {self.num_uncovered_characters:,} ({self.uncovered_share:.2%})"
+            )
+        if self.num_control_spelled or self.num_control_ids:
+            lines.append(
+                f"control tokens spelled in the text: {self.num_control_spelled:,}; "
+                f"{self.num_control_ids:,} became the control token, the others are text like any other"
+            )
+        if self.message_fields:
+            names = ", ".join(f"{name} ({count:,})" for name, count in sorted(self.message_fields.items()))
+            lines.append(f"given to the chat template beside roles and contents: {names}")
+        lines += [
+            f"not used: column {name!r} of {count:,} chats, which is not a list of JSON objects"
+            for name, count in sorted(self.unused_columns.items())
+        ]
+        return lines
+
+
+def _count(counts: dict[str, int], names: Iterable[str]) -> None:
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1

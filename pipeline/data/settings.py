@@ -16,11 +16,11 @@ class DataSettings(Section):
     """Where the text comes from, and how it becomes sequences."""
 
     source: Source = identity(doc="stdlib (the running interpreter's own source), text, jsonl, parquet or hub")
-    path: str | None = free(None, "a file, a folder or a glob pattern, for text, jsonl and parquet")
+    path: str | None = free(None, "a file, a folder or a glob pattern, for text, jsonl and parquet", min_length=1)
     dataset: str | None = identity(None, "hub: dataset id, such as HuggingFaceTB/smollm-corpus")
     subset: str | None = identity(None, "hub: name of the subset (its config)")
     dataset_split: str = identity("train", "hub: which split of the dataset to read")
-    revision: str | None = identity(None, "hub: commit or tag; the resolved commit enters the plan")
+    revision: str | None = free(None, "hub: commit or tag; what it stands for enters the plan")
     text_column: str = identity("text", "column that holds the text")
     messages_column: str | None = identity(None, "column that holds chat messages; loss on the assistant's tokens only")
     sequence_length: int = identity(512, "T: positions a sequence", ge=2)
@@ -30,7 +30,7 @@ class DataSettings(Section):
     max_tokens: int | None = identity(None, "keep whole documents until this many training tokens", ge=1)
     min_characters: int = identity(1, "shorter documents are dropped, and counted", ge=1)
     drop_duplicates: bool = identity(True, "drop documents whose text was seen before, and count them")
-    seed: int = identity(0, "order of the documents before packing", ge=0)
+    seed: int = identity(0, "order of the documents before packing", ge=0, lt=2**63)
 
     @pydantic.model_validator(mode="after")
     def _source_has_its_place(self) -> Self:

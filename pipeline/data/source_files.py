@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sysconfig
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 
 from pipeline.data.settings import DataSettings
@@ -39,13 +39,26 @@ def source_files(settings: DataSettings) -> dict[str, Path]:
 
 
 def _files_below(folder: Path, suffixes: tuple[str, ...], without: frozenset[str] = frozenset()) -> dict[str, Path]:
+    """Each file below a folder, links to folders followed.
+
+    A folder is walked once: one that lies there itself under its own name, before any link to it. So a link to a
+    folder above it ends, and no text is read twice.
+    """
     found: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in without]
-        wanted = [name for name in names if name.endswith(suffixes) and not name.startswith(".")]
-        found |= {
-            path.relative_to(folder).as_posix(): path for name in wanted if (path := Path(parent, name)).is_file()
-        }
+    seen: set[Path] = set()
+    waiting = deque([folder])
+    while waiting:
+        for parent, folders, names in os.walk(waiting.popleft()):
+            place = Path(parent).resolve()
+            if place in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in without)
+            waiting.extend(path for name in folders if (path := Path(parent, name)).is_symlink())
+            wanted = [name for name in names if name.endswith(suffixes) and not name.startswith(".")]
+            paths = (Path(parent, name) for name in wanted)
+            found |= {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
     return dict(sorted(found.items()))
 
 

@@ -68,9 +68,12 @@ def cut_in_two(
         f"{document.key} (beginning)",
         np.append(document.ids[:place], np.uint32(end_of_text_id)),
         np.append(document.scored[:place], False),
-        np.append(document.num_bytes[:place], 0),
+        np.append(document.num_bytes[:place], document.num_bytes.dtype.type(0)),
     )
-    end = TokenizedDocument(
-        f"{document.key} (end)", document.ids[place:], document.scored[place:], document.num_bytes[place:]
+    end = TokenizedDocument(  # copied: a view would keep all of the document in memory
+        f"{document.key} (end)",
+        document.ids[place:].copy(),
+        document.scored[place:].copy(),
+        document.num_bytes[place:].copy(),
     )
     return beginning, end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ _RETRY = (
 Row = dict[str, Any]
 
 
-def read_parquet(path: Path, columns: list[str]) -> Iterator[Row | str]:
-    """The rows of one file, only the columns asked for; in place of a row that does not decode, the reason."""
+def read_parquet(path: Path, columns: list[str], optional: Sequence[str] = ()) -> Iterator[Row | str]:
+    """The rows of one file, only the columns asked for; in place of a row that does not decode, the reason.
+
+    Columns that are `optional` are read where there are any.
+    """
     with _open_parquet(path) as file:
         _require_columns(str(path), file.schema_arrow.names, columns)
         try:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+            there = [*columns, *(name for name in optional if name in file.schema_arrow.names)]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=there):
                 yield from _decoded_rows(batch)
         except (pa.ArrowException, OSError) as error:
             raise ConfigError(
@@ -41,7 +45,12 @@ def count_parquet_rows(path: Path) -> int:
 
 
 def read_dataset(
-    dataset: str, subset: str | None, split: str, revision: str | None, columns: list[str]
+    dataset: str,
+    subset: str | None,
+    split: str,
+    revision: str | None,
+    columns: list[str],
+    optional: Sequence[str] = (),
 ) -> Iterator[tuple[str, Row]]:
     """Key and row of a hub dataset, or of a local folder laid out as one; streamed, so that a limit saves downloads."""
     rows = _open_dataset(dataset, subset, split, revision)
@@ -49,11 +58,14 @@ def read_dataset(
     try:
         if rows.column_names is not None:
             _require_columns(f"dataset {dataset}", rows.column_names, columns)
-            rows = rows.select_columns(columns)
+            rows = rows.select_columns([*columns, *(name for name in optional if name in rows.column_names)])
         for number, row in enumerate(rows, start=1):
             if number == 1:  # older versions do not know the columns of a stream before its first row
                 _require_columns(f"dataset {dataset}", list(row), columns)
-            yield f"{split}:{number}", {name: row[name] for name in columns if name in row}
+            yield (
+                f"{split}:{number}",
+                _without_nulls({name: row[name] for name in (*columns, *optional) if name in row}),
+            )
     except ConfigError:
         raise
     except Exception as error:  # arrow, JSON, network: each format and protocol below has its own errors
@@ -110,11 +122,22 @@ def _open_parquet(path: Path) -> Any:
 
 def _decoded_rows(batch: Any) -> list[Row | str]:
     try:
-        return list(batch.to_pylist())
+        return [_without_nulls(row) for row in batch.to_pylist()]
     except UnicodeDecodeError:
         if batch.num_rows == 1:
             return ["not valid UTF-8"]
         return [row for number in range(batch.num_rows) for row in _decoded_rows(batch.slice(number, 1))]
+
+
+def _without_nulls(row: Row) -> Row:
+    """The row, and inside its columns no field that is null: tables give every object the fields of all of them."""
+    return {name: _without_null_fields(value) for name, value in row.items()}
+
+
+def _without_null_fields(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_null_fields(part) for name, part in value.items() if part is not None}
+    return [_without_null_fields(part) for part in value] if isinstance(value, list) else value
 
 
 def _require_columns(where: str, found: list[str], wanted: list[str]) -> None:

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import transformers
 from numpy.typing import NDArray
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from pipeline.data.byte_lengths import bytes_of_ids, bytes_of_spans
-from pipeline.data.chat import Span, marks_generation, spans_by_prefixes, tokens_in_spans
-from pipeline.data.documents import Document, Message, TokenizedDocument, Unreadable
+from pipeline.data.byte_lengths import bytes_of_ids, bytes_of_spans, count_uncovered, narrowed, spans_of
+from pipeline.data.chat import Span, tokens_in_spans
+from pipeline.data.chat_template import ChatTemplate, first_line
+from pipeline.data.control_tokens import ControlTokens
+from pipeline.data.documents import Document, Findings, TokenizedDocument, Unreadable
+from pipeline.data.texts import Done, TextEncoder
 from pipeline.errors import ConfigError
 from pipeline.files import canonical_json
 
@@ -55,7 +57,17 @@ class Tokenizer:
         self.unknown_id: int | None = fast.unk_token_id
         self.vocab_size = max(self._vocabulary.values()) + 1
         self._start_ids = self._ids_before_text()
-        self._bytes_of_ids = self._table_of_bytes()
+        self._control = ControlTokens(self._backend, self.vocab_size, self.unknown_id, self.end_of_text_id)
+        self._template = ChatTemplate(fast, name, render_jinja_template)
+        self._texts = TextEncoder(
+            self._encode_batch,
+            self._table_of_bytes(),
+            self._control,
+            self._start_ids,
+            self.end_of_text_id,
+            self.unknown_id,
+            self._adds_space(),
+        )
 
     @classmethod
     def load(cls, reference: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
@@ -68,10 +80,18 @@ class Tokenizer:
             raise ConfigError(_explain(reference, error)) from error
         return cls(fast, str(reference))
 
-    def encode(self, documents: Sequence[Document]) -> list[TokenizedDocument | Unreadable]:
-        """Each document as ids, or the reason why not, in the order given."""
-        texts = iter(self._encode_texts([document for document in documents if document.messages is None]))
-        chats = iter(self._encode_chats([document for document in documents if document.messages is not None]))
+    def encode(
+        self, documents: Sequence[Document], read_control_tokens: bool = False, done: Done = lambda num_characters: None
+    ) -> list[TokenizedDocument | Unreadable]:
+        """Each document as ids, or the reason why not, in the order given.
+
+        A control token that a text spells ("<|endoftext|>" in a page about tokenizers) is encoded as the characters it
+        is, unless `read_control_tokens`; in a chat it cannot be told from the template's own. `done` hears the number
+        of characters encoded, now and then; what it raises stops the work.
+        """
+        plain = [document for document in documents if document.messages is None]
+        texts = iter(self._texts.encode(plain, read_control_tokens, done))
+        chats = iter(self._encode_chats([document for document in documents if document.messages is not None], done))
         return [next(texts if document.messages is None else chats) for document in documents]
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
@@ -96,88 +116,58 @@ class Tokenizer:
             "chat_template_sha256": None if template is None else _sha256(template),
         }
 
-    # -------------------------------------------------------------- texts
-
-    def _encode_texts(self, documents: list[Document]) -> list[TokenizedDocument | Unreadable]:
-        texts = [document.text for document in documents]
-        if self._bytes_of_ids is None:
-            return [self._by_spans(*pair) for pair in zip(documents, self._encode_batch(texts), strict=True)]
-        fast = self._backend.encode_batch_fast(texts, add_special_tokens=False)  # without offsets: twice as fast
-        return [self._by_table(*pair) for pair in zip(documents, fast, strict=True)]
-
-    def _by_table(self, document: Document, encoding: Any) -> TokenizedDocument | Unreadable:
-        assert self._bytes_of_ids is not None
-        num_bytes = self._bytes_of_ids[np.array(encoding.ids, np.uint32)]
-        if int(num_bytes.sum()) != len(document.text.encode()):  # a normaliser changed the text
-            return self._by_spans(document, self._encode_batch([document.text])[0])
-        return self._finish_text(document, encoding.ids, num_bytes)
-
-    def _by_spans(self, document: Document, encoding: Any) -> TokenizedDocument | Unreadable:
-        _, ends = _spans(encoding)
-        return self._finish_text(document, encoding.ids, bytes_of_spans(document.text, ends))
-
-    def _finish_text(
-        self, document: Document, ids: list[int], num_bytes: NDArray[np.int64]
-    ) -> TokenizedDocument | Unreadable:
-        """Add the ids before a text, which are not scored, and the end-of-text id, which is: it gets the bytes left."""
-        if not ids:
-            return Unreadable(document.key, "encodes to no token")
-        start = len(self._start_ids)
-        whole = np.array([*self._start_ids, *ids, self.end_of_text_id], np.uint32)
-        scored = np.ones(len(whole), np.bool_)
-        scored[:start] = False
-        added = np.zeros(len(whole), np.int64)
-        added[start:-1] = num_bytes
-        added[-1] = len(document.text.encode()) - int(num_bytes.sum())
-        return TokenizedDocument(document.key, whole, scored, added)
-
     # -------------------------------------------------------------- chats
 
-    def _encode_chats(self, documents: list[Document]) -> list[TokenizedDocument | Unreadable]:
-        rendered = [self._render_chat(document) for document in documents]
-        encodings = iter(self._encode_batch([chat[0] for chat in rendered if not isinstance(chat, Unreadable)]))
+    def _encode_chats(self, documents: list[Document], done: Done) -> list[TokenizedDocument | Unreadable]:
+        rendered = [self._template.render(document) for document in documents]
+        texts = [chat[0] for chat in rendered if not isinstance(chat, Unreadable)]
+        encodings = iter(self._encode_batch(texts))
+        done(sum(len(text) for text in texts))
         return [
-            chat if isinstance(chat, Unreadable) else self._finish_chat(document.key, *chat, next(encodings))
+            chat if isinstance(chat, Unreadable) else self._finish_chat(document, *chat, next(encodings))
             for document, chat in zip(documents, rendered, strict=True)
         ]
 
-    def _finish_chat(self, key: str, text: str, spans: list[Span], encoding: Any) -> TokenizedDocument | Unreadable:
-        starts, ends = _spans(encoding)
+    def _finish_chat(
+        self, document: Document, text: str, spans: list[Span], encoding: Any
+    ) -> TokenizedDocument | Unreadable:
+        starts, ends = spans_of(encoding)
         scored = tokens_in_spans(len(text), spans, starts, ends)
         if not scored.any():
-            return Unreadable(key, "the assistant says nothing")
+            return Unreadable(document.key, "the assistant says nothing")
         ids = np.array([*encoding.ids, self.end_of_text_id], np.uint32)
-        return TokenizedDocument(key, ids, np.append(scored, False), np.append(bytes_of_spans(text, ends), 0))
+        num_bytes = narrowed(np.append(bytes_of_spans(text, ends), 0))
+        findings = self._findings_of_chat(document, text, ids[:-1])
+        findings.num_uncovered_characters = count_uncovered(text, starts, ends)
+        return TokenizedDocument(document.key, ids, np.append(scored, False), num_bytes, findings)
 
-    def _render_chat(self, document: Document) -> tuple[str, list[Span]] | Unreadable:
-        if self._fast.chat_template is None:
-            raise ConfigError(
-                f"tokenizer {self.name}: has no chat template, and data.messages_column asks for chats. Use the "
-                "tokenizer of a chat model, add a chat_template.jinja to its folder, or set data.text_column."
-            )
-        messages = document.messages or ()
-        try:
-            if marks_generation(self._fast.get_chat_template()):
-                return self._render(messages, False, mark=True)
-            found = spans_by_prefixes(messages, lambda part, prompt: self._render(part, prompt)[0])
-        except (jinja2.TemplateError, TypeError) as error:
-            return Unreadable(document.key, f"the chat template refuses it: {_first_line(error)}")
-        return found or Unreadable(document.key, "the chat template does not show what the assistant wrote")
-
-    def _render(self, messages: Sequence[Message], prompt: bool, mark: bool = False) -> tuple[str, list[Span]]:
-        texts, spans = render_jinja_template(
-            conversations=[list(messages)],
-            chat_template=self._fast.get_chat_template(),
-            return_assistant_tokens_mask=mark,
-            add_generation_prompt=prompt,
-            **self._fast.special_tokens_map,
-        )
-        return texts[0], [(start, end) for start, end in spans[0]] if mark else []
+    def _findings_of_chat(self, document: Document, text: str, ids: NDArray[np.uint32]) -> Findings:
+        """Of a chat the template's control tokens are control tokens; so are those that a message spells."""
+        spelled = self._control.count_spelled(document.content)
+        findings = Findings(len(text), num_control_spelled=spelled, num_control_ids=spelled)
+        if self.unknown_id is not None:  # where the unknown token is the end-of-text one, templates write it on purpose
+            written = text.count(self._backend.id_to_token(self.unknown_id))
+            findings.num_unknown_tokens = max(0, int(np.count_nonzero(ids == self.unknown_id)) - written)
+        return findings
 
     # -------------------------------------------------------------- what is found out once
 
-    def _encode_batch(self, texts: list[str]) -> list[Any]:
-        return list(self._backend.encode_batch(texts, add_special_tokens=False))
+    def _encode_batch(self, texts: list[str], read_control_tokens: bool = True, spans: bool = True) -> list[Any]:
+        """One encoding a text; without spans it is twice as fast."""
+        self._backend.encode_special_tokens = not read_control_tokens
+        encode = self._backend.encode_batch if spans else self._backend.encode_batch_fast
+        try:
+            return list(encode(texts, add_special_tokens=False))
+        except Exception as error:  # the library has no kind of its own: a word that no token spells, without unknown
+            raise ConfigError(
+                f"tokenizer {self.name}: cannot encode this text: {first_line(error)} Use a tokenizer with an unknown "
+                "token, or one that falls back to bytes."
+            ) from error
+
+    def _adds_space(self) -> bool:
+        """Whether a piece is to be given without the space before it, because the tokenizer puts one there itself."""
+        whole, first, rest, spaced = (encoding.ids for encoding in self._encode_batch(["a b", "a", "b", " b"]))
+        return bool(whole == first + rest != first + spaced)
 
     def _ids_before_text(self) -> list[int]:
         """The begin-of-text id, if this tokenizer puts one before every text."""
@@ -220,21 +210,12 @@ def tokenizer_differences(before: dict[str, Any], after: dict[str, Any]) -> list
     ]
 
 
-def _spans(encoding: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-    return offsets[:, 0], offsets[:, 1]
-
-
 def _sha256(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _explain(reference: str | Path, error: Exception) -> str:
-    reason = _first_line(error)
+    reason = first_line(error)
     folder = Path(reference)
     if folder.is_dir():
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"

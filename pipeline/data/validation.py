@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 
 from pipeline.data.documents import Document, TokenizedDocument, Unreadable
+from pipeline.data.pieces import cut_text
 from pipeline.data.report import DataReport
 from pipeline.data.settings import DataSettings
-from pipeline.files import canonical_json
 
 _DIGEST_BYTES = 16
 
@@ -35,23 +36,29 @@ def fault_in_ids(document: TokenizedDocument, vocab_size: int) -> str | None:
 
 def _fault(document: Document, settings: DataSettings, seen: set[bytes]) -> str | None:
     text = document.content
-    if not text.strip():
+    if not text or text.isspace():
         return "empty"
     if len(text) < settings.min_characters:
         return f"shorter than {settings.min_characters} characters"
     if document.messages is not None and all(message["role"] != "assistant" for message in document.messages):
         return "without a message of the assistant"
     try:
-        text.encode()
+        digest = _digest(document)
     except UnicodeEncodeError:
         return "not valid Unicode (a lone surrogate)"
-    return _duplicate(document, seen) if settings.drop_duplicates else None
-
-
-def _duplicate(document: Document, seen: set[bytes]) -> str | None:
-    content = document.text.encode() if document.messages is None else canonical_json(list(document.messages))
-    digest = hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
-    if digest in seen:
+    if settings.drop_duplicates and digest in seen:
         return "duplicate"
     seen.add(digest)
     return None
+
+
+def _digest(document: Document) -> bytes:
+    """Of the text, or of the messages with all their fields and the tools; UnicodeEncodeError where it has none."""
+    whole = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    text = document.text
+    if document.messages is not None:
+        chat = [list(document.messages), list(document.tools or ())]
+        text = json.dumps(chat, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    for start, end in cut_text(text):
+        whole.update(text[start:end].encode())
+    return whole.digest()

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,14 +16,14 @@ import torch
 from pipeline.cache import Records, TeacherCache
 from pipeline.data.sequences import Sequences
 from pipeline.distill.order import DataOrder
-from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.record_tensors import HostRecords, RecordTensors, on_host, to_device
 
-_READ_AHEAD = 4
+READ_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch: B sequences of T positions, N = B·T."""
+    """One micro-batch: B sequences of T positions, N = B·T, n of them scored."""
 
     input_ids_BT: torch.Tensor  # int64
     position_ids_BT: torch.Tensor  # int64, restarting at each document
@@ -30,33 +31,85 @@ class Batch:
     weights_N: torch.Tensor  # float32, 0 where the label is masked
     records: RecordTensors | None  # None: labels only
     num_scored: int
+    scored_n: torch.Tensor | None  # int64, which positions are scored; None: all of them
+
+    def scored(self, hidden_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, RecordTensors | None]:
+        """Hidden states, labels and records of the scored positions alone."""
+        rows = self.scored_n
+        if rows is None:
+            return hidden_ND, self.labels_N, self.records
+        return hidden_ND[rows], self.labels_N[rows], None if self.records is None else self.records.rows(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class HostBatch:
+    """The same as it waits in host memory."""
+
+    input_ids: torch.Tensor  # int64 [B, T+1]
+    position_ids_BT: torch.Tensor
+    weights_N: torch.Tensor
+    scored_n: torch.Tensor | None
+    records: HostRecords | None
+    num_scored: int
+
+    @classmethod
+    def of(cls, sequences: Sequences, records: Records | None, pinned: bool = False) -> Self:
+        """From sequences, and what the teacher said of their positions."""
+        mask_N = sequences.loss_mask.reshape(-1)
+        return cls(
+            input_ids=on_host(sequences.input_ids.astype(np.int64), pinned),
+            position_ids_BT=on_host(sequences.position_ids(slice(None)), pinned),
+            weights_N=on_host(mask_N.astype(np.float32), pinned),
+            # Found here, because asking a card which weights are not zero makes it wait.
+            scored_n=None if mask_N.all() else on_host(np.flatnonzero(mask_N), pinned),
+            records=None if records is None else HostRecords.from_records(records, pinned),
+            num_scored=int(mask_N.sum()),
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """On the device where the student learns from it."""
+        input_ids = to_device(self.input_ids, device)
+        return Batch(
+            input_ids_BT=input_ids[:, :-1],
+            position_ids_BT=to_device(self.position_ids_BT, device),
+            labels_N=input_ids[:, 1:].reshape(-1),
+            weights_N=to_device(self.weights_N, device),
+            records=None if self.records is None else RecordTensors.from_host(self.records, device),
+            num_scored=self.num_scored,
+            scored_n=None if self.scored_n is None else to_device(self.scored_n, device),
+        )
 
 
 def load_batch(cache: TeacherCache, indices: np.ndarray, device: torch.device, with_records: bool) -> Batch:
     """Read sequences, and the teacher's records where they are wanted, on to a device."""
-    if with_records:
-        return make_batch(*cache.read(indices), device)
-    return make_batch(cache.sequences.select(indices), None, device)
+    return _read(cache, indices, with_records, pinned=False).to(device)
 
 
 def make_batch(sequences: Sequences, records: Records | None, device: torch.device) -> Batch:
     """Put sequences, and what the teacher said of their positions, on a device."""
-    input_ids = torch.from_numpy(sequences.input_ids.astype(np.int64))
-    return Batch(
-        input_ids_BT=input_ids[:, :-1].to(device),
-        position_ids_BT=torch.from_numpy(sequences.position_ids(slice(None))).to(device),
-        labels_N=input_ids[:, 1:].reshape(-1).to(device),
-        weights_N=torch.from_numpy(sequences.loss_mask.reshape(-1).astype(np.float32)).to(device),
-        records=None if records is None else RecordTensors.from_records(records, device),
-        num_scored=int(sequences.loss_mask.sum()),
-    )
+    return HostBatch.of(sequences, records).to(device)
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatches:
+    """What one optimizer step learns from: iterate once; each micro-batch comes to the device as it is taken."""
+
+    step: int
+    num_scored: int
+    """scored positions of all its micro-batches"""
+    batches: Iterator[Batch]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches
 
 
 class BatchReader:
-    """Iterates over (step, micro-batches of that step), read ahead by one thread; counts the time spent waiting.
+    """Iterates over the steps; one thread reads their micro-batches ahead, and time spent waiting for it is counted.
 
     What a step trains on is `order.sequences_for_step(step)` cut into micro-batches: nothing here has a state that a
-    resume would have to restore.
+    resume would have to restore. Memory is bounded whatever the accumulation: at most READ_AHEAD + 1 micro-batches wait
+    on the host (with K = 256, about 2.3 kB a position), pinned where the device is a card; on the device is the one
+    that is learned from, and for a moment the one that follows it.
     """
 
     def __init__(
@@ -73,38 +126,54 @@ class BatchReader:
         # open files.
         self._cache, self._order, self._steps = copy.copy(cache), order, steps
         self._batch_size, self._device, self._with_records = batch_size, device, with_records
-        self._queue: queue.Queue[tuple[int, list[Batch]] | BaseException] = queue.Queue(maxsize=_READ_AHEAD)
+        self._queue: queue.Queue[tuple[int, HostBatch] | BaseException] = queue.Queue(maxsize=READ_AHEAD)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read_ahead, name="batch-reader", daemon=True)
 
-    def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
+    def __iter__(self) -> Iterator[StepBatches]:
         self._thread.start()
         try:
-            for _ in self._steps:
-                started = time.monotonic()
-                item = self._queue.get()
-                self.wait_seconds += time.monotonic() - started
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            for step in self._steps:
+                num_scored, first = self._take()
+                batches = self._batches_of_step(first)
+                yield StepBatches(step, num_scored, batches)
+                for _ in batches:  # what was not asked for must not be taken for the next step's
+                    pass
         finally:
             self._stopped.set()
             while self._thread.is_alive():
                 self._drain()
                 self._thread.join(timeout=0.05)
 
+    def _batches_of_step(self, first: HostBatch) -> Iterator[Batch]:
+        yield first.to(self._device)
+        for _ in range(1, -(-self._order.batch // self._batch_size)):
+            yield self._take()[1].to(self._device)
+
+    def _take(self) -> tuple[int, HostBatch]:
+        """The next micro-batch, with the number of scored positions of its whole step."""
+        started = time.monotonic()
+        item = self._queue.get()
+        self.wait_seconds += time.monotonic() - started
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
     def _read_ahead(self) -> None:
         try:
             for step in self._steps:
                 indices = self._order.sequences_for_step(step)
-                parts = [indices[i : i + self._batch_size] for i in range(0, len(indices), self._batch_size)]
-                self._put((step, [load_batch(self._cache, part, self._device, self._with_records) for part in parts]))
-                if self._stopped.is_set():
-                    return
+                num_scored = int(self._cache.sequences.loss_mask[indices].sum())
+                for start in range(0, len(indices), self._batch_size):
+                    part = indices[start : start + self._batch_size]
+                    pinned = self._device.type == "cuda"
+                    self._put((num_scored, _read(self._cache, part, self._with_records, pinned)))
+                    if self._stopped.is_set():
+                        return
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: tuple[int, list[Batch]] | BaseException) -> None:
+    def _put(self, item: tuple[int, HostBatch] | BaseException) -> None:
         while not self._stopped.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -115,3 +184,9 @@ class BatchReader:
     def _drain(self) -> None:
         while not self._queue.empty():
             self._queue.get_nowait()
+
+
+def _read(cache: TeacherCache, indices: np.ndarray, with_records: bool, pinned: bool) -> HostBatch:
+    if with_records:
+        return HostBatch.of(*cache.read(indices), pinned)
+    return HostBatch.of(cache.sequences.select(indices), None, pinned)

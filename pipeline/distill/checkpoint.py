@@ -101,20 +101,25 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def newest_checkpoint(
-    folders: Iterable[Path], is_wanted: Callable[[dict[str, Any]], bool] = lambda training: True
+    folders: Iterable[Path], is_wanted: Callable[[dict[str, Any]], bool] = lambda state: True
 ) -> Checkpoint | None:
     """The newest valid checkpoint below `folders`, at any depth; damaged ones are named and passed over.
 
-    `is_wanted` is asked about what identifies the training of each.
+    `is_wanted` is asked about the state of each.
     """
     committed = {path.parent for folder in folders if folder.is_dir() for path in folder.rglob(f"step-*/{_COMMIT}")}
     for candidate in sorted(committed, key=lambda path: path.name, reverse=True):
         try:
-            if is_wanted(files.read_json(candidate / _STATE).get("training") or {}):
+            if is_wanted(files.read_json(candidate / _STATE)):
                 return open_checkpoint(candidate)
         except (DamagedDataError, OSError) as error:
             warn_once(f"checkpoint passed over: {error}")
     return None
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is one checkpoint, whole or not, rather than one that holds some."""
+    return any((folder / name).is_file() for name in (_COMMIT, _STATE))
 
 
 def retire_checkpoints(folder: Path, step: int, best_step: int | None) -> None:

@@ -10,10 +10,28 @@ from pipeline import files
 from pipeline.console import warn_once
 from pipeline.data.tokenizer import Tokenizer, tokenizer_differences
 from pipeline.models.loading import save_model
+from pipeline.models.student import drop_padding_rows
+
+_PADDED = """
+## Ids that stand for nothing
+
+The tokenizer has {num_ids} ids, and this model has logits for more. They were never trained: set
+`logits[..., {num_ids}:]` to minus infinity before a softmax or a choice.
+"""
 
 
 def export_model(folder: Path, model: Any, tokenizer: Tokenizer, card: str) -> None:
-    """Replace `folder` by the model as it is now, its tokenizer and its card; readers see the old or the new."""
+    """Replace `folder` by the model as it is now, its tokenizer and its card; readers see the old or the new.
+
+    The model's vocabulary is cut to the tokenizer's ids, in place: export it last.
+    """
+    num_ids = tokenizer.vocab_size
+    if not drop_padding_rows(model, num_ids):
+        warn_once(
+            f"{folder}: the matrices of {model.config.model_type} models cannot be cut to the {num_ids:,} ids of the "
+            "tokenizer. The model gives probability to ids beyond them, which stand for nothing; its card says so."
+        )
+        card += _PADDED.format(num_ids=num_ids)
 
     def fill(staging: Path) -> None:
         save_model(model, staging)

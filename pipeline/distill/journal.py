@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline.config import differences
 from pipeline.console import say, warn_once
 from pipeline.distill.checkpoint import (
     Checkpoint,
+    is_checkpoint,
     newest_checkpoint,
     open_checkpoint,
     retire_checkpoints,
@@ -20,7 +22,9 @@ from pipeline.distill.checkpoint import (
 from pipeline.distill.learner import Learner, StepResult, load_weights, unique_tensors
 from pipeline.distill.metrics_log import MetricsLog
 from pipeline.distill.validation import Validation
-from pipeline.errors import ConfigError, DamagedDataError, IdentityError
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError, NumericsError
+
+MAX_SKIPPED_IN_A_ROW = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Journal:
         self.log = MetricsLog(folder)
         self.best: Best | None = None
         self._checkpoints = folder / "checkpoints"
+        self._places = [self._checkpoints]
         self._hash = training_hash(training)
 
     def find(self, roots: Iterable[Path]) -> Checkpoint | None:
@@ -63,7 +68,7 @@ class Journal:
                 + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
                 + str(self.folder.parent)
             )
-        elsewhere = newest_checkpoint(roots, lambda training: training_hash(training) == self._hash)
+        elsewhere = newest_checkpoint(roots, lambda state: state.get("training_hash") == self._hash)
         found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
         return max(found, key=lambda checkpoint: checkpoint.step, default=None)
 
@@ -73,6 +78,7 @@ class Journal:
             self.log.rewind(0, self.folder)
             return 0
         learner.load(checkpoint)
+        self._places.append(checkpoint.folder.parent)
         best = checkpoint.state["best"]
         self.best = None if best is None else Best(**best)
         self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
@@ -81,57 +87,84 @@ class Journal:
             self._fetch_best(checkpoint.folder.parent)
         return checkpoint.step
 
-    def fork(self, run_folder: Path, learner: Learner) -> int:
-        """Begin this training from the newest checkpoint of another run, saying what differs."""
-        checkpoint = newest_checkpoint([run_folder / "student" / "checkpoints"])
-        if checkpoint is None:
-            raise ConfigError(f"--fork-from {run_folder}: expected a run with a finished checkpoint, found none")
+    def fork(self, origin: Path, learner: Learner) -> int:
+        """Begin this training from another run's newest checkpoint, or from one checkpoint, saying what differs."""
+        checkpoint = _to_fork_from(origin)
         if checkpoint.step >= learner.num_steps:
             raise ConfigError(
-                f"--fork-from {run_folder}: its newest checkpoint is after step {checkpoint.step:,}, and this training "
-                f"ends at {learner.num_steps:,}: there is nothing left to learn. Raise train.steps (or train.epochs)."
+                f"--fork-from {origin}: its checkpoint is after step {checkpoint.step:,}, and this training ends at "
+                f"{learner.num_steps:,}: there is nothing left to learn. Raise train.steps (or train.epochs)."
             )
-        say(
-            "\n".join(
-                [
-                    "forked; settings that differ:",
-                    *differences(checkpoint.state["training"], self.training),
-                ]
-            )
-        )
+        changed = differences(checkpoint.state["training"], self.training)
+        say("\n".join([f"forked after step {checkpoint.step:,}, from {checkpoint.folder}; what differs:", *changed]))
         learner.load(checkpoint)
+        learner.skipped_in_a_row = 0  # what was skipped there is not held against other settings
         self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
         self.save(checkpoint.step, learner)
         return checkpoint.step
+
+    def refuse_endless_skipping(self, step: int, learner: Learner) -> None:
+        """NumericsError where too many steps in a row were skipped; it names the newest checkpoint from before them."""
+        if learner.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW:
+            return
+        good = newest_checkpoint(self._places, lambda state: state["learner"]["skipped_in_a_row"] == 0)
+        if good is None:
+            way_on = "There is no checkpoint from before them. Start a new run (--run-dir NEW)"
+        else:
+            way_on = (
+                f"The newest checkpoint from before them is {good.folder}. Start a new run from it: --run-dir NEW "
+                f"--fork-from {good.folder} (or from an older one, where its weights had already gone bad),"
+            )
+        raise NumericsError(
+            f"step {step:,}: the last {learner.skipped_in_a_row} steps had gradients that are not finite and were "
+            f"skipped; this training cannot go on. {way_on} with a lower train.learning_rate, or with train.dtype "
+            "float32 if it is not."
+        )
 
     def log_step(self, step: int, result: StepResult, skipped_steps: int) -> None:
         """One metrics line of a training step."""
         line = dataclasses.asdict(result) | {"skipped_steps": skipped_steps}
         line.pop("skipped")
-        # JSON has no infinity, and a skipped step's gradient norm may be one.
-        finite = {
-            key: None if isinstance(value, float) and not _finite(value) else value for key, value in line.items()
-        }
-        self.log.metrics({"step": step, "kind": "train"} | finite)
+        self.log.metrics({"step": step, "kind": "train"} | line)
 
-    def log_validation(self, step: int, weights: str, validation: Validation, learner: Learner) -> None:
-        """One metrics line of a validation; the weights, now in the model, are kept if they are the best so far."""
-        self.log.metrics({"step": step, "kind": "validation", "weights": weights} | dataclasses.asdict(validation))
-        if self.best is None or validation.ce < self.best.ce:
-            self.best = Best(step, weights, validation.ce)
-            self._keep_best(unique_tensors(learner.causal.model))
+    def log_validation(self, step: int, found: Mapping[str, Validation], learner: Learner) -> None:
+        """One metrics line for raw and one for averaged weights; the better are kept if they are the best so far."""
+        for weights, validation in found.items():
+            self.log.metrics({"step": step, "kind": "validation", "weights": weights} | dataclasses.asdict(validation))
+        self.choose_best(step, found, learner)
+
+    def choose_best(self, step: int, found: Mapping[str, Validation], learner: Learner) -> None:
+        """Keep the weights with the lowest cross-entropy if they are the best so far; one that is not finite is not."""
+        finite = {weights: validation.ce for weights, validation in found.items() if math.isfinite(validation.ce)}
+        if len(finite) < len(found):
+            warn_once("a validation gave numbers that are not finite; its weights are not taken for the best ones")
+        weights = min(finite, key=lambda weights: finite[weights], default=None)
+        if weights is None or (self.best is not None and finite[weights] >= self.best.ce):
+            return
+        self.best = Best(step, weights, finite[weights])
+        with learner.holding(weights) as causal:
+            self._keep_best(unique_tensors(causal.model))
 
     def save(self, step: int, learner: Learner) -> None:
-        """Checkpoint all that a resume needs, then let go of what the newer one replaces."""
+        """Checkpoint all that a resume needs, then let go of what the newer one replaces.
+
+        In the middle of skipped steps nothing is let go of: what came before them may be needed.
+        """
         self.log.sync()
         save_checkpoint(
             self._checkpoints, "step", step, learner.tensors(), self._state() | {"learner": learner.state()}
         )
-        retire_checkpoints(self._checkpoints, step, self.best.step if self.best else None)
+        if learner.skipped_in_a_row == 0:
+            retire_checkpoints(self._checkpoints, step, self.best.step if self.best else None)
 
     def load_best(self, learner: Learner) -> Best:
-        """Put the best weights so far into the model."""
-        assert self.best is not None
+        """Put the best weights so far into the model; NumericsError where no validation gave a number."""
+        if self.best is None:
+            raise NumericsError(
+                f"{self.folder}: no validation of this training gave a finite cross-entropy, so there are no best "
+                "weights to export: they have gone bad. Start a new run (--run-dir NEW) with a lower "
+                "train.learning_rate, or with train.dtype float32 if it is not."
+            )
         load_weights(learner.causal.model, open_checkpoint(self._best_folder).tensors("weights"))
         return self.best
 
@@ -161,21 +194,39 @@ class Journal:
         return {"training": self.training, "training_hash": self._hash, "best": best}
 
 
+def _to_fork_from(origin: Path) -> Checkpoint:
+    """The checkpoint that --fork-from means: `origin` itself, or the newest of that run."""
+    if not is_checkpoint(origin):
+        newest = newest_checkpoint([origin / "student" / "checkpoints"])
+        if newest is None:
+            raise ConfigError(
+                f"--fork-from {origin}: expected a run with a finished checkpoint, or the folder of one, such as "
+                "RUN/student/checkpoints/step-00000400; found neither."
+            )
+        return newest
+    checkpoint = open_checkpoint(origin)
+    if not checkpoint.holds("optimizer"):
+        raise ConfigError(
+            f"--fork-from {origin}: holds weights alone, and a training goes on from a checkpoint named step-N. To "
+            "begin afresh with a student's weights, set student.model to its student/model folder."
+        )
+    return checkpoint
+
+
 def frozen_shards_of(training: dict[str, Any], folders: Iterable[Path]) -> list[int] | None:
     """The shards that an earlier start of this training, on an unfinished cache, was frozen to; None if there is none.
 
     `training` is its identity but for those shards.
     """
     rest = _without_shards(training)
-    earlier = newest_checkpoint(
-        folders, lambda other: other.get("frozen_shards") is not None and _without_shards(other) == rest
-    )
+
+    def is_frozen(state: dict[str, Any]) -> bool:
+        other = state.get("training") or {}
+        return other.get("frozen_shards") is not None and _without_shards(other) == rest
+
+    earlier = newest_checkpoint(folders, is_frozen)
     return None if earlier is None else list(earlier.state["training"]["frozen_shards"])
 
 
 def _without_shards(training: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in training.items() if key != "frozen_shards"}
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pipeline.config import differences
 from pipeline.console import warn_once
@@ -16,12 +17,12 @@ from pipeline.distill.ema import WeightAverage
 from pipeline.distill.learning_rate import learning_rate_at
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from pipeline.distill.precision import autocast
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.temperature import temperature_at
-from pipeline.errors import IdentityError, NumericsError
+from pipeline.errors import IdentityError
 from pipeline.models import CausalModel
 
-_MAX_SKIPPED_IN_A_ROW = 20
 _MAX_SHOWN = 4
 
 
@@ -46,7 +47,7 @@ class Learner:
 
     Weights and optimizer are float32; under `autocast_dtype` the forward pass runs in that type, with a gradient
     scaler where it is float16. A step whose loss or gradient is not finite leaves weights, optimizer and average
-    untouched and is counted; twenty in a row end the training.
+    untouched and is counted.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class Learner:
         self.average = WeightAverage(causal.model, settings.ema_decay) if settings.ema_decay > 0 else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_dtype is torch.float16)
         self.skipped_steps = 0
-        self._skipped_in_a_row = 0
+        self.skipped_in_a_row = 0
 
-    def learn(self, step: int, batches: Sequence[Batch]) -> StepResult:
-        """Do step number `step` (from 0) on its micro-batches."""
+    def learn(self, step: int, batches: Iterable[Batch], num_scored: int) -> StepResult:
+        """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them."""
         # Dropout, where a student has it, depends on (seed, step) alone: nothing to restore on resume.
         torch.manual_seed(self.settings.seed * 1_000_003 + step)
         self.causal.model.train()
@@ -71,10 +72,14 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
-        normaliser = max(1, sum(batch.num_scored for batch in batches))
-        parts = [self._backward(batch, temperature, normaliser) for batch in batches]
-        gradient_norm, skipped = self._update(step)
-        return _summarise(batches, parts, temperature, learning_rate, gradient_norm, normaliser, skipped)
+        normaliser = max(1, num_scored)
+        parts = (self._backward(batch, temperature, normaliser) for batch in batches)
+        sums = _add_up(parts) | {"gradient_norm": self._clip()}
+        # The one transfer of a step: asking a card for each number would make it wait each time.
+        figures = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        skipped = not figures["gradient_norm"] < float("inf")
+        self._update(step, skipped)
+        return _summarise(figures, temperature, learning_rate, normaliser, skipped)
 
     @property
     def weight_kinds(self) -> tuple[str, ...]:
@@ -108,73 +113,78 @@ class Learner:
     def state(self) -> dict[str, object]:
         """The numbers beside the tensors, for a checkpoint."""
         return {
+            "dtype": _name(self.autocast_dtype),
             "skipped_steps": self.skipped_steps,
-            "skipped_in_a_row": self._skipped_in_a_row,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "scaler": self.scaler.state_dict(),
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint, which may have been made in another dtype."""
         load_weights(self.causal.model, checkpoint.tensors("weights"))
         load_optimizer_tensors(self.optimizer, self.causal.model, checkpoint.tensors("optimizer"))
         if self.average is not None and checkpoint.holds("average"):
             self.average.load_state_dict(checkpoint.tensors("average"))
         elif self.average is not None:  # forked from a training that kept none: it begins with these weights
             self.average = WeightAverage(self.causal.model, self.settings.ema_decay)
-        self.skipped_steps = int(checkpoint.state["learner"]["skipped_steps"])
-        self._skipped_in_a_row = int(checkpoint.state["learner"]["skipped_in_a_row"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(checkpoint.state["learner"]["scaler"])
+        state = checkpoint.state["learner"]
+        self.skipped_steps = int(state["skipped_steps"])
+        self.skipped_in_a_row = int(state["skipped_in_a_row"])
+        if self.scaler.is_enabled() and state["scaler"]:  # empty where the steps so far needed none
+            self.scaler.load_state_dict(state["scaler"])
+        before, now = state.get("dtype", _name(self.autocast_dtype)), _name(self.autocast_dtype)
+        if before != now:
+            warn_once(
+                f"the steps up to {checkpoint.step:,} were done in {before}, those from here on are in {now} "
+                f"(train.dtype: {self.settings.dtype}): the numbers are not those of a training that stayed in one"
+            )
 
     def _backward(self, batch: Batch, temperature: float, normaliser: int) -> LossParts:
-        half = self.autocast_dtype is not torch.float32
-        autocast = torch.autocast(self.device.type, self.autocast_dtype) if half else contextlib.nullcontext()
-        with autocast:
+        with autocast(self.device, self.autocast_dtype):
             hidden_BTD = self.causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
+            hidden_nD, labels_n, records_n = batch.scored(hidden_BTD.flatten(0, 1))
             parts = distillation_loss(
-                hidden_BTD.flatten(0, 1),
+                hidden_nD,
                 self.causal.head,
-                batch.labels_N,
-                batch.records,
+                labels_n,
+                records_n,
                 temperature=temperature,
                 objective=self.settings.objective,
                 ce_weight=self.settings.ce_weight,
                 kd_weight=self.settings.kd_weight,
-                weights_N=batch.weights_N,
                 normaliser=normaliser,
                 chunk_positions=self.settings.chunk_positions,
             )
         torch.autograd.backward(self.scaler.scale(parts.loss))
         return parts
 
-    def _update(self, step: int) -> tuple[float, bool]:
+    def _clip(self) -> Tensor:
+        """Clip the gradients; their norm before it, which is not finite where one of them is not."""
         self.scaler.unscale_(self.optimizer)
         parameters = [p for p in self.causal.model.parameters() if p.grad is not None]
-        limit = self.settings.clip_norm or float("inf")
-        gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        finite = gradient_norm < float("inf")
-        if finite or self.scaler.is_enabled():
+        return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm or float("inf"))
+
+    def _update(self, step: int, skipped: bool) -> None:
+        if self.scaler.is_enabled() or not skipped:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if finite:
-            self._skipped_in_a_row = 0
-            if self.average is not None:
-                self.average.update(self.causal.model, step)
-        else:
-            self._count_skipped(step)
-        return gradient_norm, not finite
+        if skipped:
+            self._count_skipped()
+            return
+        self.skipped_in_a_row = 0
+        if self.average is not None:
+            self.average.update(self.causal.model, step)
 
-    def _count_skipped(self, step: int) -> None:
+    def _count_skipped(self) -> None:
         self.skipped_steps += 1
-        self._skipped_in_a_row += 1
+        self.skipped_in_a_row += 1
         if not self.scaler.is_enabled():  # a scaler finds its scale by overflowing now and then
             warn_once("a step had a loss or gradient that is not finite; it was skipped and counted")
-        if self._skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
-            raise NumericsError(
-                f"step {step + 1}: {_MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite. The last "
-                "checkpoint is good. Lower train.learning_rate, or set train.dtype to float32, and fork the training."
-            )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def unique_tensors(model: torch.nn.Module) -> Tensors:
@@ -203,31 +213,33 @@ def load_weights(model: torch.nn.Module, tensors: Tensors) -> None:
             tensor.copy_(tensors[name])
 
 
+def _add_up(parts: Iterable[LossParts]) -> dict[str, Tensor]:
+    """Loss, and sums over positions of what there is, over all micro-batches; on their device, without waiting."""
+    sums: dict[str, Tensor] = {}
+    for part in parts:
+        scores = {"ce": part.ce_N, "kd": part.kd_N, "agreement": part.agreement_N}
+        scores["effective_draws"] = part.effective_draws_N
+        found = {name: value_n.float().sum() for name, value_n in scores.items() if value_n is not None}
+        for name, value in (found | {"loss": part.loss.detach()}).items():
+            sums[name] = sums[name] + value if name in sums else value
+    return sums
+
+
 def _summarise(
-    batches: Sequence[Batch],
-    parts: Sequence[LossParts],
-    temperature: float,
-    learning_rate: float,
-    gradient_norm: float,
-    num_positions: int,
-    skipped: bool,
+    figures: dict[str, float], temperature: float, learning_rate: float, num_positions: int, skipped: bool
 ) -> StepResult:
     def mean(name: str) -> float | None:
-        values = [getattr(part, name) for part in parts]
-        if any(value is None for value in values):
-            return None
-        pairs = zip(values, batches, strict=True)
-        return float(sum((value.float() * batch.weights_N).sum() for value, batch in pairs)) / num_positions
+        return figures[name] / num_positions if name in figures else None
 
     return StepResult(
-        loss=float(sum(part.loss.detach() for part in parts)),
-        ce=mean("ce_N") or 0.0,
-        kd=mean("kd_N"),
-        agreement=mean("agreement_N"),
-        effective_draws=mean("effective_draws_N"),
+        loss=figures["loss"],
+        ce=figures["ce"] / num_positions,
+        kd=mean("kd"),
+        agreement=mean("agreement"),
+        effective_draws=mean("effective_draws"),
         temperature=temperature,
         learning_rate=learning_rate,
-        gradient_norm=gradient_norm,
+        gradient_norm=figures["gradient_norm"],
         num_positions=num_positions,
         skipped=skipped,
     )

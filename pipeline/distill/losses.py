@@ -70,11 +70,13 @@ def distillation_loss(
         records = RecordTensors.from_records(records, hidden_ND.device)
     _check(hidden_ND, head, labels_N, weights_N, records, objective, chunk_positions)
     goal = Goal(objective, temperature, ce_weight, kd_weight)
+    all_kept = weights_N is None
     weights_N = hidden_ND.new_ones(len(hidden_ND), dtype=torch.float32) if weights_N is None else weights_N.float()
     target = SoftTarget.nothing(weights_N) if records is None else SoftTarget.of(records, temperature, objective)
     inputs = LossInputs(labels_N, weights_N.detach(), target, goal, chunk_positions)
 
-    total, scores = _through_head(hidden_ND, head, inputs)
+    through = _through_head if all_kept else _kept_through_head
+    total, scores = through(hidden_ND, head, inputs)
     if normaliser is None:
         normaliser = weights_N.sum().clamp_min(torch.finfo(torch.float32).tiny)
     labels_only, drawn = records is None, objective == "sampled_tail"
@@ -88,15 +90,21 @@ def distillation_loss(
 
 
 def _through_head(hidden_ND: Tensor, head: Head, inputs: LossInputs) -> tuple[Tensor, Scores]:
-    """The summed loss, and the scores of all positions; those of weight zero never reach the head."""
+    """The summed loss, and the scores of all positions."""
+    leaves = (hidden_ND, head.weight_VD, head.bias_V)
+    wanted = tuple(torch.is_grad_enabled() and part is not None and part.requires_grad for part in leaves)
+    total, *parts = HeadLoss.apply(*leaves, head, inputs, wanted)  # type: ignore[no-untyped-call]
+    return total, Scores(*parts)
+
+
+def _kept_through_head(hidden_ND: Tensor, head: Head, inputs: LossInputs) -> tuple[Tensor, Scores]:
+    """The same where weights are given: positions of weight zero never reach the head. (It waits for the device.)"""
     kept_n = inputs.weights_N.nonzero()[:, 0]
     everything = Scores.blank(len(hidden_ND), like=inputs.weights_N)
     if len(kept_n) < len(hidden_ND):
         hidden_ND, inputs = hidden_ND[kept_n], inputs.rows(kept_n)
-    leaves = (hidden_ND, head.weight_VD, head.bias_V)
-    wanted = tuple(torch.is_grad_enabled() and part is not None and part.requires_grad for part in leaves)
-    total, *parts = HeadLoss.apply(*leaves, head, inputs, wanted)  # type: ignore[no-untyped-call]
-    everything.put(kept_n, Scores(*parts))
+    total, scores = _through_head(hidden_ND, head, inputs)
+    everything.put(kept_n, scores)
     return total, everything
 
 

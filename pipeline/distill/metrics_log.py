@@ -7,6 +7,7 @@ resumed training are the same bytes as those of a straight one.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,30 @@ class MetricsLog:
     def rewind(self, step: int, history: Path) -> None:
         """Start again after `step`, from the lines that `history` (this folder, or an earlier session's) holds."""
         for target, source in ((self._metrics, history / METRICS), (self._timings, history / TIMINGS)):
-            lines = [json.dumps(line) for line in read_log(source) if line["step"] <= step]
+            lines = [_to_json(line) for line in read_log(source) if line["step"] <= step]
             files.write_file(target, "".join(f"{line}\n" for line in lines).encode())
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Log what was learned at a step."""
-        files.append_lines(self._metrics, [json.dumps(line)])
+        files.append_lines(self._metrics, [_to_json(line)])
 
     def timings(self, line: dict[str, Any]) -> None:
         """Log what it took."""
-        files.append_lines(self._timings, [json.dumps(line)])
+        files.append_lines(self._timings, [_to_json(line)])
 
     def sync(self) -> None:
         """Make both logs durable."""
         for path in (self._metrics, self._timings):
             if path.exists():
                 files.sync_file(path)
+
+
+def _to_json(line: dict[str, Any]) -> str:
+    """A line of the log. JSON has no NaN and no infinity, and a step that was skipped has both: they become null."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+    }
+    return json.dumps(finite, allow_nan=False)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -37,27 +37,73 @@ class RecordTensors:
 
     @classmethod
     def from_records(cls, records: Records, device: torch.device | str) -> Self:
-        """Copy the fields the loss needs; ids travel as 32 bits and are widened on the device."""
-        ids_NK = _widened(records.ids_TK, device)
+        """The fields the loss needs, on a device."""
+        return cls.from_host(HostRecords.from_records(records), torch.device(device))
+
+    @classmethod
+    def from_host(cls, host: HostRecords, device: torch.device) -> Self:
+        """Move to a device; ids are widened and padding is replaced there."""
+        ids_NK = to_device(host.ids_NK, device).long()
         return cls(
-            vocab_size=records.layout.vocab_size,
-            betas=records.layout.betas,
-            draw_beta=records.layout.draw_beta,
+            vocab_size=host.vocab_size,
+            betas=host.betas,
+            draw_beta=host.draw_beta,
             ids_NK=torch.where(ids_NK < 0, ids_NK[:, :1], ids_NK),
-            logprobs_NK=_on_device(records.logprobs_TK, device),
-            tail_NR=_on_device(records.tail_TR, device),
-            draw_ids_NM=_widened(records.draw_ids_TM, device),
-            draw_logprobs_NM=_on_device(records.draw_logprobs_TM, device),
+            logprobs_NK=to_device(host.logprobs_NK, device),
+            tail_NR=to_device(host.tail_NR, device),
+            draw_ids_NM=to_device(host.draw_ids_NM, device).long(),
+            draw_logprobs_NM=to_device(host.draw_logprobs_NM, device),
+        )
+
+    def rows(self, rows: Tensor) -> Self:
+        """Some of the positions."""
+        return replace(
+            self,
+            ids_NK=self.ids_NK[rows],
+            logprobs_NK=self.logprobs_NK[rows],
+            tail_NR=self.tail_NR[rows],
+            draw_ids_NM=self.draw_ids_NM[rows],
+            draw_logprobs_NM=self.draw_logprobs_NM[rows],
         )
 
     def __len__(self) -> int:
         return len(self.ids_NK)
 
 
-def _widened(ids: NDArray[np.uint32], device: torch.device | str) -> Tensor:
-    """Ids as int64; the padding id 2³²−1 becomes −1."""
-    return _on_device(ids.view(np.int32), device).long()
+@dataclass(frozen=True, slots=True, eq=False)
+class HostRecords:
+    """The same fields as they wait in host memory: ids in 32 bits, the padding id 2³²−1 as −1."""
+
+    vocab_size: int
+    betas: tuple[float, ...]
+    draw_beta: float
+    ids_NK: Tensor
+    logprobs_NK: Tensor
+    tail_NR: Tensor
+    draw_ids_NM: Tensor
+    draw_logprobs_NM: Tensor
+
+    @classmethod
+    def from_records(cls, records: Records, pinned: bool = False) -> Self:
+        """Copy what the loss needs; `pinned` memory can travel to a card while the card works."""
+        return cls(
+            vocab_size=records.layout.vocab_size,
+            betas=records.layout.betas,
+            draw_beta=records.layout.draw_beta,
+            ids_NK=on_host(records.ids_TK.view(np.int32), pinned),
+            logprobs_NK=on_host(records.logprobs_TK, pinned),
+            tail_NR=on_host(records.tail_TR, pinned),
+            draw_ids_NM=on_host(records.draw_ids_TM.view(np.int32), pinned),
+            draw_logprobs_NM=on_host(records.draw_logprobs_TM, pinned),
+        )
 
 
-def _on_device(values: NDArray[Any], device: torch.device | str) -> Tensor:
-    return torch.tensor(values, device=device)
+def on_host(values: NDArray[Any], pinned: bool) -> Tensor:
+    """A copy as a CPU tensor."""
+    tensor = torch.tensor(values)
+    return tensor.pin_memory() if pinned else tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; from pinned memory the copy does not wait for the card."""
+    return tensor.to(device, non_blocking=tensor.is_pinned()) if device.type == "cuda" else tensor.to(device)

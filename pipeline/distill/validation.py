@@ -10,6 +10,7 @@ import torch
 from pipeline.cache import TeacherCache
 from pipeline.distill.batches import load_batch
 from pipeline.distill.losses import distillation_loss
+from pipeline.distill.precision import autocast
 from pipeline.models import CausalModel
 
 
@@ -24,29 +25,36 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    causal: CausalModel, cache: TeacherCache, indices: np.ndarray, batch_size: int, chunk_positions: int
+    causal: CausalModel,
+    cache: TeacherCache,
+    indices: np.ndarray,
+    batch_size: int,
+    chunk_positions: int,
+    dtype: torch.dtype = torch.float32,
 ) -> Validation:
-    """Measure the student as it is now on the sequences `indices`."""
+    """Measure the student as it is now on the sequences `indices`, its forward passes in `dtype`."""
     causal.model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(3, dtype=torch.float64, device=causal.device)
+    num_scored = 0
     for start in range(0, len(indices), batch_size):
         batch = load_batch(cache, indices[start : start + batch_size], causal.device, with_records=True)
-        hidden_BTD = causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
-        parts = distillation_loss(
-            hidden_BTD.flatten(0, 1),
-            causal.head,
-            batch.labels_N,
-            batch.records,
-            objective="bucket",
-            ce_weight=1.0,
-            kd_weight=1.0,
-            weights_N=batch.weights_N,
-            chunk_positions=chunk_positions,
-        )
+        with autocast(causal.device, dtype):
+            hidden_BTD = causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
+            parts = distillation_loss(
+                hidden_BTD.flatten(0, 1),
+                causal.head,
+                batch.labels_N,
+                batch.records,
+                objective="bucket",
+                ce_weight=1.0,
+                kd_weight=1.0,
+                weights_N=batch.weights_N,
+                chunk_positions=chunk_positions,
+            )
         assert parts.kd_N is not None
         assert parts.agreement_N is not None
-        for i, value_N in enumerate((parts.ce_N, parts.kd_N, parts.agreement_N)):
-            sums[i] += (value_N.double() * batch.weights_N.double()).sum().cpu()
-        sums[3] += batch.num_scored
-    ce, kd, agreement = (sums[:3] / sums[3].clamp(min=1)).tolist()
+        scores_3N = torch.stack([parts.ce_N.double(), parts.kd_N.double(), parts.agreement_N.double()])
+        sums += (scores_3N * batch.weights_N.double()).sum(dim=1)
+        num_scored += batch.num_scored
+    ce, kd, agreement = (sums / max(1, num_scored)).tolist()
     return Validation(ce, kd, agreement)

@@ -17,6 +17,7 @@ def data_section(report: DataReport) -> Markup:
         "data",
         "Data",
         _facts(report),
+        *(element("p", line, class_="note") for line in report.odd_lines()),
         element("div", element("div", _split_table(report), _dropped(report)), _lengths(report), class_="pair"),
         lead="What was found in the text before any model ran. Nothing is left out without being counted here.",
     )

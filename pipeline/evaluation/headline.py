@@ -13,6 +13,7 @@ from pipeline.evaluation.markup import Markup, code, element
 from pipeline.evaluation.series import Colour, Point
 from pipeline.evaluation.story import Story
 from pipeline.evaluation.summary import EvalResult, Gain, Kind, gain_of, row_title
+from pipeline.runs import stages_of
 
 _COLOURS: dict[Kind, Colour] = {"teacher": "teacher", "student": "student", "initial": "rest", "baseline": "baseline"}
 
@@ -39,18 +40,21 @@ def hero(story: Story) -> Markup:
 
 
 def missing(story: Story) -> Markup:
-    """What the run does not have yet, each with the command that makes it."""
+    """What the run does not have yet or any more, each with the command that makes it."""
     items = []
     if story.cache is None or not story.cache.complete:
         what = "There is no teacher cache." if story.cache is None else "The teacher cache is not complete."
         items.append((what, command(story, "cache-teacher")))
     if story.training is None:
         items.append(("No student was trained.", command(story, "train-student")))
+    elif unfinished := _unfinished(story):
+        items.append((unfinished, command(story, "train-student")))
     if story.evaluation is None:
         items.append(("The models were not evaluated.", command(story, "eval")))
-    rows = [element("li", what, " Run ", element("code", line)) for what, line in items]
-    if story.status.get("state") in ("paused", "failed"):
-        rows.insert(0, element("li", _standing(story.status)))
+    elif outdated := _outdated(story):
+        items.append((outdated, command(story, "eval")))
+    rows = [element("li", line) for line in _stopped(story.status)]
+    rows += [element("li", what, " Run ", element("code", line)) for what, line in items]
     if not rows:
         return Markup("")
     return element("div", element("strong", "Not in this report yet"), element("ul", *rows), class_="missing")
@@ -82,9 +86,33 @@ def _eval_settings(story: Story) -> list[str]:
     return settings
 
 
-def _standing(status: Mapping[str, Any]) -> str:
-    message = status.get("message") or "it left no message"
-    return f"The last stage, {status.get('stage')}, is {status['state']}: {message}"
+def _unfinished(story: Story) -> str | None:
+    """Where the training stands, unless that is its end."""
+    num_steps = story.num_steps()
+    if story.standing is None or num_steps is None or story.standing.step >= num_steps:
+        return None
+    return f"The training stands at step {story.standing.step:,} of {num_steps:,}."
+
+
+def _outdated(story: Story) -> str | None:
+    """Why the figures are not those of the student as it is now, if they are not."""
+    student = story.evaluation.last_student() if story.evaluation else None
+    if student is None or student.step is None or story.standing is None:
+        return None
+    if student.training_hash != story.standing.training_hash:
+        return "The figures are of another training than the one that is in this run now."
+    if student.step != story.standing.step:
+        return f"The figures are of step {student.step:,}, and the student is at step {story.standing.step:,}."
+    return None
+
+
+def _stopped(status: Mapping[str, Any]) -> list[str]:
+    """A line for each stage that ended before its end."""
+    return [
+        f"The last {stage} is {left.get('state')}: {left.get('message') or 'it left no message'}"
+        for stage, left in stages_of(status).items()
+        if left.get("state") in ("paused", "failed")
+    ]
 
 
 def _gain_words(gain: Gain) -> tuple[str, str, str, str, str]:

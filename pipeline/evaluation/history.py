@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import files
 from pipeline.distill.metrics_log import read_log
+from pipeline.errors import DamagedDataError
 
 Record = dict[str, Any]
 
@@ -78,6 +81,24 @@ def read_history(metrics: Path, timings: Path) -> TrainingHistory | None:
         validation=tuple(line for line in lines if line.get("kind") == "validation"),
         timings=tuple(read_log(timings)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a training stands: what its newest checkpoint, and so the next start, begins from."""
+
+    step: int
+    training_hash: str
+
+
+def read_standing(checkpoints: Path) -> Standing | None:
+    """The newest finished checkpoint, by its state alone: tensors are neither read nor checked."""
+    commits = sorted(checkpoints.glob("step-*/COMMIT.json"), key=lambda path: path.parent.name, reverse=True)
+    for commit in commits:
+        with contextlib.suppress(DamagedDataError, OSError, KeyError, ValueError):
+            state = files.read_json(commit.with_name("state.json"))
+            return Standing(int(state["step"]), str(state["training_hash"]))
+    return None
 
 
 def _curve(lines: tuple[Record, ...], name: str) -> Curve:

@@ -5,9 +5,11 @@ Everything is a mean over scored positions, at temperature 1, in nats. Shapes: *
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from pipeline.data.sequences import VALIDATION, Sequences
 from pipeline.distill.batches import Batch, load_batch
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.errors import IncompleteInputError, NumericsError
+from pipeline.evaluation.memory import Card, MemoryMeter, card_of
 from pipeline.evaluation.summary import EvalData, Measures, MemoryKind
 from pipeline.models import CausalModel
 from pipeline.models.device import peak_memory_bytes
@@ -51,45 +54,32 @@ def measure_model(
     batch_size: int,
     teacher: CausalModel | None = None,
     chunk_positions: int = CHUNK_POSITIONS,
+    card: Card | None = None,
 ) -> Measures:
     """Measure a model on the cached sequences `indices`, all of them sealed.
 
     The KL to the teacher from the cache is the `bucket` value: head ids one by one, the tail as one outcome, never
     above the full KL. With a `teacher` at hand the full KL is taken beside it. Agreement is with the teacher's
-    likeliest id as the cache holds it: ids within one step of its rounding tie there, lowest id first. Speed counts
-    the model's own forward passes through its output matrix, and not the first batch where there are several.
+    likeliest id as the cache holds it: ids within one step of its rounding tie there, lowest id first. Speed and memory
+    on a card are those of the model's own forward passes through its output matrix; speed leaves out the first batch
+    where there are several. `card` is the account of the card that the model is on.
     """
     model.model.eval()
-    ce_nats = kl_nats = agreeing = exact_nats = 0.0
-    num_scored = 0
-    seconds: list[tuple[int, float]] = []
-    on_card = model.device.type == "cuda"
-    if on_card:
-        torch.cuda.reset_peak_memory_stats(model.device)
+    card = card or card_of(model.device)
+    meter = MemoryMeter(model.model, card) if card else None
+    sums = _Sums()
     for part in _batches(indices, batch_size):
-        batch = load_batch(cache, part, model.device, with_records=True)
-        started = time.perf_counter()
-        hidden_ND = model.hidden(batch.input_ids_BT, batch.position_ids_BT).flatten(0, 1)
-        parts = _score(hidden_ND, model, batch, chunk_positions)
-        ce_nats += float(parts.ce_N.double().sum())  # waits for the device
-        seconds.append((batch.labels_N.numel(), time.perf_counter() - started))
-        assert parts.kd_N is not None
-        assert parts.agreement_N is not None
-        kl_nats += float(parts.kd_N.double().sum())
-        agreeing += float((parts.agreement_N & (batch.weights_N != 0)).sum())
-        if teacher is not None:
-            exact_nats += _exact_kl_nats(hidden_ND, model, teacher, batch, chunk_positions)
-        num_scored += batch.num_scored
-    num_scored = max(1, num_scored)
+        _add_batch(sums, part, model, cache, teacher, chunk_positions, meter)
+    num_scored = max(1, sums.num_scored)
     return _measures(
         cache.sequences.select(indices),
-        ce_nats,
-        kl_bucket_nats=kl_nats / num_scored,
-        kl_exact_nats=None if teacher is None else exact_nats / num_scored,
-        top1_agreement=agreeing / num_scored,
-        tokens_per_second=_rate(seconds),
-        peak_memory_bytes=peak_memory_bytes(model.device),
-        memory_kind="gpu" if on_card else "process",
+        sums.ce_nats,
+        kl_bucket_nats=sums.kl_nats / num_scored,
+        kl_exact_nats=None if teacher is None else sums.exact_nats / num_scored,
+        top1_agreement=sums.agreeing / num_scored,
+        tokens_per_second=_rate(sums.seconds),
+        peak_memory_bytes=meter.peak_bytes if meter else peak_memory_bytes(model.device),
+        memory_kind="gpu" if meter else "process",
     )
 
 
@@ -103,6 +93,44 @@ def teacher_measures(cache: TeacherCache, indices: np.ndarray, batch_size: int =
 
 
 # ------------------------------------------------------------------ one batch
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is added up over batches, over scored positions."""
+
+    ce_nats: float = 0.0
+    kl_nats: float = 0.0
+    exact_nats: float = 0.0
+    agreeing: float = 0.0
+    num_scored: int = 0
+    seconds: list[tuple[int, float]] = field(default_factory=list)  # of each batch: tokens, seconds
+
+
+def _add_batch(
+    sums: _Sums,
+    part: np.ndarray,
+    model: CausalModel,
+    cache: TeacherCache,
+    teacher: CausalModel | None,
+    chunk_positions: int,
+    meter: MemoryMeter | None,
+) -> None:
+    """Measure one batch; nothing of it is held when the next one comes."""
+    with meter.own_pass() if meter else contextlib.nullcontext():
+        batch = load_batch(cache, part, model.device, with_records=True)
+        started = time.perf_counter()
+        hidden_ND = model.hidden(batch.input_ids_BT, batch.position_ids_BT).flatten(0, 1)
+        parts = _score(hidden_ND, model, batch, chunk_positions)
+        sums.ce_nats += float(parts.ce_N.double().sum())  # waits for the device
+        sums.seconds.append((batch.labels_N.numel(), time.perf_counter() - started))
+    assert parts.kd_N is not None
+    assert parts.agreement_N is not None
+    sums.kl_nats += float(parts.kd_N.double().sum())
+    sums.agreeing += float((parts.agreement_N & (batch.weights_N != 0)).sum())
+    sums.num_scored += batch.num_scored
+    if teacher is not None:
+        sums.exact_nats += _exact_kl_nats(hidden_ND, model, teacher, batch, chunk_positions)
 
 
 def _score(hidden_ND: Tensor, model: CausalModel, batch: Batch, chunk_positions: int) -> LossParts:

@@ -10,7 +10,7 @@ from pipeline.evaluation.data_section import data_section
 from pipeline.evaluation.headline import commands, hero, missing
 from pipeline.evaluation.markup import Markup, code, details, element, join, section, table
 from pipeline.evaluation.story import Story
-from pipeline.evaluation.summary import EvalResult, TextSample, columns_of, row_title
+from pipeline.evaluation.summary import EvalResult, TextSample, columns_of, remarks_on, row_title
 from pipeline.evaluation.training_section import training_section
 
 # The page may load nothing from anywhere and run nothing, whatever text a run carries into it.
@@ -76,7 +76,7 @@ def _models(result: EvalResult) -> Markup:
         f"Measured on {data.num_positions:,} scored positions of {data.num_sequences:,} held-out sequences "
         f"({data.num_bytes:,} bytes of text). The teacher's row comes from its cached predictions."
     )
-    notes = ["Lower is better for cross-entropy, perplexity, bits per byte and KL."]
+    notes = [*remarks_on(result), "Lower is better for cross-entropy, perplexity, bits per byte and KL."]
     if any(row.kl_bucket_nats is not None for row in result.rows):
         notes.append(
             "The KL lower bound counts the cached head token by token and everything else as one outcome; the exact "

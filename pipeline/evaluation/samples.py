@@ -39,7 +39,9 @@ def written_beginnings(prompts: Sequence[str], tokenizer: Tokenizer) -> list[Beg
     """The prompts a user wrote; ConfigError for one that holds no token."""
     beginnings = []
     for prompt in prompts:
-        (encoded,) = tokenizer.encode([Document("eval.sample_prompts", prompt)]) if prompt else (None,)
+        (encoded,) = (
+            tokenizer.encode([Document("eval.sample_prompts", prompt)], read_control_tokens=True) if prompt else (None,)
+        )
         if not isinstance(encoded, TokenizedDocument):
             raise ConfigError(f"eval.sample_prompts: expected some text, found {prompt!r}")
         beginnings.append(Beginning(tuple(encoded.ids[:-1].tolist())))  # without the end-of-text id

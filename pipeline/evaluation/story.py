@@ -8,8 +8,9 @@ from typing import Any
 
 from pipeline.data.report import DataReport
 from pipeline.evaluation.cache_facts import CacheFacts
-from pipeline.evaluation.history import TrainingHistory
+from pipeline.evaluation.history import Standing, TrainingHistory
 from pipeline.evaluation.summary import EvalResult
+from pipeline.runs import stages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Story:
     cache: CacheFacts | None = None
     data: DataReport | None = None
     training: TrainingHistory | None = None
+    standing: Standing | None = None
     evaluation: EvalResult | None = None
     compare: Mapping[str, TrainingHistory] = field(default_factory=dict)  # further trainings, by name
     compare_dirs: Mapping[str, str] = field(default_factory=dict)  # and their run directories
@@ -34,6 +36,15 @@ class Story:
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
+
+    def num_steps(self) -> int | None:
+        """Of the whole training, from whoever knows: its last outcome, the evaluation, the configuration."""
+        progress = stages_of(self.status).get("train-student", {}).get("progress") or {}
+        student = self.evaluation.last_student() if self.evaluation else None
+        if student is not None and self.standing and student.training_hash != self.standing.training_hash:
+            student = None
+        known = progress.get("of") or (student and student.num_steps) or self.setting("train", "steps")
+        return int(known) if known else None
 
     def subtitle(self) -> str:
         """Teacher, student and text in one line."""

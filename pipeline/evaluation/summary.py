@@ -15,6 +15,7 @@ from pipeline import files
 from pipeline.errors import DamagedDataError
 
 FORMAT_VERSION = 1
+_LEAK_MARK = "†"
 Kind = Literal["teacher", "student", "initial", "baseline"]
 Weights = Literal["raw", "ema"]
 MemoryKind = Literal["gpu", "process"]
@@ -44,13 +45,23 @@ class ModelRow(Measures):
     kind: Kind
     weights: Weights | None = None
     folder: str | None = None
+    step: int | None = None  # a student: after which step of its training,
+    num_steps: int | None = None  # of how many,
+    training_hash: str | None = None  # and of which training
+    leaks_documents: bool = False  # sees the documents before its own in a packed sequence
 
     @classmethod
     def of(
-        cls, measures: Measures, name: str, kind: Kind, weights: Weights | None = None, folder: str | None = None
+        cls,
+        measures: Measures,
+        name: str,
+        kind: Kind,
+        weights: Weights | None = None,
+        folder: str | None = None,
+        **more: Any,
     ) -> Self:
         """A row of the table."""
-        return cls(**dataclasses.asdict(measures), name=name, kind=kind, weights=weights, folder=folder)
+        return cls(**dataclasses.asdict(measures), name=name, kind=kind, weights=weights, folder=folder, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,11 @@ class EvalResult:
     def best_baseline(self) -> ModelRow | None:
         """The baseline with the lowest cross-entropy: the one worth beating."""
         return self._best("baseline")
+
+    def last_student(self) -> ModelRow | None:
+        """The student row of the latest step; None where no row says its step."""
+        rows = [row for row in self.rows if row.kind == "student" and row.step is not None]
+        return max(rows, key=lambda row: row.step or 0, default=None)
 
     def first(self, kind: Kind) -> ModelRow | None:
         """The first row of a kind."""
@@ -171,6 +187,19 @@ class Column:
     cell: Callable[[ModelRow], str]
 
 
+def remarks_on(result: EvalResult) -> list[str]:
+    """What must be known beside the figures, in sentences."""
+    remarks = []
+    if any(row.leaks_documents for row in result.rows):
+        remarks.append(f"{_LEAK_MARK} This model sees the documents before its own in a packed sequence.")
+    last = result.last_student()
+    if last is not None and last.step is not None and last.num_steps is not None and last.step < last.num_steps:
+        remarks.append(
+            f"The student was measured at step {last.step:,} of {last.num_steps:,}: its training is not finished."
+        )
+    return remarks
+
+
 def columns_of(result: EvalResult) -> list[Column]:
     """The columns some row has a figure for.
 
@@ -182,6 +211,7 @@ def columns_of(result: EvalResult) -> list[Column]:
 def summary_table(result: EvalResult) -> Table:
     """The models side by side, narrow enough for a terminal of 80 characters."""
     data, columns = result.data, columns_of(result)
+    legend = "; ".join(f"{column.short}: {column.heading}" for column in columns if column.short != column.heading)
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -189,13 +219,17 @@ def summary_table(result: EvalResult) -> Table:
         title_justify="left",
         caption_justify="left",
         title=f"{data.num_positions:,} scored positions of {data.num_sequences:,} validation sequences",
-        caption="; ".join(f"{column.short}: {column.heading}" for column in columns if column.short != column.heading),
+        caption="\n".join([legend, *remarks_on(result)]),
     )
     for index, column in enumerate(columns):
         table.add_column(column.short, justify="right" if index else "left", overflow="fold")
     for row in result.rows:
         table.add_row(*(column.cell(row) or "–" for column in columns))
     return table
+
+
+def _model(row: ModelRow) -> str:
+    return row_title(row) + (f" {_LEAK_MARK}" if row.leaks_documents else "")
 
 
 def _perplexity(row: ModelRow) -> str:
@@ -213,7 +247,7 @@ def _memory(row: ModelRow, kind: str) -> str:
 
 
 _COLUMNS = (
-    Column("model", "model", row_title),
+    Column("model", "model", _model),
     Column("cross-entropy, nats", "nats", lambda row: _number(row.cross_entropy_nats)),
     Column("perplexity", "ppl", _perplexity),
     Column("bits per byte", "bits/B", lambda row: _number(row.bits_per_byte)),

@@ -33,6 +33,7 @@ _PROBED = {
     "cache.chunk_positions": "chunk_positions",
 }
 _UNSET = ("auto", None)
+_PACKING = "packing_version"
 
 
 def make_identity(
@@ -56,11 +57,8 @@ def refuse_other_cache(
     What is not here any more (a text or a teacher of an earlier session) cannot be compared; that is said.
     """
     before = plan.identity
-    found = differences(
-        before["settings"] | {"packing_version": before["packing_version"]},
-        _settings(data, teacher, cache) | {"packing_version": PACKING_VERSION},
-    )
-    found += _probed_differences(plan, data, teacher, cache)
+    found = _settings_differences(plan, data, teacher, cache)
+    found += differences({_PACKING: before[_PACKING]}, {_PACKING: PACKING_VERSION})
     parts: tuple[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]], ...] = (
         ("source", before["source"], lambda: source_fingerprint(data)),
         ("tokenizer", before["tokenizer"], lambda: _tokenizer(teacher).fingerprint()),
@@ -71,13 +69,28 @@ def refuse_other_cache(
             found += differences({name: planned}, {name: describe()})
         except ConfigError as error:
             warn_once(f"the {name} cannot be compared with the plan's, which stands. {error}")
+    also = ", and leave this one out of cache.roots" if cache.roots else ""
+    _refuse(
+        found, plan_folder, f"Put the settings back, or choose another place for the new cache with --run-dir{also}."
+    )
+
+
+def refuse_other_settings(
+    plan: Plan, plan_folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings
+) -> None:
+    """The part of `refuse_other_cache` that needs no text, no teacher and no network: for who only reads a cache.
+
+    Where the text and the teacher lie is not compared, and neither has to be here any more.
+    """
+    found = _settings_differences(plan, data, teacher, cache)
+    _refuse(found, plan_folder, "Put the settings back, or name the cache that has them: --run-dir or cache.roots.")
+
+
+def _refuse(found: list[str], plan_folder: Path, fix: str) -> None:
     if found:
         raise IdentityError(
             f"{plan_folder}: this cache was planned from something else than is configured now, and a cache never "
-            "mixes two.\n"
-            + "\n".join(found)
-            + "\nPut the settings back, or choose another place for the new cache with --run-dir"
-            + (", and leave this one out of cache.roots." if cache.roots else ".")
+            "mixes two.\n" + "\n".join(found) + f"\n{fix}"
         )
 
 
@@ -88,6 +101,14 @@ def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher
     except (DamagedDataError, IncompleteInputError) as error:
         say(f"{error}\nWriting the tokenizer again.")
         files.publish_folder(folder / TOKENIZER_FOLDER, _tokenizer(teacher).save)
+
+
+def _settings_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> list[str]:
+    """Of settings that both the plan's version and this one know as shaping a cache."""
+    planned, now = plan.identity["settings"], _settings(data, teacher, cache)
+    shared = planned.keys() & now.keys()
+    found = differences({key: planned[key] for key in shared}, {key: now[key] for key in shared})
+    return found + _probed_differences(plan, data, teacher, cache)
 
 
 def _settings(data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> dict[str, Any]:

@@ -6,34 +6,46 @@ import importlib.metadata
 import platform
 import re
 import resource
+import shutil
 import sys
 
 import torch
 
+from pipeline.console import warn_once
 from pipeline.errors import MachineError
+from pipeline.models.memory import memory_errors
 from pipeline.models.settings import Device, Dtype
 
 Capability = tuple[int, int]
 BFLOAT16_CAPABILITY: Capability = (8, 0)
 _IN_EVERY_WHEEL_FROM: Capability = (7, 5)
+_IN_A_WHEEL_FROM: Capability = (5, 0)
 _OLDER_CARD_FIX = (
     "Its kernels are only in the CUDA 12.6 wheels, up to PyTorch 2.14: "
     'pip install "torch>=2.10,<=2.14" --index-url https://download.pytorch.org/whl/cu126'
+)
+_TOO_OLD = "No wheel of PyTorch 2.10 or newer has kernels for a card older than capability 5.0: use another card"
+_CARD_IS_FULL = (
+    "device: the card's memory is full before the work begins; another process holds the card. nvidia-smi lists what "
+    "uses it: end that, or wait for it (or set device to cpu)."
 )
 _LIBRARIES = ("torch", "transformers", "numpy", "zarr", "numcodecs")
 
 
 def choose_device(name: Device) -> torch.device:
     """The device to run on; `auto` takes a CUDA card where there is one, after checking that it works."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+    if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        if name == "auto":
+            _say_why_no_card()
+            return torch.device("cpu")
         raise MachineError(
-            f"device: 'cuda' was asked for and torch {torch.__version__} ({built}) sees no card. Set device to auto or "
-            "cpu, or check the driver with nvidia-smi."
+            f"device: 'cuda' was asked for and {_build()} sees no card. Set device to auto or cpu, or check the driver "
+            "with nvidia-smi."
         )
-    device = torch.device("cuda", torch.cuda.current_device())
+    with memory_errors(_CARD_IS_FULL):
+        device = torch.device("cuda", torch.cuda.current_device())
     check_cuda(device)
     return device
 
@@ -49,8 +61,9 @@ def check_cuda(device: torch.device) -> None:
     if not build_supports(capability, built_for):
         raise MachineError(_no_kernels(name, capability, built_for))
     try:
-        ones = torch.ones(64, 64, device=device)
-        total = float((ones @ ones).sum())
+        with memory_errors(_CARD_IS_FULL):
+            ones = torch.ones(64, 64, device=device)
+            total = float((ones @ ones).sum())
     except RuntimeError as error:
         raise MachineError(
             f"{_no_kernels(name, capability, built_for)} A first product failed with: {error}"
@@ -115,16 +128,42 @@ def peak_memory_bytes(device: torch.device) -> int:
 def environment(device: torch.device) -> dict[str, str]:
     """Where bytes were made: device and library versions; no clock and no host name."""
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {
+        "device_class": device_class(device),
+        "device_name": device_name(device),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or the kind of CPU."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    return {"device_class": device_class(device), "device_name": name, "python": platform.python_version(), **versions}
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _say_why_no_card() -> None:
+    """Where a card seems near, or torch is made for one, the CPU is not taken in silence."""
+    if torch.version.cuda or shutil.which("nvidia-smi"):
+        warn_once(
+            f"device: auto runs on the CPU, because {_build()} sees no card it can use. If this machine has one, check "
+            "the driver with nvidia-smi, and that torch is a build for CUDA: https://pytorch.org/get-started/locally/"
+        )
+
+
+def _build() -> str:
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return f"torch {torch.__version__} ({built})"
 
 
 def _no_kernels(name: str, capability: Capability, built_for: list[str]) -> str:
-    newer_card_fix = "Install a build for it: see https://pytorch.org/get-started/locally/"
-    fix = _OLDER_CARD_FIX if capability < _IN_EVERY_WHEEL_FROM else newer_card_fix
+    if capability < _IN_A_WHEEL_FROM:
+        fix = _TOO_OLD
+    elif capability < _IN_EVERY_WHEEL_FROM:
+        fix = _OLDER_CARD_FIX
+    else:
+        fix = "Install a build for it: see https://pytorch.org/get-started/locally/"
     return (
         f"{name}: has capability {_dotted(capability)}, and torch {torch.__version__} was built for "
         f"{', '.join(built_for) or 'no card'}. {fix} (or set device to cpu)."

@@ -32,16 +32,27 @@ def draw_ids(weights_nV: Tensor, uniforms_nM: Tensor) -> Tensor:
     CDF over 10^5 ids cannot tell rare ones apart. Every row needs a positive weight.
     """
     folding = Folding.for_search(weights_nV.shape[1], uniforms_nM.shape[1])
-    columns_nC = folding.sums(weights_nV).double().cumsum_(dim=1)
+    columns_nC = running_sums(folding.sums(weights_nV).double())
     target_nM = uniforms_nM * columns_nC[:, -1:]
     column_nM = _first_above(columns_nC, target_nM)
     before_nM = torch.where(column_nM > 0, columns_nC.gather(1, (column_nM - 1).clamp_(min=0)), 0.0)
 
     ids_nMG, exists_nMG = folding.ids_in(column_nM)
     within_nMG = weights_nV.gather(1, ids_nMG.flatten(1)).view(ids_nMG.shape)
-    within_nMG = within_nMG.masked_fill_(~exists_nMG, 0.0).double().cumsum_(dim=2)
+    within_nMG = running_sums(within_nMG.masked_fill_(~exists_nMG, 0.0).double())
     row_nM1 = _first_above(within_nMG, (target_nM - before_nM).unsqueeze(-1))
     return ids_nMG.gather(2, row_nM1).squeeze(-1).sort(dim=1).values
+
+
+def running_sums(values: Tensor) -> Tensor:
+    """Sums along the last dimension up to each entry, in place where it can be; the same bits every time.
+
+    On a card a tensor of one row goes to a scan whose order of additions depends on timing; rows beside each other are
+    each added in a fixed order. So one row is never handed over alone.
+    """
+    if values.numel() > values.shape[-1]:
+        return values.cumsum_(dim=-1)
+    return torch.stack((values, values)).cumsum_(dim=-1)[0]
 
 
 def _first_above(cdf: Tensor, target: Tensor) -> Tensor:

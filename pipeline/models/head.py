@@ -8,10 +8,14 @@ teacher and student are normalised over the same ids and in the same precision.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pipeline.console import warn_once
+from pipeline.models.memory import is_out_of_memory
 
 _UPCAST_ROWS = 8192  # rows of a half-precision W in float32 at once: 64 MiB at D = 2,048
 
@@ -77,13 +81,31 @@ def product_float32(hidden_nD: Tensor, weight_VD: Tensor) -> Tensor:
     """h Wᵀ as float32 [n, V], without a float32 copy of a whole half-precision W."""
     if weight_VD.dtype == torch.float32 or hidden_nD.dtype != weight_VD.dtype:
         return _product_by_blocks(hidden_nD, weight_VD)
-    if weight_VD.is_cuda:
-        try:
-            return torch.mm(hidden_nD, weight_VD.T, out_dtype=torch.float32)
-        except RuntimeError as error:  # a card whose BLAS has no such product
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+    if weight_VD.is_cuda and has_wide_product(weight_VD.device, weight_VD.dtype):
+        return torch.mm(hidden_nD, weight_VD.T, out_dtype=torch.float32)
     return _product_by_blocks(hidden_nD, weight_VD)
+
+
+@functools.cache
+def has_wide_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a device multiplies `dtype` into float32; found once by a tiny product, so that the arithmetic is one.
+
+    A later failure of such a product is an error and no reason for another arithmetic in the middle of a shard.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # an error of earlier work is not this product's
+    ones = torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        torch.mm(ones, ones, out_dtype=torch.float32).cpu()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        warn_once(
+            f"{device}: has no product of {str(dtype).removeprefix('torch.')} that leaves in float32; the output "
+            "matrix is widened block by block instead, which is slower: " + str(error).partition("\n")[0]
+        )
+        return False
+    return True
 
 
 def _product_by_blocks(hidden_nD: Tensor, weight_VD: Tensor) -> Tensor:

@@ -14,12 +14,27 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from pipeline.errors import ConfigError, MachineError
+from pipeline.errors import ConfigError
+from pipeline.models.memory import memory_errors
 from pipeline.models.source import model_folder, name_some, weight_files
 
 # Masks and frequencies that older versions saved beside the weights: nothing learned is in them.
 _BOOKKEEPING = re.compile(r"(masked_bias|causal_mask|inv_freq|position_ids|(attn|attention)\.bias)$")
 _REFUSALS = (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError, SafetensorError)
+
+
+def load_config(reference: str, revision: str | None, trust_remote_code: bool = False) -> Any:
+    """A model's config, without its weights; of a folder also that its safetensors are there."""
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        weight_files(folder)
+    with _quiet_transformers():
+        try:
+            return AutoConfig.from_pretrained(
+                str(folder) if folder.is_dir() else reference, revision=revision, trust_remote_code=trust_remote_code
+            )
+        except _REFUSALS as error:
+            raise ConfigError(f"{reference}: its config cannot be read. {_advice(error)}") from error
 
 
 def load_model(
@@ -48,13 +63,11 @@ def load_model(
         except _REFUSALS as error:
             raise ConfigError(f"{reference}: cannot be loaded as a causal language model. {_advice(error)}") from error
     _refuse_partial(reference, report)
-    try:
+    with memory_errors(
+        f"{reference}: the card's memory does not hold this model in {str(dtype).removeprefix('torch.')}. End other "
+        "programs that use the card (nvidia-smi lists them), choose a smaller model or dtype, or set device to cpu."
+    ):
         return model.to(device).eval()
-    except torch.OutOfMemoryError as error:
-        raise MachineError(
-            f"{reference}: the memory of {torch.cuda.get_device_name(device)} does not hold this model in {dtype}. End "
-            "other programs that use the card, choose a smaller model or dtype, or set device to cpu."
-        ) from error
 
 
 def make_model(

@@ -22,15 +22,18 @@ from pipeline.cache.roots import find_sequences
 from pipeline.cache.sequence_file import read_sequences, write_sequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.console import say, warn_once
+from pipeline.data.documents import pinned, read_documents
 from pipeline.data.preparation import prepare_sequences
+from pipeline.data.report import DataReport
 from pipeline.data.sequences import Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.errors import ConfigError, DamagedDataError, IdentityError
+from pipeline.data.validation import usable_documents
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError, MachineError
 from pipeline.models.cache_identity import make_identity
-from pipeline.models.causal import CausalModel
-from pipeline.models.device import choose_device, choose_dtype, device_class
-from pipeline.models.loading import load_model
+from pipeline.models.causal import CausalModel, refuse_longer
+from pipeline.models.device import choose_device, choose_dtype, device_class, device_name
+from pipeline.models.loading import load_config, load_model
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import TeacherSettings
 from pipeline.models.teacher import Teacher
@@ -44,17 +47,23 @@ def plan_capture(
 
     PausedError where a pause is due before that; then nothing is planned.
     """
+    # What can be refused without the weights is refused first.
+    device = choose_device(teacher.device)
+    dtype = choose_dtype(teacher.dtype, device)
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
-    causal = _load(teacher, choose_dtype(teacher.dtype, choose_device(teacher.device)), tokenizer.vocab_size)
-    causal.check_length(data.sequence_length)
+    sizes = (tokenizer.vocab_size, cache.head_size, cache.num_draws)
+    layout = RecordLayout.for_vocabulary(*sizes, cache.draw_beta, cache.precision)
+    data = pinned(data)  # what is read and what the plan names is one commit, whatever is uploaded meanwhile
+    refuse_longer(data.sequence_length, load_config(teacher.model, teacher.revision, teacher.trust_remote_code))
+    _refuse_without_text(data, tokenizer)
+    pause.check()
+
+    causal = _load(teacher, dtype, device, tokenizer.vocab_size)
     pause.check()
     packing = _choose_packing(data, causal)
     sequences, report = prepare_sequences(data, tokenizer, packing, pause)
     say("\n".join(report.summary_lines()))
 
-    layout = RecordLayout.for_vocabulary(
-        tokenizer.vocab_size, cache.head_size, cache.num_draws, cache.draw_beta, cache.precision
-    )
     choice = probe_capture(causal, sequences, layout, cache)
     pause.check()
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
@@ -88,7 +97,7 @@ def load_teacher(plan: Plan, settings: TeacherSettings) -> Teacher:
             f"the plan was made on {plan.capture['device_class']}, this is {device_class(device)}: shards made here "
             "agree with the others within rounding, not bit for bit; their seals name the machine"
         )
-    causal = _load(settings, getattr(torch, plan.capture["dtype"]), plan.vocab_size)
+    causal = _load(settings, _planned_dtype(plan, device), device, plan.vocab_size)
     causal.check_length(plan.sequence_length)
     return _teacher(plan, causal)
 
@@ -107,6 +116,7 @@ def planned_sequences(
     except DamagedDataError as error:
         say(f"{error}\nPacking the sequences again.")
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
+    data = data.model_copy(update={"revision": plan.identity["source"].get("revision", data.revision)})
     sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     if digest.xxh3_128 != plan.sequences_digest:
@@ -118,16 +128,49 @@ def planned_sequences(
     return sequences
 
 
-def _load(settings: TeacherSettings, dtype: torch.dtype, vocab_size: int) -> CausalModel:
-    device = choose_device(settings.device)
+def _refuse_without_text(data: DataSettings, tokenizer: Tokenizer) -> None:
+    """ConfigError where the source is not there, or holds no usable document: found by reading up to the first one."""
+    if next(usable_documents(read_documents(data), data, DataReport()), None) is None:
+        prepare_sequences(data, tokenizer, "one_document")  # says what was read and why none of it can be used
+        raise AssertionError("a source without a usable document is refused")
+
+
+def _planned_dtype(plan: Plan, device: torch.device) -> torch.dtype:
+    planned = plan.capture["dtype"]
+    try:
+        return choose_dtype(planned, device)
+    except MachineError as error:
+        raise MachineError(
+            f"teacher.dtype: the plan of this cache is in {planned}, and a cache never mixes two; this card, a "
+            f"{device_name(device)}, has none of its own. Continue on a card of capability 8.0 or newer, or make a new "
+            "plan for this one with --run-dir."
+        ) from error
+
+
+def _load(settings: TeacherSettings, dtype: torch.dtype, device: torch.device, vocab_size: int) -> CausalModel:
     model = load_model(settings.model, settings.revision, dtype, device, settings.trust_remote_code)
-    return CausalModel(model, vocab_size)
+    return CausalModel(model, vocab_size, section="teacher")
 
 
 def _teacher(plan: Plan, causal: CausalModel) -> Teacher:
-    return Teacher(
-        causal, plan.layout, plan.capture["seed"], plan.capture["batch_size"], plan.capture["chunk_positions"]
+    batch_size, chunk_positions = plan.capture["batch_size"], plan.capture["chunk_positions"]
+    where = f"cuda ({device_name(causal.device)})" if causal.device.type == "cuda" else causal.device.type
+    dtype = str(causal.dtype).removeprefix("torch.")
+    say(
+        f"teacher: {causal.architecture}, {_count(causal)} parameters, on {where} in {dtype}; the plan: "
+        f"{batch_size:,} sequence{'s' * (batch_size > 1)} a pass, {chunk_positions:,} "
+        f"position{'s' * (chunk_positions > 1)} at once"
     )
+    return Teacher(causal, plan.layout, plan.capture["seed"], batch_size, chunk_positions)
+
+
+def _count(causal: CausalModel) -> str:
+    """How many parameters, in words: 1.24 billion, 135 million, 38,000."""
+    count = sum(parameter.numel() for parameter in causal.model.parameters())
+    for name, size in (("billion", 1e9), ("million", 1e6)):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g} {name}"
+    return f"{count:,}"
 
 
 def _choose_packing(data: DataSettings, causal: CausalModel) -> Literal["packed", "one_document"]:

@@ -22,6 +22,7 @@ from pipeline.data.sequences import Sequences
 from pipeline.errors import ConfigError, MachineError, NumericsError
 from pipeline.models.causal import CausalModel
 from pipeline.models.teacher import Teacher
+from pipeline.pause import PausedError
 
 _CPU_BATCH_POSITIONS = 4096  # enough rows for a product to run at full speed
 _CPU_LOGITS_BYTES = 64 * 2**20
@@ -50,7 +51,9 @@ def probe_capture(
 ) -> CaptureChoice:
     """Choose what the settings leave open, and score the first sequences with it: an overflow shows here.
 
-    ConfigError where the sequences are too long for the model, or its dtype overflows; the message names the setting.
+    On a card the widest batch there can be is scored too, because later sequences may be fuller than the first.
+    ConfigError where the sequences are too long for the model, or its dtype overflows; MachineError where the card's
+    memory does not hold a batch; the message names the setting.
     """
     model.check_length(sequences.sequence_length)
     on_card = model.device.type == "cuda"
@@ -58,6 +61,8 @@ def probe_capture(
     chunk = settings.chunk_positions or chunk_within(logits_bytes, layout.vocab_size)
     if settings.batch_size is not None:
         batch = settings.batch_size
+        if on_card:
+            _score_first(model, widest(sequences, min(batch, sequences.num_sequences)), layout, batch, chunk)
     elif on_card:
         batch = _largest_batch(model, sequences, layout, chunk)
     else:
@@ -82,6 +87,25 @@ def grow_batch(limit: int, fits: Callable[[int], bool]) -> int:
     return batch // 2
 
 
+def widest(sequences: Sequences, batch: int) -> Sequences:
+    """The batch that takes the most memory: every position scored, and documents to keep apart in every row.
+
+    The ids are those that the first sequences have scored, one after another, so that the model reads real text.
+    """
+    first = sequences.select(slice(batch))
+    real = first.input_ids[:, :-1][first.loss_mask]
+    shape = (batch, sequences.sequence_length + 1)
+    starts = np.zeros(shape, dtype=bool)
+    starts[:, [0, shape[1] // 2]] = True
+    return Sequences(
+        np.resize(real if len(real) else first.input_ids, shape),
+        np.ones((batch, sequences.sequence_length), dtype=bool),
+        starts,
+        np.resize(first.split, batch),
+        np.zeros(batch, dtype=np.int64),
+    )
+
+
 def halve_until(positions: int, limit: float) -> int:
     """`positions`, halved until it is at most `limit`; at least 1."""
     while positions > max(1.0, limit):
@@ -103,7 +127,7 @@ def _shard_positions(model: CausalModel, position_bytes: float, wanted: int) -> 
 
 
 def _largest_batch(model: CausalModel, sequences: Sequences, layout: RecordLayout, chunk: int) -> int:
-    """Double the batch while a pass leaves some of the card's memory free."""
+    """Double the batch while the widest pass leaves some of the card's memory free."""
     device = model.device
     memory_bytes = torch.cuda.get_device_properties(device).total_memory * _CUDA_MEMORY_SHARE
 
@@ -111,7 +135,7 @@ def _largest_batch(model: CausalModel, sequences: Sequences, layout: RecordLayou
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            _score_first(model, sequences, layout, batch, chunk)
+            _score_first(model, widest(sequences, batch), layout, batch, chunk)
         except MachineError:
             return False
         return torch.cuda.max_memory_reserved(device) <= memory_bytes
@@ -133,4 +157,10 @@ def _score_first(model: CausalModel, sequences: Sequences, layout: RecordLayout,
     try:
         return Teacher(model, layout, seed=0, batch_size=batch, chunk_positions=chunk).score(sequences, rows)
     except NumericsError as error:
-        raise ConfigError(f"teacher.dtype: {error}") from error
+        raise ConfigError(str(error)) from error
+    except PausedError as error:
+        raise MachineError(
+            f"the card's memory does not hold {batch:,} sequences of {sequences.sequence_length:,} positions at once. "
+            "Set cache.batch_size, cache.chunk_positions or data.sequence_length lower, or end other programs that use "
+            "the card (nvidia-smi lists them)."
+        ) from error

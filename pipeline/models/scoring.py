@@ -25,6 +25,7 @@ from pipeline.models.folding import Folding
 _LOG2_E = math.log2(math.e)  # exp2 is a third of the time of exp on CPU
 _NOT_TAIL = -1e30  # instead of −inf: its exponential is 0 as well, and 0 · −1e30 is no NaN
 _CPU_BLOCK_BYTES = 2 * 2**20  # logits worked on at once on CPU: what stays in a core's cache
+_TIED_IDS = 2**22  # ids of rows with a tie looked at together: about 16 MiB each of logits and of ranks
 _FOLD_FROM = 4  # folding pays once the columns hold a few ids each
 
 
@@ -70,11 +71,18 @@ def top_ids(logits_nV: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
     values_nJ, ids_nJ = _largest(logits_nV, head_size + 1)
     ids_nK = ids_nJ[:, :head_size].sort(dim=1).values
     boundary_n = values_nJ[:, head_size - 1]
-    for row in (boundary_n == values_nJ[:, head_size]).nonzero().flatten().tolist():
-        above = (logits_nV[row] > boundary_n[row]).nonzero().flatten()
-        equal = (logits_nV[row] == boundary_n[row]).nonzero().flatten()
-        ids_nK[row] = torch.cat([above, equal[: head_size - above.numel()]]).sort().values
+    tied_x = (boundary_n == values_nJ[:, head_size]).nonzero().flatten()
+    for rows_x in torch.split(tied_x, max(1, _TIED_IDS // logits_nV.shape[1])) if len(tied_x) else ():
+        ids_nK[rows_x] = _lowest_ids(logits_nV[rows_x], boundary_n[rows_x].unsqueeze(1), head_size)
     return ids_nK, values_nJ[:, head_size:]
+
+
+def _lowest_ids(logits_xV: Tensor, boundary_x1: Tensor, head_size: int) -> Tensor:
+    """Ids above each row's boundary and, of those equal to it, the lowest, so that there are K; ascending, [x, K]."""
+    above_xV, equal_xV = logits_xV > boundary_x1, logits_xV == boundary_x1
+    missing_x1 = head_size - above_xV.sum(dim=1, keepdim=True)
+    kept_xV = above_xV.logical_or_(equal_xV.logical_and(equal_xV.cumsum(dim=1, dtype=torch.int32) <= missing_x1))
+    return kept_xV.nonzero()[:, 1].view(-1, head_size)
 
 
 def _score_block(

@@ -16,7 +16,7 @@ class TeacherSettings(Section):
     """The model whose predictions are cached."""
 
     model: str = free(doc="a folder with config.json and safetensors, or a hub id")
-    revision: str | None = identity(None, "hub: commit or tag")
+    revision: str | None = free(None, "hub: commit or tag; the weights it stands for enter the plan")
     dtype: Dtype = identity("auto", "auto: float32 on CPU, bfloat16 from capability 8.0, float16 below")
     device: Device = free("auto")
     trust_remote_code: bool = free(False, "run code that comes with the model; leave it off")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.chat import marks_generation, spans_by_prefixes, tokens_in_spans
-from pipeline.data.documents import Message
+from pipeline.data.messages import Message
 
 
 def render(messages: Sequence[Message], prompt: bool) -> str:

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.data import tables
 from pipeline.data.documents import (
     Document,
     Unreadable,
     expected_documents,
     order_key,
+    pinned,
     read_documents,
     source_fingerprint,
 )
@@ -189,3 +191,31 @@ def test_a_missing_column_of_a_table_stops_at_once(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"], "n": [1]}), tmp_path / "rows.parquet")
     with pytest.raises(ConfigError, match=r"has no column 'text'; it has body, n\. Set data\.text_column"):
         read(source="parquet", path=str(tmp_path))
+
+
+def test_pinned_asks_the_hub_once_and_reads_that_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def resolve(dataset: str, revision: str | None) -> str:
+        asked.append(revision)
+        return "c" * 40
+
+    monkeypatch.setattr(tables, "resolve_revision", resolve)
+    settings = DataSettings(source="hub", dataset="owner/name", revision="v1")
+    found = pinned(settings)
+    assert asked == ["v1"]
+    assert found == settings.model_copy(update={"revision": "c" * 40})
+    assert settings.revision == "v1"
+    read: list[Any] = []
+    monkeypatch.setattr(tables, "read_dataset", lambda *args: iter(read.append(args) or [("train:1", {"text": "x"})]))
+    assert list(read_documents(found)) == [Document("train:1", "x")]
+    assert read[0][3] == "c" * 40
+
+
+def test_what_lies_here_needs_no_pin(tmp_path: Path) -> None:
+    for settings in (
+        DataSettings(source="hub", dataset=str(tmp_path)),
+        DataSettings(source="text", path=str(tmp_path)),
+        DataSettings(source="stdlib"),
+    ):
+        assert pinned(settings) is settings

@@ -52,6 +52,13 @@ def assert_same(packed: PackedRows, expected: list[list[tuple[int, bool, bool, i
     assert packed.num_bytes.tolist() == [sum(entry[3] for entry in row[1:] if entry[1]) for row in expected]
 
 
+def pack_one(documents: list[TokenizedDocument], length: int, mode: Mode) -> tuple[PackedRows, int]:
+    """Rows and padding of a single split."""
+    rows, counts, num_padding = pack([list(documents)], length, mode, END)
+    assert counts == [len(rows.num_bytes)]
+    return rows, num_padding
+
+
 documents_strategy = st.lists(
     st.lists(st.tuples(st.integers(0, 98), st.booleans()), min_size=0, max_size=12), min_size=0, max_size=6
 )
@@ -65,7 +72,7 @@ def test_equals_the_slow_route(mode: Mode, texts: list[list[tuple[int, bool]]], 
         make_document(str(number), [*(token for token, _ in text), END], [*(scored for _, scored in text), True])
         for number, text in enumerate(texts)
     ]
-    packed = pack(documents, length, mode, END)
+    packed, _ = pack_one(documents, length, mode)
     assert packed.input_ids.shape[1:] == (length + 1,)
     assert_same(packed, pack_slowly(documents, length, mode))
 
@@ -76,15 +83,15 @@ def test_equals_the_slow_route(mode: Mode, texts: list[list[tuple[int, bool]]], 
 def test_every_label_counts_once_and_padding_never(mode: Mode, lengths: list[int], length: int) -> None:
     numbers = itertools.count(100)
     documents = [make_document(str(size), [next(numbers) for _ in range(size)]) for size in lengths]
-    packed = pack(documents, length, mode, END)
+    packed, num_padding = pack_one(documents, length, mode)
     labels = packed.input_ids[:, 1:][packed.loss_mask].tolist()
     assert labels == [int(token) for document in documents for token in document.ids[1:]]
-    assert packed.num_padding == int((packed.input_ids == END).sum())
+    assert num_padding == int((packed.input_ids == END).sum())
 
 
 def test_dtypes_are_those_of_sequences() -> None:
     for documents in ([], [make_document("a", [1, 2, 3, END])]):
-        packed = pack(documents, 2, "packed", END)
+        packed, _ = pack_one(documents, 2, "packed")
         assert packed.input_ids.dtype == np.uint32
         assert packed.loss_mask.dtype == packed.document_starts.dtype == np.bool_
         assert packed.num_bytes.dtype == np.int64
@@ -92,15 +99,15 @@ def test_dtypes_are_those_of_sequences() -> None:
 
 def test_one_document_rows_never_hold_two_documents() -> None:
     documents = [make_document(str(base), [base, base + 1, base + 2, END]) for base in (10, 20)]
-    packed = pack(documents, 5, "one_document", END)
+    packed, _ = pack_one(documents, 5, "one_document")
     assert packed.input_ids.tolist() == [[10, 11, 12, END, END, END], [20, 21, 22, END, END, END]]
     assert packed.loss_mask.tolist() == [[True, True, True, False, False]] * 2
     assert packed.document_starts.tolist() == [[True, False, False, False, True, False]] * 2
 
 
 def test_a_row_continues_with_the_last_id_of_the_row_before() -> None:
-    packed = pack([make_document("a", [1, 2, 3, 4, END])], 2, "packed", END)
+    packed, num_padding = pack_one([make_document("a", [1, 2, 3, 4, END])], 2, "packed")
     assert packed.input_ids.tolist() == [[1, 2, 3], [3, 4, END]]
     assert packed.loss_mask.all()
     assert packed.document_starts.tolist() == [[True, False, False]] * 2
-    assert packed.num_padding == 0
+    assert num_padding == 0

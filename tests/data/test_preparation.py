@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.data import texts
+from pipeline.data.pieces import cut_text
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.data.settings import DataSettings
@@ -184,3 +186,22 @@ def test_a_pause_is_seen_between_batches(texts_folder: Path, tokenizer: Tokenize
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(PausedError, match="SIGTERM was received"):
             prepare_sequences(settings_for(texts_folder), tokenizer, "packed", pause)
+
+
+def test_a_pause_is_seen_in_the_middle_of_one_long_text(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "GROUP_CHARACTERS", 1000)
+    monkeypatch.setattr(texts, "cut_text", lambda text: cut_text(text, 500))
+    (tmp_path / "book.txt").write_text("All of it in one file. " * 400)
+    asked = []
+
+    class Later(PauseRequest):
+        def check(self) -> None:
+            asked.append(1)
+            if len(asked) == 4:
+                raise PausedError("SIGTERM was received")
+
+    with pytest.raises(PausedError):
+        prepare_sequences(settings_for(tmp_path / "book.txt"), tokenizer, "packed", Later())
+    assert len(asked) == 4

@@ -17,6 +17,8 @@ def make_report() -> DataReport:
     report.drop("x.txt", "duplicate")
     report.document_tokens = {"min": 3, "median": 5, "max": 6}
     report.num_unknown_tokens = 1
+    report.num_uncovered_characters = 2
+    report.num_control_spelled, report.num_control_ids = 3, 1
     report.train = SplitCounts(1, 6, 2, 5)
     report.validation = SplitCounts(1, 5, 1, 4)
     report.padding_share = 0.125
@@ -43,6 +45,8 @@ def test_lines_name_every_reason_and_a_few_keys() -> None:
         "text: 40 characters, 44 bytes, 11 tokens",
         "tokens a document: min 3, median 5, max 6",
         "unknown tokens: 9.09%",
+        "characters that no token spells: 2 (5.00%)",
+        "control tokens spelled in the text: 3; 1 became the control token, the others are text like any other",
         "train: 1 documents, 6 tokens, 2 sequences, 5 scored positions",
         "validation: 1 documents, 5 tokens, 1 sequences, 4 scored positions",
         "padding: 12.50% of all ids",
@@ -52,3 +56,8 @@ def test_lines_name_every_reason_and_a_few_keys() -> None:
 def test_an_empty_report_divides_by_nothing() -> None:
     assert DataReport().unknown_share == 0.0
     assert DataReport().summary_lines()[0] == "0 documents read, 0 kept, 0 dropped"
+
+
+def test_what_was_read_and_not_needed_is_counted() -> None:
+    report = DataReport(documents_read=12, documents_kept=4)
+    assert report.summary_lines()[0] == "12 documents read, 4 kept, 0 dropped, 8 beyond data.max_tokens"

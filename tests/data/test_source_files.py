@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local, source_files
@@ -74,3 +76,26 @@ def test_a_folder_of_other_files_says_what_it_holds(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_a_hub_dataset_is_local(tmp_path: Path) -> None:
     assert is_local(DataSettings(source="hub", dataset=str(tmp_path)))
     assert not is_local(DataSettings(source="hub", dataset="owner/name"))
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    fill(tmp_path, "corpus/a/x.txt", "elsewhere/deep/y.txt", "corpus/.hidden/z.txt")
+    corpus = tmp_path / "corpus"
+    (corpus / "a" / "up").symlink_to(corpus, target_is_directory=True)
+    (corpus / "0-again").symlink_to(corpus / "a", target_is_directory=True)
+    (corpus / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (corpus / "linked-too").symlink_to(tmp_path / "elsewhere" / "deep", target_is_directory=True)
+    (corpus / "gone").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    assert names_of("text", corpus) == ["a/x.txt", "linked/deep/y.txt"]
+
+
+def test_a_folder_that_is_a_link_is_read(tmp_path: Path) -> None:
+    fill(tmp_path, "real/a.txt")
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    assert names_of("text", tmp_path / "link") == ["a.txt"]
+
+
+@pytest.mark.parametrize("values", [{"path": ""}, {"path": "x", "seed": 2**63}, {"path": "x", "seed": -1}])
+def test_settings_that_mean_nothing_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"at least 1 character|less than 9223372036854775808|or equal to 0"):
+        DataSettings(source="text", **values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pipeline.data.documents import Document, TokenizedDocument, Unreadable
 from pipeline.data.report import DataReport
@@ -67,3 +68,41 @@ def test_ids_beyond_the_vocabulary_are_a_fault() -> None:
     document = TokenizedDocument("a", np.array([1, 9], np.uint32), np.ones(2, np.bool_), np.zeros(2, np.int64))
     assert fault_in_ids(document, 10) is None
     assert fault_in_ids(document, 9) == "has token ids of 9 or more"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "\ud800", "content": "x"},
+        {"role": "assistant", "content": "x", "name": "\udfff"},
+        {"role": "assistant", "content": "x", "tool_calls": [{"arguments": {"\ud800": 1}}]},
+    ],
+)
+def test_a_lone_surrogate_anywhere_in_a_chat_is_a_fault(message: dict[str, object]) -> None:
+    document = Document("key", "", ({"role": "assistant", "content": "y"}, message))
+    assert screen([document]) == ([], {"not valid Unicode (a lone surrogate)": ["key"]})
+    assert screen([document], drop_duplicates=False)[0] == []
+
+
+def test_chats_that_differ_in_a_field_or_a_tool_are_two() -> None:
+    chat = {"role": "assistant", "content": "x"}
+    documents: list[Document | Unreadable] = [
+        Document("a", "", (chat,)),
+        Document("b", "", (chat | {"name": "n"},)),
+        Document("c", "", (chat,), ({"name": "f"},)),
+        Document("d", "", (dict(reversed(chat.items())),)),
+    ]
+    assert screen(documents) == (["a", "b", "c"], {"duplicate": ["d"]})
+
+
+def test_a_long_text_is_looked_at_whole() -> None:
+    long = "word " * 50_000
+    documents: list[Document | Unreadable] = [
+        Document("a", long),
+        Document("b", long + "."),
+        Document("c", long),
+        Document("d", long + "\udc00"),
+    ]
+    kept, dropped = screen(documents)
+    assert kept == ["a", "b"]
+    assert dropped == {"duplicate": ["c"], "not valid Unicode (a lone surrogate)": ["d"]}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.history import Curve, TrainingHistory, read_history
+from pipeline import files
+from pipeline.evaluation.history import Curve, Standing, TrainingHistory, read_history, read_standing
 
 TRAIN = [
     {"step": 1, "kind": "train", "ce": 5.0, "kd": None, "effective_draws": float("nan")},
@@ -60,3 +61,13 @@ def test_timings_may_be_absent(tmp_path: Path) -> None:
     assert found is not None
     assert found.timings == ()
     assert not found.best_validation()
+
+
+def test_a_training_stands_at_its_newest_finished_checkpoint(tmp_path: Path) -> None:
+    assert read_standing(tmp_path) is None
+    for step, names in ((9, ("state.json", "COMMIT.json")), (10, ("state.json", "COMMIT.json")), (11, ("state.json",))):
+        for name in names:
+            files.write_json(tmp_path / f"step-{step:08d}" / name, {"step": step, "training_hash": "ab"})
+    assert read_standing(tmp_path) == Standing(10, "ab")
+    (tmp_path / "step-00000010" / "state.json").write_text("{")
+    assert read_standing(tmp_path) == Standing(9, "ab")

@@ -16,6 +16,7 @@ from pipeline.evaluation.summary import (
     columns_of,
     gain_of,
     load_result,
+    remarks_on,
     row_title,
     save_result,
     summary_table,
@@ -39,6 +40,7 @@ def test_json_there_and_back(tmp_path: Path) -> None:
     assert set(value["rows"][0]) == {
         "name", "kind", "weights", "folder", "cross_entropy_nats", "perplexity", "perplexity_capped", "bits_per_byte",
         "kl_bucket_nats", "kl_exact_nats", "top1_agreement", "tokens_per_second", "peak_memory_bytes", "memory_kind",
+        "step", "num_steps", "training_hash", "leaks_documents",
     }  # fmt: skip
     assert value["samples"][0].keys() == {"prompt", "reference", "continuations"}
 
@@ -123,3 +125,19 @@ def test_gain_that_is_none() -> None:
     assert gain.nats < 0
     assert gain.gap_closed is None
     assert gain_of(dataclasses.replace(result, rows=result.rows[:3])) is None
+
+
+def test_remarks_are_made_only_where_there_is_something_to_remark() -> None:
+    result = make_result()
+    assert remarks_on(result) == []
+    rows = (
+        dataclasses.replace(make_row("student", "student", 4.0, "raw"), step=10, num_steps=40),
+        dataclasses.replace(make_row("opt", "baseline", 4.5), leaks_documents=True),
+    )
+    unfinished = dataclasses.replace(result, rows=rows)
+    text = " ".join(printed(unfinished, 80).split())
+    assert "opt †" in text
+    assert "† This model sees the documents before its own" in text
+    assert "The student was measured at step 10 of 40: its training is not finished." in text
+    finished = dataclasses.replace(rows[0], step=40)
+    assert remarks_on(dataclasses.replace(result, rows=(finished,))) == []

@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from pipeline import console
-from pipeline.errors import ConfigError, NumericsError
-from pipeline.models import CausalModel
+from pipeline.errors import ConfigError, MachineError
+from pipeline.models import CausalModel, causal
 from tests import tiny
 
 _MORE_ARCHITECTURES = {
@@ -17,6 +17,7 @@ _MORE_ARCHITECTURES = {
     "phi": tiny._LLAMA_LIKE,
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "gemma3_text": tiny._LLAMA_LIKE | {"head_dim": 8, "final_logit_softcapping": 1.5},
+    "recurrent_gemma": tiny._LLAMA_LIKE | {"num_hidden_layers": 3, "lru_width": 32, "logits_soft_cap": 2.5},
 }
 
 
@@ -60,6 +61,7 @@ def test_hidden_states_through_the_head_are_the_models_own_logits(model_type, dt
     [
         ("gemma2", 1.0, 2.0, False),
         ("gemma3_text", 1.0, 1.5, False),
+        ("recurrent_gemma", 1.0, 2.5, False),
         ("cohere", 0.25, None, False),
         ("granite", 1 / 8, None, False),
         ("phi", 1.0, None, True),
@@ -82,6 +84,40 @@ def test_a_model_without_positions_does_not_isolate(monkeypatch):
     assert not causal.isolates_documents()
     assert causal.max_positions is None
     causal.check_length(10**6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_softcap_that_rounding_would_hide_is_not_lost(dtype, monkeypatch):
+    """Its key unknown, a cap moves logits by less than half precision rounds them; the form is refused all the same."""
+    model = _make("gemma2", monkeypatch).to(dtype)
+    ids, _ = _inputs()
+    model.config.final_logit_softcapping = None
+    with torch.no_grad():
+        largest = float(model(input_ids=ids).logits.abs().max())
+    model.config.final_logit_softcapping = 6 * largest  # x - x^3 / (3 c^2): about one part in a hundred at the largest
+    assert CausalModel(model, tiny.VOCAB_SIZE).head.softcap == 6 * largest
+    monkeypatch.setattr(causal, "_SOFTCAP_KEYS", ("output_logit_soft_cap",))
+    assert CausalModel(model, tiny.VOCAB_SIZE).head.weight_VD is None
+
+
+class _OwnProduct(LlamaForCausalLM):
+    """It never calls its output module, so its logits come rounded."""
+
+    def forward(self, input_ids, **keywords):
+        output = self.model(input_ids=input_ids, **keywords)
+        return type("Output", (), {"logits": torch.nn.functional.linear(output.last_hidden_state, self.lm_head.weight)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_model_that_makes_its_logits_past_the_output_module_keeps_its_head(dtype):
+    model = _OwnProduct(tiny.make_model().config).eval().to(dtype)
+    assert CausalModel(model, tiny.VOCAB_SIZE).head.weight_VD is model.lm_head.weight
+
+
+def test_probing_leaves_no_hook_behind():
+    model = tiny.make_model()
+    CausalModel(model, tiny.VOCAB_SIZE)
+    assert not model.lm_head._forward_hooks
 
 
 class _CurvedLlama(LlamaForCausalLM):
@@ -141,16 +177,33 @@ def test_fewer_rows_than_ids_are_refused(model_type):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "message"),
+    ("dtype", "section", "message"),
     [
-        (torch.float16, r"float16 overflows.*teacher\.dtype to float32, or to bfloat16"),
-        (torch.bfloat16, r"bfloat16 overflows.*teacher\.dtype to float32, and"),
-        (torch.float32, "its weights are damaged"),
+        (torch.float16, "teacher", r"^teacher\.dtype: .*float16 overflows.*teacher\.dtype to float32, or to bfloat16"),
+        (torch.bfloat16, "teacher", r"^teacher\.dtype: .*bfloat16 overflows.*teacher\.dtype to float32, and"),
+        (torch.float32, "teacher", r"^teacher\.model: .*its weights are damaged"),
+        (torch.float32, "student", r"^student\.model: .*its weights are damaged"),
     ],
 )
-def test_a_model_that_overflows_is_refused_at_once(dtype, message):
+def test_a_model_that_overflows_is_refused_at_once(dtype, section, message):
     model = tiny.make_model().to(dtype)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("inf"))
-    with pytest.raises(NumericsError, match=message):
-        CausalModel(model, tiny.VOCAB_SIZE)
+    with pytest.raises(ConfigError, match=message):
+        CausalModel(model, tiny.VOCAB_SIZE, section)
+
+
+@pytest.mark.parametrize("section", ["teacher", "student"])
+def test_a_card_too_full_for_one_pass_is_told(section, monkeypatch):
+    model = tiny.make_model()
+    causal_model = CausalModel(model, tiny.VOCAB_SIZE, section)
+
+    def scarce(*arguments, **keywords):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.model, "forward", scarce)
+    monkeypatch.setattr(CausalModel, "hidden", scarce)
+    with pytest.raises(MachineError, match=rf"^{section}: the card's memory.*nvidia-smi.*{section}\.device to cpu"):
+        CausalModel(model, tiny.VOCAB_SIZE, section)
+    with pytest.raises(MachineError, match=rf"^{section}: the card's memory"):
+        causal_model.isolates_documents()

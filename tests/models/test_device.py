@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 
 import pytest
 import torch
 
+from pipeline import console
 from pipeline.errors import MachineError
 from pipeline.models.device import (
     build_supports,
@@ -58,6 +60,36 @@ def test_a_card_the_build_has_no_kernels_for_gets_the_exact_fix(monkeypatch):
         check_cuda(torch.device("cuda"))
 
 
+def test_a_card_older_than_any_wheel_is_not_sent_to_one(monkeypatch):
+    _pretend_card(monkeypatch, (3, 7))
+    with pytest.raises(MachineError, match=r"capability 3\.7.*older than capability 5\.0: use another card") as error:
+        check_cuda(torch.device("cuda"))
+    assert "whl/cu126" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_full_card_is_not_taken_for_a_wrong_build(error, monkeypatch):
+    def full(*arguments, **keywords):
+        raise error
+
+    _pretend_card(monkeypatch, (7, 5))
+    monkeypatch.setattr(torch, "ones", full)
+    with pytest.raises(MachineError, match=r"another process holds the card\. nvidia-smi") as refusal:
+        check_cuda(torch.device("cuda"))
+    assert "built for" not in str(refusal.value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", full)
+    with pytest.raises(MachineError, match="another process holds the card"):
+        choose_device("auto")
+
+
 def test_a_card_must_do_one_real_product(monkeypatch):
     """The architectures match; the work decides. A meta device allocates and multiplies, and has no numbers."""
     _pretend_card(monkeypatch, (7, 5))
@@ -100,6 +132,21 @@ def test_without_a_card_auto_is_the_cpu_and_cuda_an_error(monkeypatch):
     assert choose_device("auto") == CPU
     with pytest.raises(MachineError, match="sees no card"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("built_for", "driver", "said"),
+    [(None, None, ""), ("12.8", None, "built for CUDA 12.8"), (None, "/usr/bin/nvidia-smi", "built without CUDA")],
+)
+def test_auto_says_why_it_is_the_cpu_where_a_card_seems_near(built_for, driver, said, monkeypatch, capsys):
+    monkeypatch.setattr(console, "_said", set())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(shutil, "which", lambda name: driver)
+    assert [choose_device("auto"), choose_device("auto")] == [CPU, CPU]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said)
+    assert all(said in line and "auto runs on the CPU" in line for line in lines)
 
 
 def test_the_environment_names_versions_and_nothing_that_varies_between_runs(monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.draws import draw_ids, uniforms
+from pipeline.models.draws import draw_ids, running_sums, uniforms
 
 
 def _plain_inverse_cdf(weights: np.ndarray, uniform: float) -> int:
@@ -79,3 +79,22 @@ def _philox_4x64(counter: int, key: tuple[int, int]) -> list[int]:
 def test_uniforms_are_philox_as_published():
     raw = [word for counter in (1, 2) for word in _philox_4x64(counter, (11, 5))]
     assert uniforms(11, 5, 2, 4).reshape(-1).tolist() == [(word >> 11) / 2**53 for word in raw]
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (3, 7), (1, 1, 5), (1, 2, 5), (1, 1)])
+def test_running_sums_add_in_order_and_never_take_one_row_alone(shape, monkeypatch):
+    values = torch.rand(shape, dtype=torch.float64)
+    expected = np.cumsum(values.numpy(), axis=-1)
+    real, handed = torch.Tensor.cumsum_, []
+
+    def cumsum_(tensor, dim):
+        handed.append(tensor.numel() // tensor.shape[dim])
+        return real(tensor, dim)
+
+    monkeypatch.setattr(torch.Tensor, "cumsum_", cumsum_)
+    found = running_sums(values)
+    assert found.shape == shape
+    assert found.numpy().tobytes() == expected.tobytes()
+    assert handed[0] >= 2
+    draw_ids(torch.rand(1, 50), torch.rand(1, 1, dtype=torch.float64))
+    assert min(handed) >= 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.models.head import Head, product_float32
+from pipeline import console
+from pipeline.models import head as head_module
+from pipeline.models.head import Head, has_wide_product, product_float32
 
 
 def _dense(hidden, weight, bias, scale, softcap, num_effective):
@@ -81,3 +83,55 @@ def test_a_bias_of_another_size_and_a_scale_without_weight_are_refused():
         Head(torch.randn(8, 4), torch.randn(7))
     with pytest.raises(ValueError, match="have no place"):
         Head(None, scale=2.0)
+
+
+# ------------------------------------------------------------------ which product a card has
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """A device whose products raise `refused[0]`; the calls are counted in `refused[1]`."""
+    state = [RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`"), 0]
+
+    def refuse(*arguments, **keywords):
+        state[1] += 1
+        raise state[0]
+
+    monkeypatch.setattr(torch, "mm", refuse)
+    monkeypatch.setattr(console, "_said", set())
+    has_wide_product.cache_clear()
+    yield state
+    has_wide_product.cache_clear()
+
+
+def test_a_device_without_the_wide_product_is_asked_once_and_that_is_said_once(refused, capsys):
+    cpu = torch.device("cpu")
+    assert [has_wide_product(cpu, torch.float16) for _ in range(3)] == [False] * 3
+    assert refused[1] == 1
+    assert capsys.readouterr().err.count("cpu: has no product of float16 that leaves in float32") == 1
+    assert not has_wide_product(cpu, torch.bfloat16)
+    assert refused[1] == 2
+
+
+def test_a_full_card_decides_nothing(refused):
+    refused[0] = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
+            has_wide_product(torch.device("cpu"), torch.float16)
+    assert refused[1] == 2
+
+
+class _OnCard(torch.Tensor):
+    """A tensor that says it is on a card."""
+
+    is_cuda = True
+
+
+def test_once_it_is_there_a_failing_product_is_an_error_and_no_other_arithmetic(refused, monkeypatch):
+    weight = torch.randn(20, 8).half().as_subclass(_OnCard)
+    monkeypatch.setattr(head_module, "has_wide_product", lambda device, dtype: True)
+    with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
+        product_float32(torch.randn(3, 8).half(), weight)
+    monkeypatch.setattr(head_module, "has_wide_product", lambda device, dtype: False)
+    hidden = torch.randn(3, 8).half()
+    assert torch.equal(product_float32(hidden, weight), hidden.float() @ weight.float().T)

@@ -8,9 +8,9 @@ import torch
 
 from pipeline.cache.records import RecordLayout
 from pipeline.cache.settings import CacheSettings
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MachineError
 from pipeline.models import CausalModel, probe
-from pipeline.models.probe import CaptureChoice, chunk_within, grow_batch, halve_until, probe_capture
+from pipeline.models.probe import CaptureChoice, chunk_within, grow_batch, halve_until, probe_capture, widest
 from tests import tiny
 from tests.models.rows import lay_out, random_documents
 
@@ -90,3 +90,61 @@ def test_sequences_with_nothing_to_score_are_no_trouble():
 )
 def test_a_batch_doubles_while_it_fits(limit, room, expected):
     assert grow_batch(limit, lambda batch: batch <= room) == expected
+
+
+# ------------------------------------------------------------------ a card's memory, pretended
+
+
+def test_the_widest_batch_scores_every_position_of_real_text():
+    narrow = lay_out([[document] for document in random_documents([3, 5, 24])])
+    found = widest(narrow, 2)
+    assert found.input_ids.shape == (2, 25)
+    assert found.loss_mask.all()
+    real = [*narrow.input_ids[0, :2], *narrow.input_ids[1, :4]]
+    assert found.input_ids.ravel().tolist() == (real * 9)[:50]
+    assert found.position_ids().tolist() == [[*range(12), *range(12)]] * 2
+    assert widest(narrow, 7).input_ids.shape == (7, 25)
+    narrow.loss_mask[:] = np.False_
+    assert widest(narrow, 1).input_ids.tolist() == [narrow.input_ids[0].tolist()]
+
+
+def _pretend_memory(monkeypatch: pytest.MonkeyPatch, causal: CausalModel, room_positions: int) -> list[tuple[int, int]]:
+    """A card whose memory holds so many positions, and whose allocator refuses twice as many; returns what is asked."""
+    shapes: list[tuple[int, int]] = []
+    real = CausalModel.hidden
+
+    def hidden(self, ids, positions):
+        shapes.append(tuple(ids.shape))
+        if ids.numel() > 2 * room_positions:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, ids, positions)
+
+    monkeypatch.setattr(CausalModel, "hidden", hidden)
+    card = type("Card", (), {"total_memory": room_positions / 0.75})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some Card")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: int(np.prod(shapes[-1])))
+    return shapes
+
+
+def test_the_batch_is_found_with_full_rows_although_the_first_are_narrow(monkeypatch):
+    causal = CausalModel(tiny.make_model(), tiny.VOCAB_SIZE)
+    sequences = lay_out([[document] for document in random_documents([3] * 15 + [24])])
+    shapes = _pretend_memory(monkeypatch, causal, room_positions=5 * 24)
+    assert probe._largest_batch(causal, sequences, LAYOUT, 64) == 4
+    assert shapes[:3] == [(1, 24), (2, 24), (4, 24)]
+    _pretend_memory(monkeypatch, causal, room_positions=23)
+    with pytest.raises(MachineError, match=r"Some Card: its memory does not hold this teacher with one sequence of 24"):
+        probe._largest_batch(causal, sequences, LAYOUT, 64)
+
+
+def test_a_batch_that_is_set_and_does_not_fit_is_refused_before_the_plan(monkeypatch):
+    causal = CausalModel(tiny.make_model(), tiny.VOCAB_SIZE)
+    sequences = lay_out([[document] for document in random_documents([3] * 15 + [24])])
+    _pretend_memory(monkeypatch, causal, room_positions=2 * 24)
+    monkeypatch.setattr(CausalModel, "device", property(lambda self: torch.device("cuda")))
+    monkeypatch.setattr(probe.Teacher, "_tensor", lambda self, array: torch.from_numpy(np.ascontiguousarray(array)))
+    assert probe_capture(causal, sequences, LAYOUT, CacheSettings(batch_size=4)).batch_size == 4
+    with pytest.raises(MachineError, match=r"does not hold 8 sequences of 24 positions.*Set cache\.batch_size"):
+        probe_capture(causal, sequences, LAYOUT, CacheSettings(batch_size=8))

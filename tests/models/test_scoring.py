@@ -101,6 +101,15 @@ def test_ties_take_the_lowest_ids(vocab_size, head_size):
     assert torch.equal(tail_max[:, 0], rest.amax(dim=1))
 
 
+@pytest.mark.parametrize("tied_ids", [1, 3 * 40, 2**22])
+def test_rows_with_a_tie_are_done_in_bounded_parts(tied_ids, monkeypatch):
+    monkeypatch.setattr(scoring, "_TIED_IDS", tied_ids)
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randint(0, 4, (23, 40), generator=generator).float()
+    logits[5] = torch.arange(40).float()  # one without a tie among them
+    assert torch.equal(top_ids(logits, 9)[0], _slow_top(logits, 9))
+
+
 @pytest.mark.parametrize("draw_beta", BETAS)
 def test_draws_follow_the_tail_at_their_own_beta(draw_beta):
     """χ² of many draws against p^β_d, renormalised over the tail."""

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from pipeline.cache.records import BETAS, RecordLayout, Records
-from pipeline.errors import MachineError, NumericsError
+from pipeline.errors import NumericsError
 from pipeline.models import CausalModel, Teacher
 from pipeline.models.draws import draw_ids, uniforms
+from pipeline.models.head import Head
+from pipeline.pause import PausedError
 from tests import tiny
 from tests.models.rows import dense_logp, lay_out, random_documents, spans_of
 
@@ -150,20 +152,55 @@ def test_logits_that_are_not_finite_name_positions_and_the_setting():
         teacher.score(_sequences(), np.array([1]))
 
 
-def test_memory_that_runs_out_is_tried_once_more_and_then_explained(monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (CausalModel, "hidden", torch.OutOfMemoryError("CUDA out of memory")),
+        (Head, "logits_float32", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")),
+        (Teacher, "_tensor", torch.OutOfMemoryError("CUDA out of memory")),
+    ],
+)
+def test_memory_that_runs_out_is_tried_once_more_and_then_is_a_pause(owner, name, error, monkeypatch):
+    """Wherever it runs out: in the model, in the head, or while ids and places go to the card."""
+    teacher, sequences = _teacher("llama"), _sequences()
+    expected = teacher.score(sequences, np.arange(5))
+    real, left, calls = getattr(owner, name), [0], [0]
+
+    def scarce(*arguments):
+        calls[0] += 1
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, name, scarce)
+    teacher.score(sequences, np.arange(5))
+    for failing in range(calls[0]):  # each call in turn fails once
+        calls[0] = 0
+
+        def scarce_at(*arguments, failing=failing):
+            left[0] = int(calls[0] == failing)
+            return scarce(*arguments)
+
+        monkeypatch.setattr(owner, name, scarce_at)
+        found = teacher.score(sequences, np.arange(5))
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(found.fields(), expected.fields(), strict=True))
+    monkeypatch.setattr(owner, name, scarce)
+    left[0] = 2
+    with pytest.raises(PausedError, match=r"nvidia-smi.*smaller cache\.batch_size"):
+        teacher.score(sequences, np.arange(5))
+    assert left[0] == 0
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
     teacher = _teacher("llama")
-    expected = teacher.score(_sequences(), np.array([0]))
-    real, failures = teacher.model.hidden, [1]
+    calls = []
 
-    def scarce(ids, positions):
-        if failures[0]:
-            failures[0] -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(ids, positions)
+    def broken(self, ids, positions):
+        calls.append(1)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(teacher.model, "hidden", scarce)
-    found = teacher.score(_sequences(), np.array([0]))
-    assert found.logprobs_TK.tobytes() == expected.logprobs_TK.tobytes()
-    failures[0] = 2
-    with pytest.raises(MachineError, match=r"nvidia-smi.*smaller cache\.batch_size"):
+    monkeypatch.setattr(CausalModel, "hidden", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
         teacher.score(_sequences(), np.array([0]))
+    assert len(calls) == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +16,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from pipeline import console
+from pipeline.cache import TeacherCache
+from pipeline.console import format_bytes
 from pipeline.data.documents import Document, TokenizedDocument
+from pipeline.data.sequences import VALIDATION
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.distill.export import export_model
 from tests import tiny
 from tests.stages.toys import (
     Toy,
     run,
+    tree,
 )
 from tests.stages.trainings import STAGE, checkpoint, train
 
@@ -96,8 +105,69 @@ def test_the_model_card_says_which_weights(trained: Path, toy: Toy) -> None:
     card = (trained / "student" / "model" / "README.md").read_text(encoding="utf-8")
     best = json.loads((checkpoint(trained, 12) / "state.json").read_text())["best"]
     assert f"| weights | {best['weights']}, of step {best['step']} of 12: the lowest validation loss |" in card
-    assert f"| teacher | {toy.teacher} |" in card
+    digest = hashlib.sha256((toy.teacher / "model.safetensors").read_bytes()).hexdigest()[:16]
+    assert f"| teacher | weights of SHA-256 model.safetensors {digest}; the config calls it {toy.teacher} |" in card
+    num_bytes = sum(path.stat().st_size for path in toy.texts.rglob("*") if path.is_file())
+    assert f"| data | text, {len(list(toy.texts.iterdir()))} files of {format_bytes(num_bytes)}; " in card
     assert "| `learning_rate` | `0.001` |" in card
+
+
+def plain_cross_entropy(folder: Path, cache_folder: Path) -> float:
+    """Over the held-out labels, by transformers alone: every logit the model gives counts."""
+    model = AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+    nats, count = 0.0, 0
+    with TeacherCache.open(cache_folder) as cache, torch.no_grad():
+        indices = [i for span in cache.sealed if span.split == VALIDATION for i in range(span.first, span.stop)]
+        for sequence in (cache[index] for index in indices):
+            ids, begins = sequence.input_ids.astype("int64"), sequence.document_starts[:-1].nonzero()[0].tolist()
+            for begin, end in itertools.pairwise([*begins, len(ids) - 1]):
+                logits = model(torch.from_numpy(ids[begin:end])[None]).logits[0].double()
+                labels = torch.from_numpy(ids[begin + 1 : end + 1])
+                each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+                scored = torch.from_numpy(sequence.loss_mask_T[begin:end].copy())
+                nats, count = nats + float(each[scored].sum()), count + int(scored.sum())
+    return nats / count
+
+
+@pytest.mark.parametrize("block", ["llama tied", "llama untied", "phi untied, with a bias"])
+def test_ids_that_do_not_exist_get_no_probability(block: str, toy: Toy, cached: Path, tmp_path: Path) -> None:
+    """A student with 141 rows more than the tokenizer has ids: what it gives on its own is what eval measures."""
+    model_type, tie = block.split()[0], block.endswith(" tied")
+    sizes = tiny.ARCHITECTURES["llama"] | {"num_key_value_heads": 4}
+    config = json.dumps({"model_type": model_type, **sizes, "vocab_size": 400, "tie_word_embeddings": tie})
+    run_dir, options = tmp_path / "run", ["--set", f"student.config={config}", "--set", "train.steps=3"]
+    train(toy, cached, run_dir, *options)
+    folder = run_dir / "student" / "model"
+    assert json.loads((folder / "config.json").read_text())["vocab_size"] == 259
+    model = AutoModelForCausalLM.from_pretrained(str(folder))
+    assert model(torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, 259)
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tie
+    assert "Ids that stand for nothing" not in (folder / "README.md").read_text()
+
+    baseline = ["--set", f"eval.baselines={{again: {folder}}}"]
+    toy.ran("eval", run_dir, "--set", f"cache.roots=[{cached}]", *options, *baseline)
+    rows = json.loads((run_dir / "eval" / "eval.json").read_text())["rows"]
+    measured = [row["cross_entropy_nats"] for row in rows if row["folder"] == str(folder)]
+    assert measured == pytest.approx([plain_cross_entropy(folder, cached)] * 2, rel=1e-5)
+
+    # The training itself keeps its rows, and has nothing left to do.
+    best = load_file(checkpoint(run_dir, 3, "best") / "weights.safetensors")
+    assert {tensor.shape[0] for name, tensor in best.items() if "embed" in name or "lm_head" in name} == {400}
+    before = tree(run_dir / "student")
+    assert "nothing left to do" in train(toy, cached, run_dir, *options).stderr
+    shutil.rmtree(folder)
+    train(toy, cached, run_dir, *options)
+    assert tree(run_dir / "student") == before
+
+
+def test_a_model_that_cannot_be_cut_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny.make_model("llama", tie_word_embeddings=False)
+    model.lm_head = torch.nn.Sequential()  # some output of its own
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros(tiny.VOCAB_SIZE, 32))
+    console._said.clear()
+    export_model(tmp_path / "model", model, Tokenizer.load(tiny.save_tokenizer(tmp_path / "tokenizer")), "# Card\n")
+    assert "llama models cannot be cut to the 259 ids" in capsys.readouterr().err
+    assert "`logits[..., 259:]` to minus infinity" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_an_existing_model_is_taught_further(toy: Toy, cached: Path, tmp_path: Path) -> None:

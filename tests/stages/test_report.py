@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.runs import RunDirectory
 from stages import report
-from tests.stages.toys import Toy, copy, flip_a_bit, run, tree
+from tests.stages.test_eval_and_report import rows_of
+from tests.stages.toys import Toy, copy, flip_a_bit, run, status, tree
+from tests.stages.trainings import checkpoint
 
 PAGE = "report/report.html"
 
@@ -68,6 +71,59 @@ def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
     page = reported(tmp_path)
     assert "There is no teacher cache." in page
     assert "sad-pipeline cache-teacher" in page
+
+
+def test_half_finished_and_outdated_figures_are_told(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    """A training is paused, evaluated as it stands, and finished: at each point the page says which is which."""
+    run_dir, roots = tmp_path / "run", ("--set", f"cache.roots=[{cached}]")
+    toy.ran("train-student", run_dir, *roots, "--time-budget", "1e-6")
+    paused = status(run_dir)
+    ended = toy.ran("eval", run_dir, *roots)
+    assert "The student was measured at step 1 of 12" in ended.stderr
+    left = status(run_dir)
+    assert (left["stage"], left["state"]) == ("eval", "complete")
+    assert left["next_command"] == paused["next_command"] is not None
+    assert left["stages"]["train-student"] == paused["stages"]["train-student"]
+    students = [row for row in rows_of(run_dir) if row["kind"] == "student"]
+    assert [(row["step"], row["num_steps"]) for row in students] == [(1, 12), (1, 12)]
+    page = reported(run_dir)
+    assert "The training stands at step 1 of 12." in page
+    assert "The last train-student is paused: paused after step 1 of 12" in page
+    assert "The student was measured at step 1 of 12: its training is not finished." in page
+    assert "The figures are of" not in page
+
+    toy.ran("train-student", run_dir, *roots)
+    assert status(run_dir)["next_command"] is None
+    page = reported(run_dir)
+    assert "The figures are of step 1, and the student is at step 12. Run <code>sad-pipeline eval" in page
+    assert "The training stands at" not in page
+    assert "is paused" not in page
+
+    toy.ran("eval", run_dir, *roots)
+    page = reported(run_dir)
+    assert "Not in this report yet" not in page
+    assert "its training is not finished" not in page
+    (hashes,) = {row["training_hash"] for row in rows_of(run_dir) if row["kind"] == "student"}
+    state = json.loads((checkpoint(run_dir, 12) / "state.json").read_text())
+    assert hashes == state["training_hash"]
+
+
+def test_figures_of_another_training_are_told(toy: Toy, cached: Path, evaluated: Path, tmp_path: Path) -> None:
+    run_dir = copy(evaluated, tmp_path / "run")
+    shutil.rmtree(run_dir / "student")
+    toy.ran("train-student", run_dir, "--set", f"cache.roots=[{cached}]", "--set", "train.learning_rate=0.002")
+    assert "The figures are of another training than the one that is in this run now." in reported(run_dir)
+
+
+def test_steps_counted_in_epochs_are_known_too(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    options = ["--set", f"cache.roots=[{cached}]", "--set", "train.steps=null", "--set", "train.epochs=0.1"]
+    run_dir = tmp_path / "run"
+    toy.ran("train-student", run_dir, *options)
+    num_steps = status(run_dir)["progress"]["of"]
+    toy.ran("eval", run_dir, *options, "--set", "eval.max_sequences=2")
+    students = [row for row in rows_of(run_dir) if row["kind"] == "student"]
+    assert {(row["step"], row["num_steps"]) for row in students} == {(num_steps, num_steps)}
+    assert any(row["folder"].endswith("student/model") for row in students)
 
 
 def test_a_line_still_being_written_is_left_out(evaluated: Path, tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.distill import learner as learner_module
-from pipeline.distill.losses import LossParts
+from pipeline.cache import TeacherCache
+from pipeline.errors import IdentityError
+from pipeline.models.cache_identity import refuse_other_cache, refuse_other_settings
+from stages import train_student
+from stages.config import load_run_config
 from tests.stages.toys import (
     Toy,
     copy,
@@ -65,7 +68,7 @@ def test_a_schedule_key_is_refused_and_a_free_one_resumes(toy: Toy, cached: Path
     assert "--fork-from" in ended.stderr
     assert tree(run_dir / "student") == before
     assert (run_dir / "config.yaml").read_bytes() == config, "the config of the run is still the one it was made with"
-    assert status(run_dir)["state"] == "failed"
+    assert status(run_dir)["state"] == "paused", "and so is its status"
     ended = toy.ran(STAGE, run_dir, *roots, "--set", "train.log_every=3")
     assert "continuing after step 1" in ended.stderr
 
@@ -74,6 +77,49 @@ def test_a_changed_student_is_refused(toy: Toy, cached: Path, trained: Path) -> 
     ended = toy.run(STAGE, trained, "--set", f"cache.roots=[{cached}]", "--set", "student.seed=5")
     assert ended.code == 3
     assert "student.seed: 0 -> 5" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ("data.sequence_length=16", "data.sequence_length: 32 -> 16"),
+        ("cache.head_size=8", "cache.head_size: 16 -> 8"),
+        ("cache.batch_size=2", "cache.batch_size: 8 -> 2"),
+        ("teacher.dtype=bfloat16", "teacher.dtype: 'float32' -> 'bfloat16'"),
+    ],
+)
+def test_a_config_of_another_cache_is_refused(
+    setting: str, difference: str, toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    options = ["--set", f"cache.roots=[{cached}]", "--set", setting]
+    before = {name: digest for name, digest in tree(trained).items() if name != "status.json"}
+    for run_dir in (trained, tmp_path / "new"):
+        ended = toy.run(STAGE, run_dir, *options)
+        assert ended.code == 3, ended.stderr
+        assert difference in ended.stderr
+        assert not (tmp_path / "new" / "student").exists()
+    assert {name: digest for name, digest in tree(trained).items() if name != "status.json"} == before
+
+
+def test_a_cache_of_an_older_version_is_learned_from_and_not_added_to(toy: Toy, cached: Path) -> None:
+    """Older packing, and a setting that shaped caches then: what is sealed stays what it is."""
+    config = load_run_config(str(toy.config))
+    parts = (config.data, config.teacher, config.cache)
+    plan = TeacherCache.open(cached).plan
+    settings = plan.identity["settings"] | {"data.revision": None}
+    older = replace(plan, identity=plan.identity | {"packing_version": 1, "settings": settings})
+    refuse_other_settings(older, cached, *parts)
+    with pytest.raises(IdentityError, match=r"packing_version: 1 -> \d") as refused:
+        refuse_other_cache(older, cached, *parts)
+    assert "data.revision" not in str(refused.value)
+
+
+def test_a_teacher_and_texts_that_are_gone_are_not_asked_for(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    gone = ["--set", f"teacher.model={tmp_path / 'gone'}", "--set", f"data.path={tmp_path / 'gone'}"]
+    train(toy, cached, tmp_path / "run", *gone)
+    assert metrics(tmp_path / "run") == metrics(trained)
 
 
 def test_forks_into_a_new_run_that_resumes_like_any(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
@@ -116,6 +162,28 @@ def test_a_fork_that_begins_to_average_begins_with_the_forked_weights(
     weights = load_file(checkpoint(tmp_path / "plain", 12) / "weights.safetensors")
     for name, average in origin.items():
         torch.testing.assert_close(average, weights[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_fork_goes_on_in_another_dtype_and_says_so(
+    dtype: str, toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    options = ["--set", "train.steps=14", "--set", f"train.dtype={dtype}"]
+    ended = train(toy, cached, tmp_path / "run", *options, "--fork-from", str(trained))
+    assert f"up to 12 were done in float32, those from here on are in {dtype}" in ended.stderr
+    back = ["--set", "train.steps=16", "--fork-from", str(tmp_path / "run")]
+    ended = train(toy, cached, tmp_path / "back", *back)
+    assert f"up to 14 were done in {dtype}, those from here on are in float32" in ended.stderr
+
+
+def test_the_same_config_on_another_card_says_its_dtype(
+    toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train.dtype: auto` means another dtype where the next session's card is another one."""
+    assert "were done in" not in train(toy, cached, tmp_path / "run", "--time-budget", "1e-6").stderr
+    monkeypatch.setattr(train_student, "choose_dtype", lambda setting, device: torch.float16)
+    ended = train(toy, cached, tmp_path / "run")
+    assert "up to 1 were done in float32, those from here on are in float16 (train.dtype: auto)" in ended.stderr
 
 
 # ------------------------------------------------------------------ which lessons
@@ -161,30 +229,3 @@ def test_epochs_end_where_all_was_seen_that_often(toy: Toy, cached: Path, tmp_pa
     options = ["--set", "train.steps=null", "--set", "train.epochs=0.25", "--set", "train.batch_size=8"]
     ended = train(toy, cached, tmp_path / "run", *options)
     assert "7 steps done" in ended.stderr  # 216 training sequences, a quarter of them, 8 a step
-
-
-# ------------------------------------------------------------------ steps that are not finite
-
-
-def test_a_step_that_is_not_finite_is_skipped_and_counted(
-    toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, calls = learner_module.distillation_loss, 0
-
-    def poisoned(*args: Any, **kwargs: Any) -> LossParts:
-        nonlocal calls
-        calls += 1
-        parts = real(*args, **kwargs)
-        if calls == 5:
-            object.__setattr__(parts, "loss", parts.loss * float("nan"))
-        return parts
-
-    monkeypatch.setattr(learner_module, "distillation_loss", poisoned)
-    ended = train(toy, cached, tmp_path / "run", "--set", "train.checkpoint_every=1", "--set", "train.steps=5")
-    assert "not finite; it was skipped and counted" in ended.stderr
-    lines = [line for line in metrics(tmp_path / "run") if line["kind"] == "train"]
-    assert [line["skipped_steps"] for line in lines] == [0, 0, 0, 0, 1]
-    assert (lines[4]["loss"], lines[4]["gradient_norm"]) == (None, None)
-    before, after = (tree(checkpoint(tmp_path / "run", step)) for step in (4, 5))
-    for name in ("weights.safetensors", "optimizer.safetensors", "average.safetensors"):
-        assert before[name] == after[name], f"{name} changed in a skipped step"

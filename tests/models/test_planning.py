@@ -1,0 +1,117 @@
+"""Planning: what is refused before the weights are loaded, what a plan holds to later, and what it says of itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cache.plan import Plan
+from pipeline.cache.settings import CacheSettings
+from pipeline.data.settings import DataSettings
+from pipeline.errors import ConfigError, MachineError
+from pipeline.models import planning
+from pipeline.models.planning import load_teacher, plan_capture
+from pipeline.models.settings import TeacherSettings
+from pipeline.pause import PauseRequest
+from tests import tiny
+
+
+def _plan(
+    folder: Path, model: Path, texts: Path, cache: dict[str, Any] | None = None, **data: Any
+) -> tuple[Plan, TeacherSettings]:
+    settings = TeacherSettings(model=str(model))
+    values = {"source": "text", "path": str(texts), "sequence_length": 32, "validation_fraction": 0.2} | data
+    options = CacheSettings(**({"head_size": 16, "batch_size": 8} | (cache or {})))
+    folder.mkdir(exist_ok=True)
+    return plan_capture(folder, DataSettings(**values), settings, options, PauseRequest())[0], settings
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that must not be asked for."""
+
+    def load(*arguments: Any) -> None:
+        raise AssertionError("the weights are loaded")
+
+    monkeypatch.setattr(planning, "load_model", load)
+
+
+@pytest.mark.usefixtures("unloaded")
+@pytest.mark.parametrize(
+    ("data", "cache", "message"),
+    [
+        ({"sequence_length": 200}, {}, r"data\.sequence_length: 200 positions, and this llama model .* at most 128"),
+        ({"path": "/nowhere/at/all"}, {}, r"data\.path /nowhere/at/all: no such file or folder"),
+        ({"min_characters": 10**6}, {}, r"of 24 read none is usable"),
+        ({"source": "jsonl"}, {}, r"expected \.jsonl"),
+    ],
+)
+def test_what_needs_no_weights_is_refused_before_they_are_loaded(
+    data, cache, message, llama_folder, texts_folder, tmp_path
+):
+    with pytest.raises(ConfigError, match=message):
+        _plan(tmp_path / "cache", llama_folder, texts_folder, cache, **data)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_a_folder_without_safetensors_is_refused_before_the_text_is_read(llama_folder, tmp_path):
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"expected model\.safetensors"):
+        _plan(tmp_path / "cache", folder, tmp_path / "nowhere")
+
+
+def test_only_the_first_usable_document_is_read_before_the_weights(llama_folder, texts_folder, tmp_path, monkeypatch):
+    read, real = [], planning.read_documents
+
+    def counted(settings):
+        for document in real(settings):
+            read.append(document.key)
+            yield document
+
+    monkeypatch.setattr(planning, "read_documents", counted)
+    _plan(tmp_path / "cache", llama_folder, texts_folder)
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("capability", [(6, 0), (7, 5)])
+def test_a_plan_in_bfloat16_does_not_go_on_where_there_is_none(
+    capability, llama_folder, texts_folder, tmp_path, monkeypatch
+):
+    plan, settings = _plan(tmp_path / "cache", llama_folder, texts_folder)
+    plan.capture["dtype"] = "bfloat16"
+    assert load_teacher(plan, settings).model.dtype == torch.bfloat16  # a CPU has it
+    monkeypatch.setattr(planning, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some Card")
+    with pytest.raises(MachineError, match=r"plan of this cache is in bfloat16.*Some Card.*8\.0.*--run-dir"):
+        load_teacher(plan, settings)
+
+
+def test_machine_precision_and_sizes_are_said_for_a_new_plan_and_an_old_one(
+    llama_folder, texts_folder, tmp_path, capsys
+):
+    weights = sum(int(np.prod(parameter.shape)) for parameter in tiny.make_model().parameters())
+    line = (
+        f"teacher: llama, {weights:,} parameters, on cpu in float32; the plan: 1 sequence a pass, 64 positions at once"
+    )
+    plan, settings = _plan(tmp_path / "cache", llama_folder, texts_folder, {"batch_size": 1, "chunk_positions": 64})
+    assert line in capsys.readouterr().err.splitlines()
+    load_teacher(plan, settings)
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(41_000, "41,000"), (999_600, "1 million"), (134_515_008, "135 million"), (1.236e9, "1.24 billion")],
+)
+def test_parameters_are_counted_in_words(count, words):
+    parameter = type("Parameter", (), {"numel": lambda self: int(count)})()
+    model = type("Model", (), {"parameters": lambda self: [parameter]})()
+    assert planning._count(type("Causal", (), {"model": model})()) == words
