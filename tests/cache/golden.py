@@ -1,11 +1,13 @@
-"""Makes tests/golden/cache-v2: a small sealed cache, and beside it what the dense route says of it.
+"""Makes a golden cache: a small sealed one, and beside it what the dense route says of it.
 
-Run `python -m tests.cache.golden` only to begin a new format version, in a folder of its own: a cache that was written
-once must be readable for ever.
+Run `python -m tests.cache.golden NAME` only for a new kind or format, in a folder of its own: a cache that was written
+once must be readable for ever. cache-v1 was made so by the version that wrote format 1.
 """
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +27,19 @@ from tests.cache.dense import (
     write_shards,
 )
 
-FOLDER = Path(__file__).parent.parent / "golden" / "cache-v2"
+GOLDEN = Path(__file__).parent.parent / "golden"
 TEMPERATURES = (1.0, 1.7, 3.0, 4.0)
 SEQUENCE_LENGTH = 6
 LAYOUT = RecordLayout(40, 6, 3)
+LAYOUTS = {f"topk-{precision}-v2": replace(LAYOUT, precision=precision) for precision in ("lossless", "fine", "small")}
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, layout: RecordLayout) -> None:
     """Write the cache and `expected.json`."""
-    sequences = make_sequences(4, 1, SEQUENCE_LENGTH, LAYOUT.vocab_size)
-    logits_NV = logits_of(sequences.num_sequences * SEQUENCE_LENGTH, LAYOUT.vocab_size)
-    records = records_of(LAYOUT, logits_NV)
-    plan = make_plan(folder / "cache", sequences, LAYOUT, shard_positions=12)
+    sequences = make_sequences(4, 1, SEQUENCE_LENGTH, layout.vocab_size)
+    logits_NV = logits_of(sequences.num_sequences * SEQUENCE_LENGTH, layout.vocab_size)
+    records = records_of(layout, logits_NV)
+    plan = make_plan(folder / "cache", sequences, layout, shard_positions=12)
     write_shards(folder / "cache", plan, sequences, records)
     expected = {"plan_hash": plan.hash, "sequences": _sequences(sequences), "records": _records(records)}
     expected["softened"] = {
@@ -73,5 +76,6 @@ def _softened(logits_NV: np.ndarray, records: Records, beta: float) -> dict[str,
 
 
 if __name__ == "__main__":
-    assert not FOLDER.exists(), f"{FOLDER} is kept as it was written"
-    make(FOLDER)
+    (name,) = sys.argv[1:]
+    assert not (GOLDEN / name).exists(), f"{GOLDEN / name} is kept as it was written"
+    make(GOLDEN / name, LAYOUTS[name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -191,7 +193,7 @@ def test_bytes_do_not_depend_on_how_records_arrive(cuts: list[int]) -> None:
     assert codec.chunk_sequences == 2
     whole = codec.encode(records, mask_ST)
     edges = np.cumsum([0, *cuts])
-    parts = ((records.rows(slice(400 * a, 400 * b)), mask_ST[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True))
+    parts = ((records.rows(slice(400 * a, 400 * b)), mask_ST[a:b]) for a, b in itertools.pairwise(edges.tolist()))
     found = [codec.encode(*part) for part in whole_chunks(parts, codec)]
     assert all(len(mask) % 2 == 0 for _, mask in list(whole_chunks([(records, mask_ST)], codec))[:-1])
     for name, array in whole.items():

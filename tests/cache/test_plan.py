@@ -126,8 +126,8 @@ def test_no_plan_is_incomplete_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"format": 2}, IdentityError, "cache format 2, this version reads up to 1"),
-        ({"format": "1"}, DamagedDataError, "expected format 1"),
+        ({"format": 3}, IdentityError, "cache format 3, this version reads up to 2"),
+        ({"format": "1"}, DamagedDataError, "expected format 2"),
         ({"sequence_length": 17}, DamagedDataError, "its content has hash"),
         ({"hash": "0" * 64}, DamagedDataError, "it names 0000"),
         ({"num_sequences": 6}, DamagedDataError, "the shards hold 5 sequences"),
@@ -135,7 +135,7 @@ def test_no_plan_is_incomplete_input(tmp_path: Path) -> None:
         ({"shards": 3}, DamagedDataError, "is not a plan"),
         ({"layout": None}, DamagedDataError, "record layout"),
         ({"sequence_length": "16"}, DamagedDataError, "is not a plan"),
-        ({"more": 1}, DamagedDataError, "expected format 1 with the fields"),
+        ({"more": 1}, DamagedDataError, "expected format 2 with the fields"),
     ],
 )
 def test_a_plan_that_is_not_what_was_saved(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.cache import TeacherCache
-from pipeline.cache.codec import TAIL_ERROR_NATS, VALUE_ERROR_NATS
+from pipeline.cache.precisions import PRECISIONS
 from pipeline.cache.records import RecordLayout, Records
 from pipeline.cache.teacher_cache import MAX_OPEN_SHARDS
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
@@ -23,8 +23,9 @@ from tests.cache.dense import logits_of, make_cache, make_plan, make_sequences, 
 def _assert_close(found: Records, expected: Records, mask: np.ndarray) -> None:
     found, expected = found.rows(mask), expected.rows(mask)
     assert np.array_equal(found.ids_TK, expected.ids_TK)
-    np.testing.assert_allclose(found.logprobs_TK, expected.logprobs_TK, atol=VALUE_ERROR_NATS)
-    np.testing.assert_allclose(found.tail_TR, expected.tail_TR, atol=TAIL_ERROR_NATS, rtol=1e-6)
+    fine = PRECISIONS["fine"]
+    assert (np.abs(found.logprobs_TK - expected.logprobs_TK) <= fine.error_nats(expected.logprobs_TK)).all()
+    np.testing.assert_allclose(found.tail_TR, expected.tail_TR, atol=fine.tail_error_nats, rtol=1e-6)
     assert np.array_equal(np.sort(found.draw_ids_TM, axis=1), np.sort(expected.draw_ids_TM, axis=1))
 
 
@@ -135,7 +136,7 @@ def test_wrong_sizes_are_seen_at_open_and_wrong_bytes_at_reading(tmp_path: Path)
     path.write_bytes(whole + b"\0")
     with pytest.raises(DamagedDataError, match="its seal names"):
         TeacherCache.open(tmp_path)
-    path.write_bytes(whole.replace(b"ids/c/1", b"ids/c/7", 1))
+    path.write_bytes(whole.replace(b"ids/c/0", b"ids/c/7", 1))
     with pytest.raises(DamagedDataError, match=r"00000\.shard"):
         TeacherCache.open(tmp_path).read(np.arange(3))
     path.unlink()

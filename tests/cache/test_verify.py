@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cache import codec
+from pipeline.cache.codec import codec_of
 from pipeline.cache.plan import Plan
 from pipeline.cache.seal import Seal
 from pipeline.cache.shard import write_shard
@@ -78,24 +78,26 @@ def _reseal(folder: Path, plan: Plan, index: int, values: dict[str, np.ndarray])
     """Write a shard that is sound as a file, with a fitting seal, and other content."""
     span = plan.shards[index]
     path = folder / "shards" / span.shard_name
-    schema = codec.schema(plan.layout, span.count, plan.sequence_length)
-    digest = write_shard(path, schema, shard_attributes(plan.hash, span), [values])
+    digest = write_shard(path, codec_of(plan).schema(span.count), shard_attributes(plan, span), [values])
     seal_path = path.with_name(span.seal_name)
     replace(Seal.load(seal_path), size_bytes=digest.size_bytes, xxh3_128=digest.xxh3_128).save(seal_path)
 
 
 @pytest.mark.parametrize(
-    ("fill", "message"),
+    ("fills", "message"),
     [
-        (0, "head ids do not ascend"),
-        (1, "positions outside the loss mask are not blank"),
-        (60, "an id is .*, outside the vocabulary of 50"),
+        ({}, "head ids do not ascend"),
+        ({"ids": 1}, "positions outside the loss mask are not blank"),
+        ({"ids": 60}, "an id is .*, outside the vocabulary of 50"),
+        ({"columns": 1}, "a row's step has a number outside"),
+        ({"values": 255}, "a value has the code"),
     ],
 )
-def test_content_no_teacher_writes(tmp_path: Path, fill: int, message: str) -> None:
+def test_content_no_teacher_writes(tmp_path: Path, fills: dict[str, int], message: str) -> None:
     plan, _, _ = make_cache(tmp_path)
-    schema = codec.schema(plan.layout, plan.shards[1].count, plan.sequence_length)
-    _reseal(tmp_path, plan, 1, {array.name: np.full(array.shape, fill, array.dtype) for array in schema})
+    schema = codec_of(plan).schema(plan.shards[1].count)
+    arrays = {array.name: np.full(array.shape, fills.get(array.name, 0), array.dtype) for array in schema}
+    _reseal(tmp_path, plan, 1, arrays)
     problems = verify_cache(tmp_path)
     assert {problem.path.name for problem in problems} == {"00001.shard"}
     with pytest.raises(AssertionError, match=message):
