@@ -128,7 +128,7 @@ class Rounded:
         return Numbers(
             self.law.decode(floors_n, steps_n, coded.codes_nK),
             _decode_tail(np.stack(tail, axis=1), floor_n, layout),
-            best_n[:, None] - coded.draw_codes_nM * np.float32(self.draw_step_nats),
+            best_n[:, None] - coded.draw_codes_nM.astype(np.float32) * np.float32(self.draw_step_nats),
             -_half(label_n),
             _half(entropy_n),
         )

@@ -83,6 +83,9 @@ def test_round_trip_is_within_the_stated_bounds(
 def check_bounds(before: Records, after: Records) -> None:
     """Every field of the stored records is as near as its precision promises."""
     precision = PRECISIONS[before.layout.precision]
+    assert [field.dtype for field in after.fields()] == [
+        field.dtype for field in Records.blank(after.layout, 0).fields()
+    ]
     assert np.array_equal(before.ids_TK, after.ids_TK)
     assert np.array_equal(before.draw_ids_TM, after.draw_ids_TM)
     if not isinstance(precision, Rounded):

@@ -38,10 +38,12 @@ def make_sequences() -> Sequences:
     return Sequences(ids, mask, starts, split, labels_are_text.sum(axis=1).astype(np.int64))
 
 
-def make_cache(folder: Path, teacher: CausalModel, head_size: int = 16, seal: int | None = None) -> TeacherCache:
+def make_cache(
+    folder: Path, teacher: CausalModel, head_size: int = 16, seal: int | None = None, precision: str = "fine"
+) -> TeacherCache:
     """Plan and shards in `folder`; only the first `seal` shards where that is given."""
     sequences = make_sequences()
-    layout = RecordLayout.for_vocabulary(tiny.VOCAB_SIZE, head_size, num_draws=4, draw_beta=0.7)
+    layout = RecordLayout.for_vocabulary(tiny.VOCAB_SIZE, head_size, 4, 0.7, precision)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     plan = Plan(
         identity={"teacher": "tiny"},

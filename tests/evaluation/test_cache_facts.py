@@ -19,7 +19,8 @@ def teacher() -> CausalModel:
 
 
 def test_figures_equal_what_the_records_say(teacher: CausalModel, tmp_path: Path) -> None:
-    cache = make_cache(tmp_path, teacher)
+    """In a lossless cache: figures are taken before anything is rounded."""
+    cache = make_cache(tmp_path, teacher, precision="lossless")
     facts = facts_of(cache)
     sequences, records = cache.read(np.arange(len(cache)))
     scored = records.rows(sequences.loss_mask.reshape(-1))

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pipeline.cache import TeacherCache
+from pipeline.cache.precisions import PRECISIONS
 from tests import tiny
 from tests.stages.toys import REPOSITORY, Toy, copy, stamps, start, status, temporaries, tree, wait
 
@@ -66,7 +67,7 @@ def test_records_are_what_the_model_says(cached: Path, toy: Toy) -> None:
                 continue
             records = sequence.records.rows(slice(t, t + 1))
             direct_K = logprobs_TV[t - begin, torch.from_numpy(records.ids_TK[0].astype(np.int64))].numpy()
-            np.testing.assert_allclose(records.logprobs_TK[0], direct_K, atol=1 / 64 + 1e-5)
+            assert (np.abs(records.logprobs_TK[0] - direct_K) <= PRECISIONS["fine"].error_nats(direct_K) + 1e-5).all()
             label = logprobs_TV[t - begin, int(sequence.input_ids[t + 1])].item()
             assert records.label_logprobs_T[0] == pytest.approx(label, abs=4e-3)
             kept = np.sort(direct_K)[0]
