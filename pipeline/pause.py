@@ -14,6 +14,7 @@ from pipeline.console import say
 
 _PROCESS_START = time.monotonic()
 _MARGIN = 1.2
+REMEMBERED_UNITS = 1024  # training steps: enough to remember the last one with a validation
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -32,7 +33,7 @@ class PauseRequest:
     def __init__(self, time_budget_seconds: float | None = None) -> None:
         self._deadline = None if time_budget_seconds is None else _PROCESS_START + time_budget_seconds
         self._signal: str | None = None
-        self._units: deque[float] = deque(maxlen=32)
+        self._units: deque[float] = deque(maxlen=REMEMBERED_UNITS)
         self._save_seconds = 0.0
         self._before: dict[signal.Signals, object] = {}
 

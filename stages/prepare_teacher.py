@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,16 @@ def _train(
     step_positions = settings.batch_size * length
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
         for step in range(done, num_steps):
+            begun = time.monotonic()
             batch = make_batch(sequences.select(order.sequences_for_step(step)), None, learner.device)
             result = learner.learn(step, [batch], batch.num_scored)
             journal.refuse_endless_skipping(step + 1, learner)
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
-            if reason := session.pause.reason():
+            session.pause.note_unit(time.monotonic() - begun)
+            reason = session.pause.reason()
+            if (reason or (step + 1) % settings.checkpoint_every == 0) and learner.skipped_in_a_row == 0:
                 journal.save(step + 1, learner)
+            if reason:
                 message = f"paused after step {step + 1:,} of {num_steps:,}: {reason}"
                 return Outcome("paused", message, {"steps": step + 1, "of": num_steps})
     return None

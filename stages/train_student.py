@@ -26,6 +26,7 @@ from pipeline.runs import Outcome, Session
 from stages.config import RunConfig
 
 STAGE = "train-student"
+_SLOW_DISK_BYTES_A_SECOND = 1e8  # until a first checkpoint has been timed: written, flushed, and read back
 
 
 def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork_from: Path | None = None) -> Outcome:
@@ -96,13 +97,14 @@ def _train(
     reader = BatchReader(
         lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
     )
-    watch, owed = Stopwatch(learner.device), False
+    session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
+    watch, owed, begun = Stopwatch(learner.device), False, time.monotonic()
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
         for lesson in reader:
             result = learner.learn(lesson.step, lesson.batches, lesson.num_scored)
             done = lesson.step + 1
             journal.refuse_endless_skipping(done, learner)
-            session.pause.note_unit(watch.stop(step_positions))
+            watch.stop(step_positions)
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
 
             if _due(settings.log_every, done, num_steps):
@@ -110,6 +112,8 @@ def _train(
                 journal.log.timings({"step": done} | watch.lap(reader.wait_seconds))
             if _due(settings.evaluate_every, done, num_steps):
                 journal.log_validation(done, _validate(config, lessons, learner), learner)
+
+            session.pause.note_unit(time.monotonic() - begun)
 
             # A checkpoint holds all the loop needs; a pause makes one first. While steps are skipped one that is due
             # waits for the next good step, so that the newest one does not hold weights that have gone bad.
@@ -124,6 +128,7 @@ def _train(
                 progress_made = {"steps": done, "of": num_steps}
                 return Outcome("paused", f"paused after step {done:,} of {num_steps:,}: {reason}", progress_made)
             watch.start()
+            begun = time.monotonic()
     return None
 
 

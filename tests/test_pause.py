@@ -105,7 +105,7 @@ def test_an_old_slow_unit_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     request = PauseRequest(time_budget_seconds=100.0)
     request.note_unit(60.0)
     assert request.reason() is not None
-    for _ in range(32):
+    for _ in range(pause.REMEMBERED_UNITS):
         request.note_unit(1.0)
     assert request.reason() is None
 

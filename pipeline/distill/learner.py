@@ -106,6 +106,12 @@ class Learner:
             tensors["average"] = self.average.state_dict()
         return tensors
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes on disk, but for its JSON: weights, the optimizer's two moments, the average."""
+        copies = 3 + (self.average is not None)
+        return copies * sum(tensor.numel() * tensor.element_size() for tensor in self.weights().values())
+
     def weights(self) -> Tensors:
         """The student's parameters and buffers as they are now; tied ones once."""
         return unique_tensors(self.causal.model)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.cache import TeacherCache
+from pipeline.console import warn_once
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import TrainSettings
@@ -60,9 +61,21 @@ def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Se
     else:
         assert settings.epochs is not None
         num_steps = max(1, math.ceil(settings.epochs * order.steps_per_epoch))
+    if settings.warmup_steps >= num_steps:
+        warn_once(
+            f"train.warmup_steps is {settings.warmup_steps:,} and this training has {num_steps:,} steps: it ends while "
+            "the learning rate still rises, below train.learning_rate"
+        )
     return Lessons(
         cache=cache,
         order=order,
         num_steps=num_steps,
-        validation_indices=np.concatenate(held_out)[: settings.validation_sequences],
+        validation_indices=spread(np.concatenate(held_out), settings.validation_sequences),
     )
+
+
+def spread(indices: np.ndarray, count: int | None) -> np.ndarray:
+    """At most `count` of the indices (None: all), evenly spaced: neighbours are often of one document."""
+    if count is None or count >= len(indices):
+        return indices
+    return indices[np.arange(count) * len(indices) // count]

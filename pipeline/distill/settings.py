@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 
 from pipeline.config import Section, free, schedule
 
+Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Objective = Literal["sampled_tail", "bucket", "subset"]
 
 
@@ -34,7 +35,7 @@ class TrainSettings(Section):
     warmup_steps: int = schedule(50, "steps of linear warm-up", ge=0)
     final_learning_rate_ratio: float = schedule(0.1, "where the cosine ends, as a share of the peak", ge=0, le=1)
     weight_decay: float = schedule(0.1, "on matrices only", ge=0)
-    adam_betas: tuple[float, float] = schedule((0.9, 0.95))
+    adam_betas: tuple[Beta, Beta] = schedule((0.9, 0.95), "of AdamW")
     adam_epsilon: float = schedule(1e-8, gt=0)
     clip_norm: float = schedule(1.0, "largest gradient norm; 0 does not clip", ge=0)
     ema_decay: float = schedule(0.999, "of the averaged weights, warmed up; 0 keeps no average", ge=0, lt=1)

@@ -19,6 +19,7 @@ from pipeline.cache import TeacherCache
 from pipeline.console import warn_once
 from pipeline.data.sequences import VALIDATION, Sequences
 from pipeline.distill.batches import Batch, load_batch
+from pipeline.distill.lessons import spread
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.errors import IncompleteInputError, NumericsError
 from pipeline.evaluation.memory import Card, MemoryMeter, card_of
@@ -31,13 +32,13 @@ CHUNK_POSITIONS = 512
 
 
 def held_out_indices(cache: TeacherCache, max_sequences: int | None = None) -> np.ndarray:
-    """The validation sequences of the sealed shards, in order; IncompleteInputError where there are none."""
+    """Validation sequences of the sealed shards, evenly spaced; IncompleteInputError where there are none."""
     spans = [span for span in cache.sealed if span.split == VALIDATION]
     if not spans:
         raise IncompleteInputError(
             f"{cache.folders[0]}: no validation shard is sealed. Run `sad-pipeline cache-teacher` to the end."
         )
-    return np.concatenate([np.arange(span.first, span.stop) for span in spans])[:max_sequences]
+    return spread(np.concatenate([np.arange(span.first, span.stop) for span in spans]), max_sequences)
 
 
 def data_of(cache: TeacherCache, indices: np.ndarray) -> EvalData:

@@ -1,0 +1,40 @@
+"""Which sequences a training validates on, and what it says of a schedule that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.distill.lessons import plan_lessons, spread
+from pipeline.distill.settings import TrainSettings
+from pipeline.errors import ConfigError
+from pipeline.models import CausalModel
+from stages.config import load_run_config
+from tests import tiny
+from tests.evaluation.caches import NUM_TRAIN, NUM_VALIDATION, make_cache
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(None, [5, 6, 7, 8, 9, 10]), (99, [5, 6, 7, 8, 9, 10]), (3, [5, 7, 9]), (4, [5, 6, 8, 9]), (1, [5])],
+)
+def test_a_sample_of_sequences_is_spread_over_all_of_them(count: int | None, expected: list[int]) -> None:
+    assert spread(np.arange(5, 11), count).tolist() == expected
+
+
+def test_validation_is_spread_and_a_warm_up_without_end_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = make_cache(tmp_path, CausalModel(tiny.make_model("llama"), tiny.VOCAB_SIZE))
+    lessons = plan_lessons(cache, TrainSettings(steps=10, warmup_steps=10, validation_sequences=2), None)
+    half = NUM_VALIDATION // 2
+    assert lessons.validation_indices.tolist() == [NUM_TRAIN, NUM_TRAIN + half]
+    assert "train.warmup_steps is 10 and this training has 10 steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("betas", ["[1.5, 2]", "[0.9, 1.0]", "[-0.1, 0.9]"])
+def test_betas_that_average_nothing_are_refused(betas: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.adam_betas"):
+        load_run_config("demo", (f"train.adam_betas={betas}",))
