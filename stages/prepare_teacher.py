@@ -106,7 +106,7 @@ def _train(
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
             session.pause.note_unit(time.monotonic() - begun)
             reason = session.pause.reason()
-            if (reason or (step + 1) % settings.checkpoint_every == 0) and learner.skipped_in_a_row == 0:
+            if reason or ((step + 1) % settings.checkpoint_every == 0 and learner.skipped_in_a_row == 0):
                 journal.save(step + 1, learner)
             if reason:
                 message = f"paused after step {step + 1:,} of {num_steps:,}: {reason}"
@@ -135,7 +135,7 @@ def _settings(config: RunConfig) -> TrainSettings:
         ce_weight=1.0,
         kd_weight=0.0,
         ema_decay=0.0,
-        **config.train.model_dump(include={"warmup_steps", "weight_decay", "adam_betas"}),
+        **config.train.model_dump(include={"warmup_steps", "weight_decay", "adam_betas", "checkpoint_every"}),
     )
 
 

@@ -61,6 +61,12 @@ def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Se
     else:
         assert settings.epochs is not None
         num_steps = max(1, math.ceil(settings.epochs * order.steps_per_epoch))
+    num_train = sum(count for _, count in train)
+    if order.batch > num_train:
+        warn_once(
+            f"a step takes {order.batch:,} sequences (train.batch_size x train.accumulation) and there are "
+            f"{num_train:,} to learn from: each step sees some of them more than once"
+        )
     if settings.warmup_steps >= num_steps:
         warn_once(
             f"train.warmup_steps is {settings.warmup_steps:,} and this training has {num_steps:,} steps: it ends while "

@@ -34,6 +34,13 @@ def test_validation_is_spread_and_a_warm_up_without_end_is_said(
     assert "train.warmup_steps is 10 and this training has 10 steps" in capsys.readouterr().err
 
 
+def test_a_step_larger_than_the_text_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = make_cache(tmp_path, CausalModel(tiny.make_model("llama"), tiny.VOCAB_SIZE))
+    lessons = plan_lessons(cache, TrainSettings(steps=2, warmup_steps=0, batch_size=NUM_TRAIN, accumulation=2), None)
+    assert len(lessons.order.sequences_for_step(0)) == 2 * NUM_TRAIN
+    assert f"a step takes {2 * NUM_TRAIN} sequences" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("betas", ["[1.5, 2]", "[0.9, 1.0]", "[-0.1, 0.9]"])
 def test_betas_that_average_nothing_are_refused(betas: str) -> None:
     with pytest.raises(ConfigError, match=r"train\.adam_betas"):

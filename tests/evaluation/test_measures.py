@@ -122,7 +122,7 @@ def test_teacher_row_comes_from_the_cache(cache: TeacherCache, student: CausalMo
 def test_held_out_sequences_and_their_text(cache: TeacherCache) -> None:
     indices = held_out_indices(cache)
     assert indices.tolist() == list(range(NUM_TRAIN, NUM_TRAIN + NUM_VALIDATION))
-    assert held_out_indices(cache, max_sequences=2).tolist() == [NUM_TRAIN, NUM_TRAIN + 1]
+    assert held_out_indices(cache, max_sequences=2).tolist() == [NUM_TRAIN, NUM_TRAIN + NUM_VALIDATION // 2]
     data, sequences = data_of(cache, indices), cache.sequences
     assert data.num_sequences == NUM_VALIDATION
     assert data.num_positions == sequences.loss_mask[NUM_TRAIN:].sum()
