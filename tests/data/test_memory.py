@@ -31,6 +31,7 @@ print(json.dumps({"bytes": peak() - before, "tokens": report.num_tokens}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_a_long_text_takes_a_few_times_its_size(texts_folder: Path, tmp_path: Path) -> None:
     texts = [path.read_text(encoding="utf-8") for path in sorted(texts_folder.iterdir())]

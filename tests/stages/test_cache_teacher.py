@@ -98,6 +98,7 @@ def kill_and_finish(toy: Toy, run_dir: Path, operation: int) -> bool:
     return died
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [3, 20, 33, 46])
 def test_killed_before_an_operation_and_run_again_gives_the_same_bytes(
     operation: int, toy: Toy, cached: Path, tmp_path: Path

@@ -81,6 +81,7 @@ def test_another_student_of_the_same_shape_is_refused(toy: Toy, run_dir: Path) -
 # ------------------------------------------------------------------ a tokenizer that transformers reads in two ways
 
 
+@pytest.mark.slow
 def test_a_student_whose_class_has_its_own_tokenizer_is_read_again(toy: Toy, cached: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     options = ["--set", f"cache.roots=[{cached}]", "--set", "train.steps=2", "--set", "eval.max_sequences=4"]

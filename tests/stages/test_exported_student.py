@@ -129,6 +129,7 @@ def plain_cross_entropy(folder: Path, cache_folder: Path) -> float:
     return nats / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", ["llama tied", "llama untied", "phi untied, with a bias"])
 def test_ids_that_do_not_exist_get_no_probability(block: str, toy: Toy, cached: Path, tmp_path: Path) -> None:
     """A student with 141 rows more than the tokenizer has ids: what it gives on its own is what eval measures."""

@@ -37,6 +37,7 @@ def die_and_finish(toy: Toy, cached: Path, run_dir: Path, operation: int) -> boo
     return died == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [9, 40, 62, 120])
 def test_killed_before_an_operation_and_resumed_gives_the_same_bytes(
     operation: int, toy: Toy, cached: Path, trained: Path, tmp_path: Path
