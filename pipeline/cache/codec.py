@@ -125,7 +125,7 @@ class ByteCodec:
             "columns": [
                 self._placed(self._id_planes(scored.draw_ids_TM), mask_T, chunks),
                 self._placed(to_planes(coded.draw_codes_nM, self._code_bytes[1]), mask_T, chunks),
-                self._placed_fields(to_planes(zigzag(coded.fields_Fn), _FIELD_BYTES), mask_T, chunks),
+                self._placed(self._field_planes(coded.fields_Fn), mask_T, chunks),
             ],
         }
         return {name: np.concatenate(part, axis=1) for name, part in parts.items()}
@@ -189,6 +189,10 @@ class ByteCodec:
         """Differences of ascending ids, in planes [P, n, X]."""
         return to_planes(np.diff(ids_nX, axis=1, prepend=np.uint32(0)), self._id_bytes)
 
+    def _field_planes(self, fields_Fn: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """All first bytes of every field, all second ones, ...: planes [4·F, n, 1]."""
+        return to_planes(zigzag(fields_Fn), _FIELD_BYTES).reshape(_FIELD_BYTES * len(fields_Fn), -1, 1)
+
     def _ids(self, planes: NDArray[np.uint8]) -> NDArray[np.uint32]:
         """The ids of differences; ValueError where one is outside the vocabulary."""
         differences_nX = from_planes(planes)
@@ -205,13 +209,4 @@ class ByteCodec:
         placed = np.zeros((num_planes, chunks * self._chunk_positions, width), np.uint8)
         placed[:, : len(mask_T)][:, mask_T] = planes_PnX
         by_chunk = placed.reshape(num_planes, chunks, -1).swapaxes(0, 1)
-        return np.ascontiguousarray(by_chunk).reshape(chunks, -1)
-
-    def _placed_fields(
-        self, planes_PFn: NDArray[np.uint8], mask_T: NDArray[np.bool_], chunks: int
-    ) -> NDArray[np.uint8]:
-        num_planes, num_fields, _ = planes_PFn.shape
-        placed = np.zeros((num_planes * num_fields, chunks * self._chunk_positions), np.uint8)
-        placed[:, : len(mask_T)][:, mask_T] = planes_PFn.reshape(num_planes * num_fields, -1)
-        by_chunk = placed.reshape(num_planes * num_fields, chunks, -1).swapaxes(0, 1)
         return np.ascontiguousarray(by_chunk).reshape(chunks, -1)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.records import RecordLayout, Records, tail_weights
-from pipeline.cache.value_law import FLOOR_STEP_NATS, SPAN_NATS, TARGET_BETAS, ValueLaw
+from pipeline.cache.value_law import FLOOR_STEP_NATS, TARGET_BETAS, ValueLaw
 
 TAIL_STEP_NATS = 1 / 256
 FLOAT16_RELATIVE_ERROR = 2.0**-11
@@ -74,7 +74,7 @@ class Precision(Protocol):
 
     @property
     def draw_error_nats(self) -> float:
-        """Largest error of a draw's log p that is within DRAW_SPAN of the row's best draw."""
+        """Largest error of a draw's log p, within its span of the row's best draw."""
 
     @property
     def tail_error_nats(self) -> float:
@@ -105,6 +105,11 @@ class Rounded:
     def draw_error_nats(self) -> float:
         """Half a step."""
         return self.draw_step_nats / 2
+
+    @property
+    def draw_span_nats(self) -> float:
+        """A draw further below the row's best one is stored as about this far below."""
+        return _MAX_DRAW_CODE * self.draw_step_nats
 
     @property
     def tail_error_nats(self) -> float:
@@ -196,13 +201,6 @@ PRECISIONS: dict[str, Precision] = {
     "fine": Rounded(ValueLaw(1e-4, 1 / 2, 1 / 64), draw_step_nats=1 / 8),
     "small": Rounded(ValueLaw(1e-3, 1.0, 1 / 16), draw_step_nats=1 / 4),
 }
-HEAD_SPAN_NATS = SPAN_NATS
-"""A rounded head entry is never stored as further below the row's likeliest than this."""
-
-
-def draw_span_nats(precision: Rounded) -> float:
-    """A rounded draw is never stored as further below the row's best draw than this, and a gap's step."""
-    return _MAX_DRAW_CODE * precision.draw_step_nats
 
 
 def _tail_at_targets(records: Records) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from pipeline.cache.shard import ShardFile
 from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
 from pipeline.data.sequences import Sequences
-from pipeline.errors import DamagedDataError, IdentityError, IncompleteInputError, SadError
+from pipeline.errors import DamagedDataError, IdentityError, SadError
 
 _BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
 _BLOCK_POSITIONS = 2**14
@@ -58,9 +58,7 @@ def verify_cache(
     folders_above = [path, *roots]
     try:
         plan, folders = find_plan(folders_above)
-    except IncompleteInputError:
-        raise
-    except SadError as error:
+    except (DamagedDataError, IdentityError) as error:
         return [Problem(path, _what(path, error), "Nothing else can be checked without the plan")]
     problems: list[Problem] = []
     sequences = _check_sequences(plan, folders, problems)

@@ -14,12 +14,8 @@ from pipeline.cache.records import Records
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RecordTensors:
-    """What the loss reads of N records. Log-probabilities are nats at temperature 1.
-
-    A head entry with log-probability −inf is padding, and its id repeats the first of its row: a column that belongs
-    to the head anyway, so that masking the head's columns stays exact.
-    """
+class _RecordFields:
+    """What the loss reads of N records. Log-probabilities are nats at temperature 1."""
 
     vocab_size: int
     betas: tuple[float, ...]
@@ -27,13 +23,21 @@ class RecordTensors:
     draw_beta: float
     """1/τ the draws were made at; one of `betas`"""
     ids_NK: Tensor
-    """int64"""
     logprobs_NK: Tensor
     tail_NR: Tensor
     """log Σ_tail p^β; −inf where the tail is empty"""
     draw_ids_NM: Tensor
-    """int64"""
     draw_logprobs_NM: Tensor
+
+
+class RecordTensors(_RecordFields):
+    """On the device, ready for the loss: ids are int64.
+
+    A head entry with log-probability −inf is padding, and its id repeats the first of its row: a column that belongs
+    to the head anyway, so that masking the head's columns stays exact.
+    """
+
+    __slots__ = ()
 
     @classmethod
     def from_records(cls, records: Records, device: torch.device | str) -> Self:
@@ -70,18 +74,10 @@ class RecordTensors:
         return len(self.ids_NK)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostRecords:
-    """The same fields as they wait in host memory: ids in 32 bits, the padding id 2³²−1 as −1."""
+class HostRecords(_RecordFields):
+    """As they wait in host memory: ids in 32 bits, the padding id 2³²−1 as −1."""
 
-    vocab_size: int
-    betas: tuple[float, ...]
-    draw_beta: float
-    ids_NK: Tensor
-    logprobs_NK: Tensor
-    tail_NR: Tensor
-    draw_ids_NM: Tensor
-    draw_logprobs_NM: Tensor
+    __slots__ = ()
 
     @classmethod
     def from_records(cls, records: Records, pinned: bool = False) -> Self:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from pipeline.cache import TeacherCache
-from pipeline.distill.batches import load_batch
-from pipeline.distill.losses import distillation_loss
+from pipeline.distill.batches import Batch, load_batch
+from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.precision import autocast
-from pipeline.models import CausalModel
+from pipeline.models import CausalModel, Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,21 @@ class Validation:
     ce: float
     kd: float
     agreement: float
+
+
+def score_against_cache(hidden_ND: torch.Tensor, head: Head, batch: Batch, chunk_positions: int) -> LossParts:
+    """Cross-entropy, bucket KL at τ = 1 and agreement a position; zero where the label is masked."""
+    return distillation_loss(
+        hidden_ND,
+        head,
+        batch.labels_N,
+        batch.records,
+        objective="bucket",
+        ce_weight=1.0,
+        kd_weight=1.0,
+        weights_N=batch.weights_N,
+        chunk_positions=chunk_positions,
+    )
 
 
 @torch.no_grad()
@@ -40,17 +55,7 @@ def validate(
         batch = load_batch(cache, indices[start : start + batch_size], causal.device, with_records=True)
         with autocast(causal.device, dtype):
             hidden_BTD = causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
-            parts = distillation_loss(
-                hidden_BTD.flatten(0, 1),
-                causal.head,
-                batch.labels_N,
-                batch.records,
-                objective="bucket",
-                ce_weight=1.0,
-                kd_weight=1.0,
-                weights_N=batch.weights_N,
-                chunk_positions=chunk_positions,
-            )
+            parts = score_against_cache(hidden_BTD.flatten(0, 1), causal.head, batch, chunk_positions)
         assert parts.kd_N is not None
         assert parts.agreement_N is not None
         scores_3N = torch.stack([parts.ce_N.double(), parts.kd_N.double(), parts.agreement_N.double()])

@@ -20,7 +20,7 @@ from pipeline.console import warn_once
 from pipeline.data.sequences import VALIDATION, Sequences
 from pipeline.distill.batches import Batch, load_batch
 from pipeline.distill.lessons import spread
-from pipeline.distill.losses import LossParts, distillation_loss
+from pipeline.distill.validation import score_against_cache
 from pipeline.errors import IncompleteInputError, NumericsError
 from pipeline.evaluation.memory import Card, MemoryMeter, card_of
 from pipeline.evaluation.summary import EvalData, Measures, MemoryKind
@@ -122,7 +122,7 @@ def _add_batch(
         batch = load_batch(cache, part, model.device, with_records=True)
         started = time.perf_counter()
         hidden_ND = model.hidden(batch.input_ids_BT, batch.position_ids_BT).flatten(0, 1)
-        parts = _score(hidden_ND, model, batch, chunk_positions)
+        parts = score_against_cache(hidden_ND, model.head, batch, chunk_positions)
         sums.ce_nats += float(parts.ce_N.double().sum())  # waits for the device
         sums.seconds.append((batch.labels_N.numel(), time.perf_counter() - started))
     assert parts.kd_N is not None
@@ -132,21 +132,6 @@ def _add_batch(
     sums.num_scored += batch.num_scored
     if teacher is not None:
         sums.exact_nats += _exact_kl_nats(hidden_ND, model, teacher, batch, chunk_positions)
-
-
-def _score(hidden_ND: Tensor, model: CausalModel, batch: Batch, chunk_positions: int) -> LossParts:
-    """Cross-entropy, bucket KL and agreement a position; zero where the label is masked."""
-    return distillation_loss(
-        hidden_ND,
-        model.head,
-        batch.labels_N,
-        batch.records,
-        objective="bucket",
-        ce_weight=1.0,
-        kd_weight=1.0,
-        weights_N=batch.weights_N,
-        chunk_positions=chunk_positions,
-    )
 
 
 def _exact_kl_nats(

@@ -33,7 +33,6 @@ _PROBED = {
     "cache.chunk_positions": "chunk_positions",
 }
 _UNSET = ("auto", None)
-_PACKING = "packing_version"
 
 
 def make_identity(
@@ -54,11 +53,11 @@ def refuse_other_cache(
 ) -> None:
     """Raise IdentityError, with every difference, where the plan was made from something else than is configured.
 
-    What is not here any more (a text or a teacher of an earlier session) cannot be compared; that is said.
+    What is not here any more (a text or a teacher of an earlier session) cannot be compared; that is said. How this
+    version packs does not matter here: what is packed stays, and `planned_sequences` packs anew only as the plan says.
     """
     before = plan.identity
     found = _settings_differences(plan, data, teacher, cache)
-    found += differences({_PACKING: before[_PACKING]}, {_PACKING: PACKING_VERSION})
     parts: tuple[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]], ...] = (
         ("source", before["source"], lambda: source_fingerprint(data)),
         ("tokenizer", before["tokenizer"], lambda: _tokenizer(teacher).fingerprint()),

@@ -23,6 +23,7 @@ from pipeline.cache.sequence_file import read_sequences, write_sequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.console import say, warn_once
 from pipeline.data.documents import pinned, read_documents
+from pipeline.data.packing import PACKING_VERSION
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.report import DataReport
 from pipeline.data.sequences import Sequences
@@ -114,7 +115,13 @@ def planned_sequences(
     try:
         return read_sequences(find_sequences(folders), plan.num_sequences, plan.sequence_length, plan.sequences_digest)
     except DamagedDataError as error:
-        say(f"{error}\nPacking the sequences again.")
+        lost = str(error)
+    if (packing_version := plan.identity["packing_version"]) != PACKING_VERSION:
+        raise IdentityError(
+            f"{lost}\nIts sequences were packed as of version {packing_version}, and this program packs as of version "
+            f"{PACKING_VERSION}. Bring {SEQUENCES_NAME} back from a copy, or start a new cache with --run-dir."
+        )
+    say(f"{lost}\nPacking the sequences again.")
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
     data = data.model_copy(update={"revision": plan.identity["source"].get("revision", data.revision)})
     sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause)

@@ -71,6 +71,20 @@ def logits_of(num_positions: int, vocab_size: int, seed: int = 0, spread: float 
     return generator.normal(size=(num_positions, vocab_size)) * spread - np.log(np.arange(1, vocab_size + 1))
 
 
+def one_by_hand(layout: RecordLayout) -> Records:
+    """One record of three head ids and two draws, in numbers easy to follow."""
+    return Records(
+        layout,
+        np.array([[5, 7, 900]], np.uint32),
+        np.array([[-0.5, -1.0, -2.51]], np.float32),
+        np.array([[1.0, 0.5, 0.25, -1.0, -2.0, -3.0]], np.float32),
+        np.array([[800, 10]], np.uint32),
+        np.array([[-9.0, -4.0]], np.float32),
+        np.array([-1.5], np.float32),
+        np.array([0.25], np.float32),
+    )
+
+
 def make_sequences(
     num_train: int, num_validation: int, sequence_length: int, vocab_size: int, seed: int = 0
 ) -> Sequences:

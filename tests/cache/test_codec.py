@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from pipeline.cache.codec import ByteCodec, make_codec, whole_chunks
 from pipeline.cache.codec_v1 import CodecV1
-from pipeline.cache.precisions import FLOAT16_RELATIVE_ERROR, HEAD_SPAN_NATS, PRECISIONS, Rounded, draw_span_nats
+from pipeline.cache.precisions import FLOAT16_RELATIVE_ERROR, PRECISIONS, Rounded
 from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.value_law import SPAN_NATS
 from pipeline.errors import NumericsError
-from tests.cache.dense import logits_of, records_of
+from tests.cache.dense import logits_of, one_by_hand, records_of
 
 MASK = np.ones((1, 1), bool)
 ROUNDED = ("fine", "small")
@@ -92,11 +93,11 @@ def check_bounds(before: Records, after: Records) -> None:
         for one, other in zip(before.fields(), after.fields(), strict=True):
             assert one.tobytes() == np.ascontiguousarray(other).tobytes()
         return
-    head_TK = np.maximum(before.logprobs_TK, before.logprobs_TK.max(axis=1, keepdims=True) - HEAD_SPAN_NATS)
+    head_TK = np.maximum(before.logprobs_TK, before.logprobs_TK.max(axis=1, keepdims=True) - SPAN_NATS)
     assert (np.abs(after.logprobs_TK - head_TK) <= precision.error_nats(head_TK) + 1e-5).all()
     if before.layout.num_draws:
         best_T1 = before.draw_logprobs_TM.max(axis=1, keepdims=True, initial=-np.inf)
-        near_TM = before.draw_logprobs_TM > best_T1 - draw_span_nats(precision)
+        near_TM = before.draw_logprobs_TM > best_T1 - precision.draw_span_nats
         error_TM = np.abs(after.draw_logprobs_TM - before.draw_logprobs_TM)
         scale_TM = 2.0**-22 * np.abs(before.draw_logprobs_TM)
         assert (error_TM <= precision.draw_error_nats + scale_TM)[near_TM].all()
@@ -138,16 +139,7 @@ def test_rounding_adds_no_more_kl_than_the_law_allows(rows: str, precision: str,
 def test_arrays_hold_what_the_page_says() -> None:
     """By hand, at precision small: one position of three head ids and two draws."""
     layout = RecordLayout(1000, 3, 2, precision="small")
-    records = Records(
-        layout,
-        np.array([[5, 7, 900]], np.uint32),
-        np.array([[-0.5, -1.0, -2.51]], np.float32),
-        np.array([[1.0, 0.5, 0.25, -1.0, -2.0, -3.0]], np.float32),
-        np.array([[800, 10]], np.uint32),
-        np.array([[-9.0, -4.0]], np.float32),
-        np.array([-1.5], np.float32),
-        np.array([0.25], np.float32),
-    )
+    records = one_by_hand(layout)
     codec = ByteCodec(layout, 1024)
     mask_ST = np.zeros((1, 1024), bool)
     mask_ST[0, 1] = True

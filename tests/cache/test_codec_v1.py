@@ -11,7 +11,7 @@ from pipeline.cache import codec_v1 as codec
 from pipeline.cache.codec_v1 import CodecV1
 from pipeline.cache.records import RecordLayout, Records
 from pipeline.errors import NumericsError
-from tests.cache.dense import logits_of, records_of
+from tests.cache.dense import logits_of, one_by_hand, records_of
 
 MASK = np.ones((1, 1), bool)
 
@@ -61,16 +61,7 @@ def test_round_trip_is_within_the_stated_bounds(
 
 def test_arrays_hold_what_the_page_says() -> None:
     """By hand: differences of ids, steps of 1/32 and 1/256 nat, two float16 in the last column."""
-    records = Records(
-        RecordLayout(1000, 3, 2),
-        np.array([[5, 7, 900]], np.uint32),
-        np.array([[-0.5, -1.0, -2.51]], np.float32),
-        np.array([[1.0, 0.5, 0.25, -1.0, -2.0, -3.0]], np.float32),
-        np.array([[800, 10]], np.uint32),
-        np.array([[-9.0, -4.0]], np.float32),
-        np.array([-1.5], np.float32),
-        np.array([0.25], np.float32),
-    )
+    records = one_by_hand(RecordLayout(1000, 3, 2))
     arrays = CodecV1(records.layout, 1).encode(records, MASK)
     assert arrays["ids"].tolist() == [[[5, 2, 893, 10, 790]]]
     assert arrays["values"].tolist() == [[[16, 32, 80, 128, 288]]]

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from pipeline.cache import TeacherCache
 from pipeline.errors import IdentityError
 from pipeline.models.cache_identity import refuse_other_cache, refuse_other_settings
+from pipeline.models.planning import planned_sequences
+from pipeline.pause import PauseRequest
 from stages import train_student
 from stages.config import load_run_config
 from tests.stages.toys import (
@@ -101,17 +103,22 @@ def test_a_config_of_another_cache_is_refused(
     assert {name: digest for name, digest in tree(trained).items() if name != "status.json"} == before
 
 
-def test_a_cache_of_an_older_version_is_learned_from_and_not_added_to(toy: Toy, cached: Path) -> None:
-    """Older packing, and a setting that shaped caches then: what is sealed stays what it is."""
+def test_a_cache_of_an_older_version_is_learned_from_and_added_to(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    """Older packing, and a setting that shaped caches then: what is packed stays, and cannot be packed again."""
     config = load_run_config(str(toy.config))
     parts = (config.data, config.teacher, config.cache)
     plan = TeacherCache.open(cached).plan
     settings = plan.identity["settings"] | {"data.revision": None}
     older = replace(plan, identity=plan.identity | {"packing_version": 1, "settings": settings})
     refuse_other_settings(older, cached, *parts)
-    with pytest.raises(IdentityError, match=r"packing_version: 1 -> \d") as refused:
-        refuse_other_cache(older, cached, *parts)
-    assert "data.revision" not in str(refused.value)
+    refuse_other_cache(older, cached, *parts)
+    sequences = planned_sequences(older, [cached / "cache"], tmp_path, config.data, config.teacher, PauseRequest())
+    assert sequences.num_sequences == plan.num_sequences
+    with pytest.raises(
+        IdentityError, match=r"packed as of version 1, and .* of version \d.*Bring sequences\.shard back"
+    ):
+        planned_sequences(older, [tmp_path], tmp_path, config.data, config.teacher, PauseRequest())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_teacher_and_texts_that_are_gone_are_not_asked_for(
