@@ -6,15 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.cache.layout import RecordLayout
     from pipeline.cache.plan import Plan
-    from pipeline.cache.records import RecordLayout, Records
+    from pipeline.cache.records import Records
     from pipeline.cache.seal import Seal
     from pipeline.cache.teacher_cache import TeacherCache
 
 __all__ = ["Plan", "RecordLayout", "Records", "Seal", "TeacherCache"]
 _HOMES = {
     "Plan": "plan",
-    "RecordLayout": "records",
+    "RecordLayout": "layout",
     "Records": "records",
     "Seal": "seal",
     "TeacherCache": "teacher_cache",

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.records import RecordLayout, Records, check_records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records, check_records
 from pipeline.cache.schema import Arrays, ArraySchema
 
 VALUE_STEP_NATS = 1 / 32

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import struct
 
-from pipeline.cache.schema import Packing
+from pipeline.cache.schema import ZSTD_LEVELS, Packing
 
 _ZSTD_MAGIC = 0xFD2FB528
 
 
 def packed_size(packing: Packing, start: bytes) -> int:
     """Bytes a chunk unpacks to, by its first 18 bytes or more; ValueError where they are not the start of one."""
-    return _zstd_size(start) if packing in ("zstd", "fast-zstd") else _blosc_size(start)
+    return _zstd_size(start) if packing in ZSTD_LEVELS else _blosc_size(start)
 
 
 def _blosc_size(start: bytes) -> int:

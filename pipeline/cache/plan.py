@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import files
-from pipeline.cache.records import RecordLayout
+from pipeline.cache.layout import RecordLayout
 from pipeline.config import differences
 from pipeline.data.sequences import TRAIN, VALIDATION
 from pipeline.errors import DamagedDataError, IdentityError, IncompleteInputError

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.records import RecordLayout, Records, tail_weights
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records, tail_weights
 from pipeline.cache.value_law import FLOOR_STEP_NATS, TARGET_BETAS, ValueLaw
 
 TAIL_STEP_NATS = 1 / 256
@@ -244,11 +245,13 @@ def _half(bits_n: NDArray[np.int32]) -> NDArray[np.float32]:
 
 def _distances(logprobs_nX: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
     """The lowest of each row, and how far the bit patterns of the others lie from its, modulo 2^32: a negative float's
-    bits count up as it falls."""
+    bits count up as it falls. Entries of −inf are padding: distance 0."""
     if not logprobs_nX.shape[1]:
         return np.zeros(len(logprobs_nX), np.float32), np.zeros(logprobs_nX.shape, np.uint32)
-    lowest_n = logprobs_nX.min(axis=1)
-    return lowest_n, lowest_n.view(np.uint32)[:, None] - np.ascontiguousarray(logprobs_nX).view(np.uint32)
+    present_nX = logprobs_nX > -np.inf
+    lowest_n = np.where(present_nX, logprobs_nX, np.float32(np.inf)).min(axis=1)
+    distances_nX = lowest_n.view(np.uint32)[:, None] - np.ascontiguousarray(logprobs_nX).view(np.uint32)
+    return lowest_n, np.where(present_nX, distances_nX, np.uint32(0))
 
 
 def _from_distances(lowest_n: NDArray[np.float32], distances_nX: NDArray[np.uint32]) -> NDArray[np.float32]:

@@ -14,102 +14,26 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.settings import BETAS
+from pipeline.cache.layout import RecordLayout
 from pipeline.errors import NumericsError
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
-MAX_VOCAB_SIZE = 2**31
-
-
-@dataclass(frozen=True, slots=True)
-class RecordLayout:
-    """What every record of a cache holds: the sizes of its fields and the temperatures of its tail."""
-
-    vocab_size: int
-    """V, effective vocabulary"""
-    head_size: int
-    """K, at most V"""
-    num_draws: int
-    """M; 0 where the head is the whole vocabulary"""
-    betas: tuple[float, ...] = BETAS
-    """1/τ at which log tail masses are stored, ascending; the last is 1"""
-    draw_beta: float = 0.7
-    """1/τ the tail draws were made at; one of `betas`"""
-    kind: str = "topk"
-    precision: str = "fine"
-
-    def __post_init__(self) -> None:
-        checks = {
-            f"vocab_size must be in 1..{MAX_VOCAB_SIZE}": 1 <= self.vocab_size <= MAX_VOCAB_SIZE,
-            "head_size must be in 1..vocab_size": 1 <= self.head_size <= self.vocab_size,
-            "num_draws must be at least 0, and 0 without a tail": self.num_draws == 0
-            or (self.num_draws > 0 and self.head_size < self.vocab_size),
-            "betas must ascend within (0, 1] and end at 1": self.betas[-1:] == (1.0,)
-            and self.betas[0] > 0
-            and list(self.betas) == sorted(set(self.betas)),
-            f"draw_beta must be one of the betas {self.betas}": self.draw_beta in self.betas,
-            "kind must be 'topk'": self.kind == "topk",
-            "precision must be 'lossless', 'fine' or 'small'": self.precision in ("lossless", "fine", "small"),
-        }
-        for rule, kept in checks.items():
-            if not kept:
-                raise ValueError(f"record layout: {rule}; found {self.to_json()}")
-
-    @classmethod
-    def for_vocabulary(
-        cls, vocab_size: int, head_size: int, num_draws: int, draw_beta: float, precision: str = "fine"
-    ) -> Self:
-        """The layout for a vocabulary: a head wider than it is cut to it, and then there is no tail to draw from."""
-        whole = head_size >= vocab_size
-        num_draws = 0 if whole else num_draws
-        return cls(vocab_size, min(head_size, vocab_size), num_draws, draw_beta=draw_beta, precision=precision)
-
-    @property
-    def num_betas(self) -> int:
-        """R."""
-        return len(self.betas)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` turns back into this layout."""
-        return {
-            "vocab_size": self.vocab_size,
-            "head_size": self.head_size,
-            "num_draws": self.num_draws,
-            "betas": list(self.betas),
-            "draw_beta": self.draw_beta,
-            "kind": self.kind,
-            "precision": self.precision,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """The layout written by `to_json`; ValueError where a field is missing, unknown or out of range."""
-        expected = {"vocab_size", "head_size", "num_draws", "betas", "draw_beta", "kind", "precision"}
-        if not isinstance(value, dict) or value.keys() != expected:
-            raise ValueError(f"record layout: expected the fields {sorted(expected)}, found {value!r}")
-        counts = {name: value[name] for name in ("vocab_size", "head_size", "num_draws")}
-        if any(type(count) is not int for count in counts.values()) or not isinstance(value["betas"], list):
-            raise ValueError(f"record layout: counts must be integers and betas a list, found {value!r}")
-        if any(type(beta) not in (int, float) for beta in [*value["betas"], value["draw_beta"]]):
-            raise ValueError(f"record layout: betas must be numbers, found {value!r}")
-        return cls(
-            **counts,
-            betas=tuple(float(beta) for beta in value["betas"]),
-            draw_beta=float(value["draw_beta"]),
-            kind=value["kind"],
-            precision=value["precision"],
-        )
+PADDING_ID = 2**32 - 1
+"""fills the ids of a ragged head up, with log p −inf"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
-    """Records of N positions. Where the loss mask is false every field holds zeros and means nothing."""
+    """Records of N positions. Where the loss mask is false every field means nothing.
+
+    A ragged head (kinds `compact` and `sampled`) is filled up with PADDING_ID and log p −inf; at least one id is real.
+    Of `sampled`, log p is log(count/N): the distribution its N draws stand for.
+    """
 
     layout: RecordLayout
     ids_TK: NDArray[np.uint32]
-    """head: the K likeliest ids, ascending by id"""
+    """head: the likeliest ids, ascending by id; then padding"""
     logprobs_TK: NDArray[np.float32]
-    """log p of the head ids"""
+    """log p of the head ids; −inf at padding"""
     tail_TR: NDArray[np.float32]
     """log Σ_{v in tail} p(v)^β at every stored beta; −inf where the tail is empty"""
     draw_ids_TM: NDArray[np.uint32]
@@ -127,8 +51,8 @@ class Records:
             "ids_TK": (count, layout.head_size),
             "logprobs_TK": (count, layout.head_size),
             "tail_TR": (count, layout.num_betas),
-            "draw_ids_TM": (count, layout.num_draws),
-            "draw_logprobs_TM": (count, layout.num_draws),
+            "draw_ids_TM": (count, layout.num_tail_draws),
+            "draw_logprobs_TM": (count, layout.num_tail_draws),
             "label_logprobs_T": (count,),
             "entropies_T": (count,),
         }
@@ -139,12 +63,15 @@ class Records:
 
     @classmethod
     def blank(cls, layout: RecordLayout, num_positions: int) -> Self:
-        """Records that hold zeros everywhere, as masked positions do; a scorer fills the others in."""
-        count, head, draws = num_positions, layout.head_size, layout.num_draws
+        """Zeros everywhere (a ragged head: id 0 alone), as masked positions hold; a scorer fills the others in."""
+        count, head, draws = num_positions, layout.head_size, layout.num_tail_draws
+        ids_TK, logprobs_TK = np.zeros((count, head), np.uint32), np.zeros((count, head), np.float32)
+        if layout.ragged:
+            ids_TK[:, 1:], logprobs_TK[:, 1:] = PADDING_ID, -np.inf
         return cls(
             layout,
-            np.zeros((count, head), np.uint32),
-            np.zeros((count, head), np.float32),
+            ids_TK,
+            logprobs_TK,
             np.zeros((count, layout.num_betas), np.float32),
             np.zeros((count, draws), np.uint32),
             np.zeros((count, draws), np.float32),
@@ -181,6 +108,12 @@ class Records:
         """The records of some positions: a slice, an array of indices, or a mask."""
         return type(self)(self.layout, *(field[rows] for field in self.fields()))
 
+    def filled_ids(self) -> NDArray[np.uint32]:
+        """Head ids [T, K] in which padding repeats the last real id of its row."""
+        if not self.layout.ragged:
+            return self.ids_TK
+        return np.maximum.accumulate(np.where(self.ids_TK == PADDING_ID, np.uint32(0), self.ids_TK), axis=1)
+
     def with_ascending_draws(self) -> Self:
         """The same records with the draws of each position in the order of their ids."""
         order_TM = np.argsort(self.draw_ids_TM, axis=1, kind="stable")
@@ -197,9 +130,10 @@ class Records:
             log p_τ(i) = β·log p(i) − logZ(β)      log p_τ(tail) = A(β) − logZ(β)
 
         A is the log tail mass (`log_tail_mass`). Returns float32 [N, K] and [N]; the tail is −inf where it is empty.
-        ValueError outside temperatures 1 to 4, where the stored tail masses say nothing.
+        ValueError outside temperatures 1 to 4, where the stored tail masses say nothing, and of
+        `sampled` records at any other than 1.
         """
-        beta = beta_of(temperature)
+        beta = self.layout.beta_of(temperature)
         tail_T = self.log_tail_mass(temperature)
         scaled_TK = self.logprobs_TK * np.float32(beta)
         highest_T = np.maximum(scaled_TK.max(axis=1), tail_T)
@@ -215,7 +149,7 @@ class Records:
 
         −inf where any stored mass is −inf: such a tail is empty.
         """
-        weights_R = tail_weights(self.layout.betas, beta_of(temperature))
+        weights_R = tail_weights(self.layout.betas, self.layout.beta_of(temperature))
         empty_T = (self.tail_TR == -np.inf).any(axis=1)
         tail_TR = np.where(empty_T[:, None], 0.0, self.tail_TR.astype(np.float64))
         # Not a matrix product: BLAS may round a row differently according to how many rows there are.
@@ -224,26 +158,22 @@ class Records:
 
 def check_records(scored: Records) -> None:
     """ValueError for ids no layout allows; NumericsError for NaN or an infinity (a tail mass may be −inf: empty)."""
-    vocab_size = scored.layout.vocab_size
-    if (scored.ids_TK[:, 1:] <= scored.ids_TK[:, :-1]).any():
-        raise ValueError("records: head ids must ascend at every position")
-    if (scored.ids_TK[:, -1:] >= vocab_size).any() or (scored.draw_ids_TM >= vocab_size).any():
+    vocab_size, ids_TK = scored.layout.vocab_size, scored.ids_TK
+    padding_TK = ids_TK == PADDING_ID if scored.layout.ragged else np.zeros_like(ids_TK, bool)
+    if ((ids_TK[:, 1:] <= ids_TK[:, :-1]) & ~padding_TK[:, 1:]).any():
+        raise ValueError("records: head ids must ascend at every position, and padding come last")
+    if ((ids_TK >= vocab_size) & ~padding_TK).any() or (scored.draw_ids_TM >= vocab_size).any():
         raise ValueError(f"records: an id is outside the vocabulary of {vocab_size}")
+    if padding_TK[:, :1].any():
+        raise ValueError("records: a head must hold at least one id")
+    if (np.isneginf(scored.logprobs_TK) != padding_TK).any():
+        raise NumericsError("records: logprobs_TK is −inf elsewhere than at padding; such numbers are not to be kept")
+    real = {"logprobs_TK": np.where(padding_TK, 0.0, scored.logprobs_TK)}
     for name in ("logprobs_TK", "draw_logprobs_TM", "label_logprobs_T", "entropies_T"):
-        if not np.isfinite(getattr(scored, name)).all():
+        if not np.isfinite(real.get(name, getattr(scored, name))).all():
             raise NumericsError(f"records: {name} holds NaN or an infinity; the teacher's numbers are not to be kept")
     if np.isnan(scored.tail_TR).any() or np.isposinf(scored.tail_TR).any():
         raise NumericsError("records: tail_TR holds NaN or +inf; the teacher's numbers are not to be kept")
-
-
-def beta_of(temperature: float) -> float:
-    """β = 1/τ; ValueError outside the temperatures a record can be softened to."""
-    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
-        raise ValueError(
-            f"temperature must be in [{MIN_TEMPERATURE:g}, {MAX_TEMPERATURE:g}], where the stored tail masses reach; "
-            f"found {temperature!r}"
-        )
-    return 1.0 / temperature
 
 
 def tail_weights(betas: Sequence[float], beta: float) -> NDArray[np.float64]:

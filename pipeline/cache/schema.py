@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Packing = Literal["zstd", "fast-zstd", "blocks", "bitshuffle"]
-"""zstd: searches long for repeats; fast-zstd: for bytes that repeat little; blocks: bytes in blocks, each packed for
-itself; bitshuffle: bit planes first, for numbers of similar size"""
+Packing = Literal["zstd", "slow-zstd", "fast-zstd", "blocks", "bitshuffle"]
+"""zstd: searches long for repeats; slow-zstd: longer; fast-zstd: for bytes that repeat little; blocks: bytes in
+blocks, each packed for itself; bitshuffle: bit planes first, for numbers of similar size"""
+
+ZSTD_LEVELS: dict[Packing, int] = {"fast-zstd": 1, "zstd": 9, "slow-zstd": 15}
 
 
 @dataclass(frozen=True, slots=True)

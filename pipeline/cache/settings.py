@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -10,22 +10,56 @@ from pipeline.config import Section, free, identity
 
 BETAS: tuple[float, ...] = (1 / 4, 1 / 3, 1 / 2, 0.7, 0.9, 1.0)
 """1/temperature at which log tail masses are stored"""
+Kind = Literal["topk", "compact", "sampled"]
+DEFAULTS: dict[Kind, dict[str, Any]] = {
+    "topk": {"head_size": 256, "num_draws": 16, "draw_beta": 0.7},
+    "compact": {"head_size": 64, "head_mass": 0.9, "num_draws": 16, "draw_beta": 0.7},
+    "sampled": {"num_draws": 50, "draw_beta": 1.0},
+}
+"""What is kept where the config does not say."""
+MAX_RAGGED_HEAD = 255
+"""of compact: a position's count is one byte"""
 _BETA_TOLERANCE = 1e-3  # 0.333 means 1/3
 
 
 class CacheSettings(Section):
     """What is kept of the teacher, and how it is cut into shards."""
 
-    kind: Literal["topk"] = identity("topk", "what a record keeps: the head, tail masses and tail draws")
+    kind: Kind = identity("topk", "what a record keeps: topk; compact, a third of it; sampled, draws for τ = 1 alone")
     precision: Literal["lossless", "fine", "small"] = identity("fine", "how finely log-probabilities are stored")
-    head_size: int = identity(256, "K: ids kept with their log-probabilities", ge=1)
-    num_draws: int = identity(16, "M: ids drawn from the tail at every position", ge=0)
-    draw_beta: float = identity(0.7, "1/temperature the draws are made at; one of the stored betas")
+    head_size: int = identity(256, "K: ids kept with their log-probabilities, of compact at most (64)", ge=1)
+    head_mass: float = identity(0.9, "compact: the mass at which a position's head is enough", gt=0, lt=1)
+    num_draws: int = identity(16, "M: ids drawn from the tail at every position; of sampled from all ids (50)", ge=0)
+    draw_beta: float = identity(0.7, "1/temperature the draws are made at; one of the stored betas; of sampled 1")
     seed: int = identity(0, "of the draws", ge=0, lt=2**63)
     shard_positions: int = identity(2**20, "positions a shard, about", ge=1)
     batch_size: int | None = identity(None, "sequences a forward pass; absent: a probe decides before the plan", ge=1)
     chunk_positions: int | None = identity(None, "positions scored at once; absent: a probe decides", ge=1)
     roots: list[str] = free([], "further folders with parts of this cache, read-only, searched at any depth")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, value: Any) -> Any:
+        """Sizes that are not given are those of the kind."""
+        kind = value.get("kind", "topk") if isinstance(value, dict) else None
+        defaults: dict[Any, Any] = dict(DEFAULTS)
+        return defaults[kind] | value if isinstance(kind, str) and kind in defaults else value
+
+    @pydantic.model_validator(mode="after")
+    def _fits_the_kind(self) -> Self:
+        """What has no meaning for a kind must not look as if it had one."""
+        fields, kind = type(self).model_fields, self.kind
+        if kind != "compact" and self.head_mass != fields["head_mass"].default:
+            raise ValueError(f"cache.head_mass is of the kind compact; leave it out for {kind}")
+        if kind == "compact" and self.head_size > MAX_RAGGED_HEAD:
+            raise ValueError(f"cache.head_size of the kind compact: at most {MAX_RAGGED_HEAD}, found {self.head_size}")
+        if kind == "sampled":
+            for name in ("head_size", "precision"):
+                if getattr(self, name) != fields[name].default:
+                    raise ValueError(f"cache.{name} has no meaning for the kind sampled: it keeps cache.num_draws ids")
+            if self.draw_beta != 1.0 or self.num_draws < 1:
+                raise ValueError("the kind sampled draws at least one id at cache.draw_beta 1")
+        return self
 
     @pydantic.field_validator("draw_beta")
     @classmethod

@@ -25,7 +25,7 @@ from zarr.storage import MemoryStore, WrapperStore, ZipStore
 
 from pipeline import files
 from pipeline.cache.packed_size import packed_size
-from pipeline.cache.schema import Arrays, ArraySchema
+from pipeline.cache.schema import ZSTD_LEVELS, Arrays, ArraySchema
 from pipeline.errors import DamagedDataError
 
 Attributes = dict[str, Any]
@@ -36,9 +36,8 @@ _WRITING = {"array.write_empty_chunks": True}
 
 def _packer(array: ArraySchema) -> dict[str, Any]:
     """The zarr codec of an array's chunks."""
-    if array.packing in ("zstd", "fast-zstd"):
-        level = 9 if array.packing == "zstd" else 1
-        return {"name": "zstd", "configuration": {"level": level, "checksum": False}}
+    if array.packing in ZSTD_LEVELS:
+        return {"name": "zstd", "configuration": {"level": ZSTD_LEVELS[array.packing], "checksum": False}}
     shuffle = "bitshuffle" if array.packing == "bitshuffle" else "noshuffle"
     options = {"shuffle": shuffle, "typesize": array.item_bytes, "blocksize": array.block_bytes}
     return {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 5, **options}}

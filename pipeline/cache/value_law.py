@@ -59,16 +59,17 @@ class ValueLaw:
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint32]]:
         """Floors in steps of 1/256 nat [N], numbers of the rows' steps [N], codes [N, K].
 
-        `tail_N3` are log tail masses at TARGET_BETAS; −inf for an empty tail.
+        `tail_N3` are log tail masses at TARGET_BETAS; −inf for an empty tail. Entries of −inf are padding: code 0.
         """
-        lowest_N = np.maximum(logprobs_NK.min(axis=1), logprobs_NK.max(axis=1) - np.float32(SPAN_NATS))
+        present_NK = logprobs_NK > -np.inf
+        lowest_N = np.where(present_NK, logprobs_NK, np.float32(np.inf)).min(axis=1)
+        lowest_N = np.maximum(lowest_N, logprobs_NK.max(axis=1) - np.float32(SPAN_NATS))
         floors_N = np.floor(lowest_N.astype(np.float64) / FLOOR_STEP_NATS).astype(np.int32)
         d_NK = np.maximum(logprobs_NK - (floors_N * FLOOR_STEP_NATS).astype(np.float32)[:, None], np.float32(0.0))
         sixth_NK = np.exp(d_NK * np.float32(0.5 / _LENGTH_NATS))
         growth_NK = sixth_NK * sixth_NK
-        numbers_N = self._choose_steps(
-            sixth_NK, growth_NK, tail_N3 - np.outer(floors_N * FLOOR_STEP_NATS, TARGET_BETAS)
-        )
+        relative_N3 = tail_N3 - np.outer(floors_N * FLOOR_STEP_NATS, TARGET_BETAS)
+        numbers_N = self._choose_steps(sixth_NK, growth_NK, relative_N3, present_NK)
         step_N1 = self._steps_J[numbers_N].astype(np.float32)[:, None]
         bend_N1 = self._bends_J[numbers_N].astype(np.float32)[:, None]
         curved_NK = (growth_NK - np.float32(1.0)) * (np.float32(_LENGTH_NATS) / step_N1)
@@ -91,13 +92,19 @@ class ValueLaw:
         return logprobs_NK
 
     def _choose_steps(
-        self, sixth_NK: NDArray[np.float32], growth_NK: NDArray[np.float32], tail_N3: NDArray[np.float64]
+        self,
+        sixth_NK: NDArray[np.float32],
+        growth_NK: NDArray[np.float32],
+        tail_N3: NDArray[np.float64],
+        present_NK: NDArray[np.bool_],
     ) -> NDArray[np.int32]:
         """Number of each row's step, from e^(d/6), e^(d/3) and the tail's mass relative to the floor's."""
         shrink_NK = np.reciprocal(growth_NK * growth_NK)  # (D_i/D)² = e^(−2d/3)
         powers = (growth_NK * growth_NK * growth_NK, growth_NK * sixth_NK, growth_NK)  # e^(βd) for TARGET_BETAS
         worst_N = np.zeros(len(growth_NK))
+        padded = not present_NK.all()
         for beta, power_NK, tail_N in zip(TARGET_BETAS, powers, tail_N3.T, strict=True):
+            power_NK = np.where(present_NK, power_NK, np.float32(0.0)) if padded else power_NK
             mass_N = power_NK.sum(axis=1, dtype=np.float64) + np.exp(np.minimum(tail_N, 700.0))
             spread_N = (power_NK * shrink_NK).sum(axis=1, dtype=np.float64)
             np.maximum(worst_N, beta**2 * spread_N / mass_N, out=worst_N)

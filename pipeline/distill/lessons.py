@@ -12,8 +12,8 @@ from pipeline.cache import TeacherCache
 from pipeline.console import warn_once
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.order import DataOrder
-from pipeline.distill.settings import TrainSettings
-from pipeline.errors import IncompleteInputError
+from pipeline.distill.settings import SAMPLED_OBJECTIVES, TrainSettings
+from pipeline.errors import ConfigError, IncompleteInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,15 @@ class Lessons:
 def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Sequence[int] | None) -> Lessons:
     """Lay out a training on the shards it is frozen to, or (None) on the whole of a complete cache.
 
-    IncompleteInputError where a shard that is needed is not sealed.
+    IncompleteInputError where a shard that is needed is not sealed; ConfigError for a target that records of the
+    cache's kind cannot give.
     """
     if frozen_shards is None and not cache.complete:
         raise IncompleteInputError(
             f"{cache.folders[0]}: {len(cache.sealed)} of {len(cache.plan.shards)} shards are sealed. Run cache-teacher "
             "until it is complete, or train on what is there with --use-sealed-only."
         )
+    _refuse_unfit_target(cache, settings)
     spans = [span for span in cache.sealed if frozen_shards is None or span.index in frozen_shards]
     if frozen_shards is not None and len(spans) < len(frozen_shards):
         gone = sorted(set(frozen_shards) - {span.index for span in spans})
@@ -78,6 +80,24 @@ def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Se
         num_steps=num_steps,
         validation_indices=spread(np.concatenate(held_out), settings.validation_sequences),
     )
+
+
+def _refuse_unfit_target(cache: TeacherCache, settings: TrainSettings) -> None:
+    """ConfigError for an objective or a temperature that records of this kind cannot give."""
+    layout, temperature = cache.plan.layout, settings.temperature
+    if settings.kd_weight == 0 or layout.kind != "sampled":
+        return
+    place = f"{cache.folders[0]}: this cache is of the kind sampled, whose ids were drawn at temperature 1"
+    if (temperature.start, temperature.end) != (1.0, 1.0):
+        raise ConfigError(
+            f"{place}; train.temperature is {temperature.start:g} to {temperature.end:g}. Set both ends to 1, or make a "
+            "cache of the kind topk or compact."
+        )
+    if settings.objective not in SAMPLED_OBJECTIVES:
+        raise ConfigError(
+            f"{place} and estimate the whole divergence; train.objective is {settings.objective}. Set it to "
+            f"{' or '.join(SAMPLED_OBJECTIVES)} (the same here), or make a cache of the kind topk or compact."
+        )
 
 
 def spread(indices: np.ndarray, count: int | None) -> np.ndarray:

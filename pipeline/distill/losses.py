@@ -18,7 +18,7 @@ from pipeline.cache.records import Records
 from pipeline.distill.head_loss import HeadLoss, LossInputs
 from pipeline.distill.objectives import Goal, Scores
 from pipeline.distill.record_tensors import RecordTensors
-from pipeline.distill.settings import Objective
+from pipeline.distill.settings import SAMPLED_OBJECTIVES, Objective
 from pipeline.distill.softening import SoftTarget
 from pipeline.models.head import Head
 
@@ -134,6 +134,11 @@ def _check(
             )
     if records is None:
         return
+    if records.layout.kind == "sampled" and objective not in SAMPLED_OBJECTIVES:
+        raise ValueError(
+            f"distillation_loss: records of the kind sampled estimate the whole KL and nothing else; objective must be "
+            f"one of {SAMPLED_OBJECTIVES}, found {objective!r}"
+        )
     if len(records) != len(hidden_ND):
         raise ValueError(f"distillation_loss: expected {len(hidden_ND):,} records, found {len(records):,}")
     vocab_size = hidden_ND.shape[1] if head.vocab_size is None else head.vocab_size

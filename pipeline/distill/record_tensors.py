@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import Records
 
 
@@ -17,17 +18,28 @@ from pipeline.cache.records import Records
 class _RecordFields:
     """What the loss reads of N records. Log-probabilities are nats at temperature 1."""
 
-    vocab_size: int
-    betas: tuple[float, ...]
-    """1/τ of the stored tail masses; R of them"""
-    draw_beta: float
-    """1/τ the draws were made at; one of `betas`"""
+    layout: RecordLayout
     ids_NK: Tensor
     logprobs_NK: Tensor
     tail_NR: Tensor
     """log Σ_tail p^β; −inf where the tail is empty"""
     draw_ids_NM: Tensor
     draw_logprobs_NM: Tensor
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the teacher's effective vocabulary."""
+        return self.layout.vocab_size
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """1/τ of the stored tail masses; R of them."""
+        return self.layout.betas
+
+    @property
+    def draw_beta(self) -> float:
+        """1/τ the draws were made at; one of `betas`."""
+        return self.layout.draw_beta
 
 
 class RecordTensors(_RecordFields):
@@ -49,9 +61,7 @@ class RecordTensors(_RecordFields):
         """Move to a device; ids are widened and padding is replaced there."""
         ids_NK = to_device(host.ids_NK, device).long()
         return cls(
-            vocab_size=host.vocab_size,
-            betas=host.betas,
-            draw_beta=host.draw_beta,
+            layout=host.layout,
             ids_NK=torch.where(ids_NK < 0, ids_NK[:, :1], ids_NK),
             logprobs_NK=to_device(host.logprobs_NK, device),
             tail_NR=to_device(host.tail_NR, device),
@@ -83,9 +93,7 @@ class HostRecords(_RecordFields):
     def from_records(cls, records: Records, pinned: bool = False) -> Self:
         """Copy what the loss needs; `pinned` memory can travel to a card while the card works."""
         return cls(
-            vocab_size=records.layout.vocab_size,
-            betas=records.layout.betas,
-            draw_beta=records.layout.draw_beta,
+            layout=records.layout,
             ids_NK=on_host(records.ids_TK.view(np.int32), pinned),
             logprobs_NK=on_host(records.logprobs_TK, pinned),
             tail_NR=on_host(records.tail_TR, pinned),

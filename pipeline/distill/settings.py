@@ -10,6 +10,8 @@ from pipeline.config import Section, free, schedule
 
 Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Objective = Literal["sampled_tail", "bucket", "subset"]
+SAMPLED_OBJECTIVES: tuple[Objective, ...] = ("sampled_tail", "bucket")
+"""What records of the kind `sampled` can be used for; with no tail of their own, both mean Σ p̂·log(p̂/q)."""
 
 
 class TemperatureSettings(Section):

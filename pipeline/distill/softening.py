@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.cache.records import beta_of, tail_weights
+from pipeline.cache.records import tail_weights
 from pipeline.distill.record_tensors import RecordTensors
 from pipeline.distill.settings import Objective
 
@@ -80,7 +80,7 @@ def soften(records: RecordTensors, temperature: float) -> tuple[Tensor, Tensor]:
 
     ValueError outside temperatures 1 to 4, where the stored tail masses say nothing.
     """
-    beta = beta_of(temperature)
+    beta = records.layout.beta_of(temperature)
     scaled_NK = records.logprobs_NK * beta
     tail_N = log_tail_mass(records, beta)
     log_z_N = torch.logaddexp(scaled_NK.logsumexp(dim=1), tail_N)
@@ -110,12 +110,12 @@ def tail_draws(
         nothing_N0 = records.draw_logprobs_NM[:, :0]
         return records.draw_ids_NM[:, :0], nothing_N0, nothing_N0
     num_draws, head_size = records.draw_ids_NM.shape[1], records.ids_NK.shape[1]
-    if num_draws == 0 and head_size < records.vocab_size:
+    if num_draws == 0 and head_size < records.vocab_size and records.layout.kind != "sampled":
         raise ValueError(
             f"objective sampled_tail: expected tail draws in the records, found none for the {records.vocab_size:,} − "
             f"{head_size:,} ids outside the head; use the objective bucket, or make a cache with draws"
         )
-    beta = beta_of(temperature)
+    beta = records.layout.beta_of(temperature)
     mass_N1 = log_tail_mass(records, beta)[:, None]
     logits_NM = records.draw_logprobs_NM * (beta - records.draw_beta)
     log_ratio_NM = logits_NM + (log_tail_mass(records, records.draw_beta)[:, None] - mass_N1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.cache.statistics import TEMPERATURES, Statistics
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.statistics import Statistics, temperatures_in
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.data.sequences import VALIDATION
 
@@ -35,9 +36,7 @@ class CacheFacts:
     """A cache, sealed wholly or in part. Means are over scored positions, in nats."""
 
     plan_hash: str
-    vocab_size: int
-    head_size: int
-    num_draws: int
+    layout: RecordLayout
     sequence_length: int
     num_sequences: int
     shards: tuple[ShardFact, ...]
@@ -74,13 +73,11 @@ class CacheFacts:
 
 def facts_of(cache: TeacherCache) -> CacheFacts:
     """The figures of a cache, from its plan and its seals; no record is read."""
-    layout, statistics = cache.plan.layout, cache.statistics
+    statistics = cache.statistics
     seals = {index: shard.seal for index, shard in cache.shards.items()}
     return CacheFacts(
         plan_hash=cache.plan.hash,
-        vocab_size=layout.vocab_size,
-        head_size=layout.head_size,
-        num_draws=layout.num_draws,
+        layout=cache.plan.layout,
         sequence_length=cache.plan.sequence_length,
         num_sequences=cache.plan.num_sequences,
         shards=tuple(
@@ -93,7 +90,7 @@ def facts_of(cache: TeacherCache) -> CacheFacts:
             )
             for span in cache.plan.shards
         ),
-        retained=tuple(_retained(statistics, temperature) for temperature in TEMPERATURES) if seals else (),
+        retained=tuple(_retained(statistics, temperature) for temperature in temperatures_in(statistics)),
         entropy_nats=statistics.get("entropy_mean_nats"),
         cross_entropy_nats=-statistics["label_logprob_mean_nats"] if seals else None,
         environments=tuple(

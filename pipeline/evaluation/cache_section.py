@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.cache.layout import RecordLayout
 from pipeline.console import format_bytes
 from pipeline.evaluation.cache_facts import CacheFacts
 from pipeline.evaluation.charts import bar_chart, share_chart
@@ -14,11 +15,24 @@ _RETAINED_COLOURS: tuple[Colour, ...] = ("student", "baseline", "extra")
 def cache_section(cache: CacheFacts) -> Markup:
     """Size and content of the teacher cache, with the share of the teacher's mass its head holds."""
     charts = element("div", *filter(None, (_retained_chart(cache), _bytes_chart(cache))), class_="charts")
-    lead = (
-        f"At every position the {cache.head_size:,} likeliest of {cache.vocab_size:,} tokens are kept one by one, with "
-        f"the mass of all others at several temperatures and {cache.num_draws} tokens drawn from among them."
+    parts = (_facts(cache), charts, _shard_table(cache), _origin(cache))
+    return section("cache", "Teacher cache", *parts, lead=_lead(cache.layout))
+
+
+def _lead(layout: RecordLayout) -> str:
+    """What a record of this kind keeps, in words."""
+    if layout.kind == "sampled":
+        return (
+            f"At every position {layout.num_draws} of {layout.vocab_size:,} tokens are drawn from the teacher's "
+            "prediction; how often each came up stands for its probability, at temperature 1 alone."
+        )
+    kept = f"the {layout.head_size:,} likeliest"
+    if layout.kind == "compact":
+        kept = f"as many of the likeliest as hold {layout.head_mass:.0%} of the mass, at most {layout.head_size}"
+    return (
+        f"At every position {kept} of {layout.vocab_size:,} tokens are kept one by one, with the mass of all others at "
+        f"several temperatures and {layout.num_draws} tokens drawn from among them."
     )
-    return section("cache", "Teacher cache", _facts(cache), charts, _shard_table(cache), _origin(cache), lead=lead)
 
 
 def _facts(cache: CacheFacts) -> Markup:

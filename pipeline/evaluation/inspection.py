@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cache.statistics import TEMPERATURES
+from pipeline.cache.statistics import temperatures_in
 from pipeline.cache.teacher_cache import CachedSequence, TeacherCache
 from pipeline.console import format_bytes
 from pipeline.data.sequences import VALIDATION
@@ -26,6 +26,7 @@ def describe_cache(cache: TeacherCache) -> dict[str, Any]:
     size_bytes = sum(shard.seal.size_bytes for shard in cache.shards.values())
     return {
         "plan": plan.hash,
+        "kind": plan.layout.kind,
         "vocab_size": plan.vocab_size,
         "head_size": plan.head_size,
         "num_draws": plan.layout.num_draws,
@@ -63,7 +64,8 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
 
 def _describe_position(sequence: CachedSequence, tokenizer: Tokenizer, t: int, top: int) -> dict[str, Any]:
     records = sequence.records
-    best = np.argsort(-records.logprobs_TK[t], kind="stable")[:top]
+    kept = int(np.isfinite(records.logprobs_TK[t]).sum())  # a ragged head is padded
+    best = np.argsort(-records.logprobs_TK[t], kind="stable")[: min(top, kept)]
     label = int(sequence.input_ids[t + 1])
     return {
         "t": t,
@@ -71,7 +73,7 @@ def _describe_position(sequence: CachedSequence, tokenizer: Tokenizer, t: int, t
         "label": tokenizer.decode([label]),
         "label_probability": float(np.exp(records.label_logprobs_T[t])),
         "entropy_nats": float(records.entropies_T[t]),
-        "tail_mass": float(np.exp(records.tail_TR[t, -1])),
+        "tail_mass": None if records.layout.kind == "sampled" else float(np.exp(records.tail_TR[t, -1])),
         "choices": [
             {
                 "id": int(records.ids_TK[t, k]),
@@ -89,13 +91,14 @@ def _cache_table(result: dict[str, Any]) -> Table:
     shards = result["shards"]
     table.add_row("shards sealed", f"{shards['sealed']} of {shards['of']}")
     table.add_row("sequences", f"{result['num_sequences']:,} of {result['sequence_length']:,} positions")
-    table.add_row("vocabulary, head, draws", f"{result['vocab_size']:,}, {result['head_size']}, {result['num_draws']}")
+    sizes = f"{result['vocab_size']:,}, {result['head_size']}, {result['num_draws']}"
+    table.add_row("kind, vocabulary, head, draws", f"{result['kind']}, {sizes}")
     if shards["sealed"]:
         per_position = f"{statistics['bytes_per_scored_position']:,.1f} bytes a scored position"
         table.add_row("size", f"{format_bytes(result['size_bytes'])}, {per_position}")
         table.add_row("teacher's entropy", f"{statistics['entropy_mean_nats']:.3f} nats a token")
         table.add_row("teacher's cross-entropy", f"{-statistics['label_logprob_mean_nats']:.3f} nats a token")
-        for tau in TEMPERATURES:
+        for tau in temperatures_in(statistics):
             mean, median = (statistics[f"retained_mass_{kind}_tau_{tau}"] for kind in ("mean", "median"))
             table.add_row(f"mass in the head at τ = {tau}", f"mean {mean:.1%}, median {median:.1%}")
     return table
@@ -115,7 +118,7 @@ def _sequence_table(sequence: dict[str, Any]) -> Table:
             Text(repr(position["label"])),
             f"{position['label_probability']:.4f}",
             f"{position['entropy_nats']:.3f}",
-            f"{position['tail_mass']:.4f}",
+            "–" if position["tail_mass"] is None else f"{position['tail_mass']:.4f}",
             Text(choices),
         )
     return table

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from pipeline import files
+from pipeline.cache.layout import RecordLayout
 from pipeline.cache.plan import (
     DATA_REPORT_NAME,
     PLAN_NAME,
@@ -17,7 +18,6 @@ from pipeline.cache.plan import (
     Plan,
     cut_shards,
 )
-from pipeline.cache.records import RecordLayout
 from pipeline.cache.roots import find_sequences
 from pipeline.cache.sequence_file import read_sequences, write_sequences
 from pipeline.cache.settings import CacheSettings
@@ -52,8 +52,7 @@ def plan_capture(
     device = choose_device(teacher.device)
     dtype = choose_dtype(teacher.dtype, device)
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
-    sizes = (tokenizer.vocab_size, cache.head_size, cache.num_draws)
-    layout = RecordLayout.for_vocabulary(*sizes, cache.draw_beta, cache.precision)
+    layout = layout_of(cache, tokenizer.vocab_size)
     data = pinned(data)  # what is read and what the plan names is one commit, whatever is uploaded meanwhile
     refuse_longer(data.sequence_length, load_config(teacher.model, teacher.revision, teacher.trust_remote_code))
     _refuse_without_text(data, tokenizer)
@@ -88,6 +87,12 @@ def plan_capture(
     )
     plan.save(folder / PLAN_NAME)
     return plan, sequences, _teacher(plan, causal)
+
+
+def layout_of(cache: CacheSettings, vocab_size: int) -> RecordLayout:
+    """What a record of this config holds, for a vocabulary."""
+    sizes = (vocab_size, cache.head_size, cache.num_draws)
+    return RecordLayout.for_vocabulary(*sizes, cache.draw_beta, cache.precision, cache.kind, cache.head_mass)
 
 
 def load_teacher(plan: Plan, settings: TeacherSettings) -> Teacher:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.writer import bytes_per_position
 from pipeline.console import format_bytes, format_seconds, say

@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
 from pipeline.data.sequences import Sequences
 from pipeline.errors import NumericsError
 from pipeline.models.causal import CausalModel, overflow_message
 from pipeline.models.draws import uniforms
 from pipeline.models.memory import retry_once
-from pipeline.models.scoring import Scores, finite_rows, score
+from pipeline.models.scores import Scores
+from pipeline.models.scoring import finite_rows, score
 
 _SHOWN = 3
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.layout import RecordLayout
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, Plan, cut_shards
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.records import Records
 from pipeline.cache.sequence_file import write_sequences
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
 from pipeline.data.sequences import Sequences
 from tests.cache.dense import (
     log_softmax,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.cache.codec import ByteCodec, make_codec, whole_chunks
 from pipeline.cache.codec_v1 import CodecV1
+from pipeline.cache.layout import RecordLayout
 from pipeline.cache.precisions import FLOAT16_RELATIVE_ERROR, PRECISIONS, Rounded
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.records import Records
 from pipeline.cache.value_law import SPAN_NATS
 from pipeline.errors import NumericsError
 from tests.cache.dense import logits_of, one_by_hand, records_of

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.cache import codec_v1 as codec
 from pipeline.cache.codec_v1 import CodecV1
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
 from pipeline.errors import NumericsError
 from tests.cache.dense import logits_of, one_by_hand, records_of
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cache.layout import RecordLayout
 from pipeline.cache.plan import Plan, ShardSpan, cut_shards, plan_differences
-from pipeline.cache.records import RecordLayout
 from pipeline.data.sequences import TRAIN, VALIDATION
 from pipeline.errors import DamagedDataError, IdentityError, IncompleteInputError
 

@@ -8,7 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.cache.records import BETAS, RecordLayout, Records, tail_weights
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records, tail_weights
+from pipeline.cache.settings import BETAS
 from tests.cache.dense import log_softmax, log_sum, logits_of, records_of, tail_mask
 
 TEMPERATURES = (1.0, 1.05, 1.3, 1.6, 2.0, 2.5, 3.0, 3.5, 4.0)

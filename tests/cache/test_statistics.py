@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
 from pipeline.cache.statistics import StatisticsSum, merge, shard_statistics
 from tests.cache.dense import log_softmax, logits_of, records_of, tail_mask
 

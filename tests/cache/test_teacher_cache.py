@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from pipeline.cache import TeacherCache
+from pipeline.cache.layout import RecordLayout
 from pipeline.cache.precisions import PRECISIONS
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.records import Records
 from pipeline.cache.teacher_cache import MAX_OPEN_SHARDS
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
 from tests.cache.dense import logits_of, make_cache, make_plan, make_sequences, records_of, write_shards

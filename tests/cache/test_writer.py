@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pipeline import files
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
 from pipeline.cache.seal import Seal
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.sequences import TRAIN, VALIDATION

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
 from pipeline.models.head import Head
 
 DRAW_BETA = 0.7

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.cache.records import RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
 from pipeline.distill.record_tensors import RecordTensors
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache.records import RecordLayout
+from pipeline.cache.layout import RecordLayout
 from pipeline.cache.settings import CacheSettings
 from pipeline.errors import ConfigError, MachineError
 from pipeline.models import CausalModel, probe

@@ -7,16 +7,20 @@ import math
 import pytest
 import torch
 
-from pipeline.cache.records import BETAS, RecordLayout
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.settings import BETAS
 from pipeline.models import scoring
-from pipeline.models.scoring import finite_rows, score, top_ids
+from pipeline.models import top_ids as top_ids_module
+from pipeline.models.scores import Scores
+from pipeline.models.scoring import finite_rows, score
+from pipeline.models.top_ids import top_ids
 
 
 def _layout(vocab_size: int, head_size: int, num_draws: int = 4, draw_beta: float = 0.7) -> RecordLayout:
     return RecordLayout.for_vocabulary(vocab_size, head_size, num_draws, draw_beta)
 
 
-def _score(logits: torch.Tensor, layout: RecordLayout) -> scoring.Scores:
+def _score(logits: torch.Tensor, layout: RecordLayout) -> Scores:
     num_rows, vocab_size = logits.shape
     labels = torch.arange(num_rows) * 31 % vocab_size
     uniform = torch.rand(num_rows, layout.num_draws, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -103,7 +107,7 @@ def test_ties_take_the_lowest_ids(vocab_size, head_size):
 
 @pytest.mark.parametrize("tied_ids", [1, 3 * 40, 2**22])
 def test_rows_with_a_tie_are_done_in_bounded_parts(tied_ids, monkeypatch):
-    monkeypatch.setattr(scoring, "_TIED_IDS", tied_ids)
+    monkeypatch.setattr(top_ids_module, "_TIED_IDS", tied_ids)
     generator = torch.Generator().manual_seed(4)
     logits = torch.randint(0, 4, (23, 40), generator=generator).float()
     logits[5] = torch.arange(40).float()  # one without a tie among them
@@ -130,7 +134,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
     whole = _score(logits, layout)
     monkeypatch.setattr(scoring, "_CPU_BLOCK_BYTES", 2 * 4 * 300)
     blocks = _score(logits, layout)
-    for name in scoring.Scores.__slots__:
+    for name in Scores.__slots__:
         assert torch.equal(getattr(whole, name), getattr(blocks, name)), name
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache.records import BETAS, RecordLayout, Records
+from pipeline.cache.layout import RecordLayout
+from pipeline.cache.records import Records
+from pipeline.cache.settings import BETAS
 from pipeline.errors import NumericsError
 from pipeline.models import CausalModel, Teacher
 from pipeline.models.draws import draw_ids, uniforms

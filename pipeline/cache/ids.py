@@ -1,0 +1,41 @@
+"""Ascending ids as differences, in planes of bytes: what a packer finds repeats in.
+
+Letters: **n** positions, **X** ids of each, **P** bytes an id needs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.planes import from_planes, to_planes
+
+
+def id_bytes(vocab_size: int) -> int:
+    """P: bytes that hold the largest id."""
+    return max(1, -(-(vocab_size - 1).bit_length() // 8))
+
+
+def ids_to_planes(ids_nX: NDArray[np.uint32], vocab_size: int) -> NDArray[np.uint8]:
+    """Planes [P, n, X] of the first id of each row and of the steps from one to the next."""
+    return to_planes(np.diff(ids_nX, axis=1, prepend=np.uint32(0)), id_bytes(vocab_size))
+
+
+def ids_from_planes(planes_PnX: NDArray[np.uint8], vocab_size: int) -> NDArray[np.uint32]:
+    """The ids again; ValueError where one is outside the vocabulary."""
+    differences_nX = from_planes(planes_PnX)
+    # So few of so few bytes cannot overflow 32 bits; others in a bad file could.
+    narrow = differences_nX.shape[1] << (8 * len(planes_PnX)) <= 2**32
+    ids_nX = np.cumsum(differences_nX, axis=1, dtype=np.uint32 if narrow else np.uint64)
+    if ids_nX.size and int(ids_nX[:, -1].max()) >= vocab_size:
+        raise ValueError(f"an id is {int(ids_nX.max())}, outside the vocabulary of {vocab_size}")
+    return ids_nX.astype(np.uint32, copy=False)
+
+
+def placed(planes_PnX: NDArray[np.uint8], mask_T: NDArray[np.bool_], chunks: int, positions: int) -> NDArray[np.uint8]:
+    """Rows at their positions, zeros elsewhere: [chunks, P·positions·X], a row of bytes for each chunk."""
+    num_planes, _, width = planes_PnX.shape
+    everywhere = np.zeros((num_planes, chunks * positions, width), np.uint8)
+    everywhere[:, : len(mask_T)][:, mask_T] = planes_PnX
+    by_chunk = everywhere.reshape(num_planes, chunks, -1).swapaxes(0, 1)
+    return np.ascontiguousarray(by_chunk).reshape(chunks, -1)
