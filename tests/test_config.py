@@ -52,6 +52,16 @@ def test_defaults_then_file_then_command_line(config_file: Path) -> None:
     assert load(config_file, "cache.head_size=32", "cache.head_size=16").cache.head_size == 16
 
 
+def test_sizes_that_are_not_given_are_those_of_the_kind(config_file: Path) -> None:
+    kinds = {kind: load(config_file, f"cache.kind={kind}").cache for kind in ("topk", "compact", "sampled")}
+    assert [kind.num_draws for kind in kinds.values()] == [16, 16, 50]
+    assert [kind.draw_beta for kind in kinds.values()] == [0.7, 0.7, 1.0]
+    assert (kinds["topk"].head_size, kinds["compact"].head_size) == (256, 64)
+    assert load(config_file, "cache.kind=compact", "cache.head_size=32").cache.head_size == 32
+    for resolved in kinds.values():
+        assert type(resolved).model_validate(resolved.model_dump()) == resolved
+
+
 def test_one_key_on_the_command_line_leaves_its_neighbours(config_file: Path) -> None:
     config = load(config_file, "train.temperature.start=3", "train.batch_size=2")
     assert (config.train.steps, config.train.batch_size) == (5, 2)

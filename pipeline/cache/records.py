@@ -72,7 +72,7 @@ class Records:
             layout,
             ids_TK,
             logprobs_TK,
-            np.zeros((count, layout.num_betas), np.float32),
+            np.full((count, layout.num_betas), -np.inf if layout.kind == "sampled" else 0.0, np.float32),
             np.zeros((count, draws), np.uint32),
             np.zeros((count, draws), np.float32),
             np.zeros(count, np.float32),

@@ -19,7 +19,7 @@ from pipeline.cache.plan import (
     TOKENIZER_FOLDER,
     Plan,
 )
-from pipeline.cache.records import Records
+from pipeline.cache.records import Records, check_records
 from pipeline.cache.roots import SealedShard, find_files, find_plan, find_sequences, find_tokenizer
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.sequence_file import read_sequences
@@ -27,7 +27,7 @@ from pipeline.cache.shard import ShardFile
 from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
 from pipeline.data.sequences import Sequences
-from pipeline.errors import DamagedDataError, IdentityError, SadError
+from pipeline.errors import DamagedDataError, IdentityError, NumericsError, SadError
 
 _BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
 _BLOCK_POSITIONS = 2**14
@@ -163,11 +163,13 @@ def _check_records(plan: Plan, shard: SealedShard, sequences: Sequences | None) 
 def _implausible(records: Records, mask_ST: np.ndarray, first: int) -> Iterator[str]:
     place, mask_T = f"sequences {first} to {first + len(mask_ST)}", mask_ST.reshape(-1)
     unscored_T = np.append(~mask_T, np.ones(len(records) - len(mask_T), bool))  # the rest fills up the last chunk
-    if any(field.any() for field in records.rows(unscored_T).fields()):
+    blank = Records.blank(records.layout, int(unscored_T.sum()))
+    if not all(map(np.array_equal, records.rows(unscored_T).fields(), blank.fields())):
         yield f"{place}: positions outside the loss mask are not blank"
-    scored = records.rows(~unscored_T)
-    if (scored.ids_TK[:, 1:] <= scored.ids_TK[:, :-1]).any():
-        yield f"{place}: head ids do not ascend"
+    try:
+        check_records(records.rows(~unscored_T))
+    except (ValueError, NumericsError) as error:
+        yield f"{place}: {error}"
 
 
 def _differing_copies(shards: Sequence[SealedShard]) -> Iterator[Problem]:

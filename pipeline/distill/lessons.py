@@ -90,8 +90,8 @@ def _refuse_unfit_target(cache: TeacherCache, settings: TrainSettings) -> None:
     place = f"{cache.folders[0]}: this cache is of the kind sampled, whose ids were drawn at temperature 1"
     if (temperature.start, temperature.end) != (1.0, 1.0):
         raise ConfigError(
-            f"{place}; train.temperature is {temperature.start:g} to {temperature.end:g}. Set both ends to 1, or make a "
-            "cache of the kind topk or compact."
+            f"{place}; train.temperature is {temperature.start:g} to {temperature.end:g}. Set both ends to 1, or make "
+            "a cache of the kind topk or compact."
         )
     if settings.objective not in SAMPLED_OBJECTIVES:
         raise ConfigError(

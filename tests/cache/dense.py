@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, Plan, cut_shards
-from pipeline.cache.records import Records
+from pipeline.cache.records import PADDING_ID, Records
 from pipeline.cache.sequence_file import write_sequences
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
@@ -40,15 +40,23 @@ def tail_mask(layout: RecordLayout, logits_NV: NDArray[np.float64]) -> NDArray[n
     order_NV = np.argsort(-logits_NV, axis=1, kind="stable")
     mask_NV = np.ones(logits_NV.shape, bool)
     np.put_along_axis(mask_NV, order_NV[:, : layout.head_size], False, axis=1)
+    if layout.kind == "compact":
+        p_NV = np.take_along_axis(np.exp(log_softmax(logits_NV)), order_NV, axis=1)
+        enough_NV = np.cumsum(p_NV, axis=1) - p_NV >= layout.head_mass
+        beyond_NV = np.zeros(logits_NV.shape, bool)
+        np.put_along_axis(beyond_NV, order_NV, enough_NV, axis=1)
+        mask_NV |= beyond_NV
     return mask_NV
 
 
 def records_of(layout: RecordLayout, logits_NV: NDArray[np.float64], seed: int = 0) -> Records:
     """What a perfect teacher would record of these logits; labels are id 0, draws follow p^draw_beta."""
     generator = np.random.default_rng(seed)
+    if layout.kind == "sampled":
+        return _sampled(layout, log_softmax(logits_NV), generator)
     logp_NV, tail_NV = log_softmax(logits_NV), tail_mask(layout, logits_NV)
     rows = np.arange(len(logits_NV))[:, None]
-    ids_NK = np.nonzero(~tail_NV)[1].reshape(-1, layout.head_size)
+    ids_NK, logp_NK = _padded(layout, logp_NV, ~tail_NV)
     draw_ids_NM = np.zeros((len(logits_NV), layout.num_draws), np.int64)
     for row in range(len(logits_NV) if layout.num_draws else 0):
         tail_V = np.where(tail_NV[row], layout.draw_beta * logp_NV[row], -np.inf)
@@ -56,13 +64,43 @@ def records_of(layout: RecordLayout, logits_NV: NDArray[np.float64], seed: int =
         draw_ids_NM[row] = generator.choice(layout.vocab_size, layout.num_draws, p=weight_V / weight_V.sum())
     return Records(
         layout,
-        ids_NK.astype(np.uint32),
-        logp_NV[rows, ids_NK].astype(np.float32),
+        ids_NK,
+        logp_NK,
         np.stack([log_sum(beta * logp_NV, tail_NV) for beta in layout.betas], axis=1).astype(np.float32),
         draw_ids_NM.astype(np.uint32),
         logp_NV[rows, draw_ids_NM].astype(np.float32),
         logp_NV[:, 0].astype(np.float32),
         -(np.exp(logp_NV) * logp_NV).sum(axis=1).astype(np.float32),
+    )
+
+
+def _padded(
+    layout: RecordLayout, logp_NV: NDArray[np.float64], head_NV: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    """Ids of each row's head, ascending, and their log p; filled up with padding."""
+    ids_NK = np.full((len(logp_NV), layout.head_size), PADDING_ID, np.uint32)
+    logp_NK = np.full(ids_NK.shape, -np.inf, np.float32)
+    for row, head_V in enumerate(head_NV):
+        ids = np.flatnonzero(head_V)
+        ids_NK[row, : len(ids)], logp_NK[row, : len(ids)] = ids, logp_NV[row, ids]
+    return ids_NK, logp_NK
+
+
+def _sampled(layout: RecordLayout, logp_NV: NDArray[np.float64], generator: np.random.Generator) -> Records:
+    p_NV = np.exp(logp_NV)
+    rows = [generator.multinomial(layout.num_draws, p_V / p_V.sum()) for p_V in p_NV]
+    counts_NV = np.array(rows, np.int64).reshape(p_NV.shape)
+    with np.errstate(divide="ignore"):
+        shares_NV = np.log(counts_NV / layout.num_draws)
+    nothing_N0 = np.zeros((len(logp_NV), 0), np.float32)
+    return Records(
+        layout,
+        *_padded(layout, shares_NV, counts_NV > 0),
+        np.full((len(logp_NV), layout.num_betas), -np.inf, np.float32),
+        nothing_N0.astype(np.uint32),
+        nothing_N0,
+        logp_NV[:, 0].astype(np.float32),
+        -(p_NV * logp_NV).sum(axis=1).astype(np.float32),
     )
 
 

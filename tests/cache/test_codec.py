@@ -39,7 +39,8 @@ def kl_nats(exact: Records, found: Records, temperature: float) -> NDArray[np.fl
     total_N = np.zeros(len(exact))
     for before, after in zip(exact.soften(temperature), found.soften(temperature), strict=True):
         p, q = (np.atleast_2d(x.astype(np.float64).T).T for x in (before, after))
-        total_N += np.where(np.isneginf(p), 0.0, np.exp(p) * (p - np.where(np.isneginf(p), p, q))).sum(axis=1)
+        none = np.isneginf(p)
+        total_N += (np.exp(p) * (np.where(none, 0.0, p) - np.where(none, 0.0, q))).sum(axis=1)
     return total_N
 
 

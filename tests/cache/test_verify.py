@@ -86,7 +86,7 @@ def _reseal(folder: Path, plan: Plan, index: int, values: dict[str, np.ndarray])
 @pytest.mark.parametrize(
     ("fills", "message"),
     [
-        ({}, "head ids do not ascend"),
+        ({}, "head ids must ascend"),
         ({"ids": 1}, "positions outside the loss mask are not blank"),
         ({"ids": 60}, "an id is .*, outside the vocabulary of 50"),
         ({"columns": 1}, "a row's step has a number outside"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,16 +56,8 @@ def test_gradcheck_in_float64(objective: Any, temperature: float) -> None:
 
 
 def _doubled(records: RecordTensors) -> RecordTensors:
-    return RecordTensors(
-        records.vocab_size,
-        records.betas,
-        records.draw_beta,
-        records.ids_NK,
-        records.logprobs_NK.double(),
-        records.tail_NR.double(),
-        records.draw_ids_NM,
-        records.draw_logprobs_NM.double(),
-    )
+    names = ("logprobs_NK", "tail_NR", "draw_logprobs_NM")
+    return replace(records, **{name: getattr(records, name).double() for name in names})
 
 
 @pytest.mark.parametrize("temperature", STORED_TEMPERATURES)
