@@ -25,6 +25,8 @@ class _RecordFields:
     """log Σ_tail p^β; −inf where the tail is empty"""
     draw_ids_NM: Tensor
     draw_logprobs_NM: Tensor
+    entropies_N: Tensor
+    """of the teacher at τ = 1"""
 
     @property
     def vocab_size(self) -> int:
@@ -67,6 +69,7 @@ class RecordTensors(_RecordFields):
             tail_NR=to_device(host.tail_NR, device),
             draw_ids_NM=to_device(host.draw_ids_NM, device).long(),
             draw_logprobs_NM=to_device(host.draw_logprobs_NM, device),
+            entropies_N=to_device(host.entropies_N, device),
         )
 
     def rows(self, rows: Tensor) -> Self:
@@ -78,6 +81,7 @@ class RecordTensors(_RecordFields):
             tail_NR=self.tail_NR[rows],
             draw_ids_NM=self.draw_ids_NM[rows],
             draw_logprobs_NM=self.draw_logprobs_NM[rows],
+            entropies_N=self.entropies_N[rows],
         )
 
     def __len__(self) -> int:
@@ -99,6 +103,7 @@ class HostRecords(_RecordFields):
             tail_NR=on_host(records.tail_TR, pinned),
             draw_ids_NM=on_host(records.draw_ids_TM.view(np.int32), pinned),
             draw_logprobs_NM=on_host(records.draw_logprobs_TM, pinned),
+            entropies_N=on_host(records.entropies_T, pinned),
         )
 
 

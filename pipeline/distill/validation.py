@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from pipeline.cache import TeacherCache
 from pipeline.distill.batches import Batch, load_batch
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.precision import autocast
+from pipeline.distill.record_tensors import RecordTensors
 from pipeline.models import CausalModel, Head
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Means over scored positions: cross-entropy and bucket KL at τ = 1 in nats, top-1 agreement as a share."""
+    """Means over scored positions: cross-entropy and KL to the cache at τ = 1 in nats, top-1 agreement as a share."""
 
     ce: float
     kd: float
@@ -24,8 +25,11 @@ class Validation:
 
 
 def score_against_cache(hidden_ND: torch.Tensor, head: Head, batch: Batch, chunk_positions: int) -> LossParts:
-    """Cross-entropy, bucket KL at τ = 1 and agreement a position; zero where the label is masked."""
-    return distillation_loss(
+    """Cross-entropy, KL to the teacher at τ = 1 and agreement a position; zero where the label is masked.
+
+    The KL is the `bucket` value, never above the full one; of `sampled` records, an unbiased estimate of the full one.
+    """
+    parts = distillation_loss(
         hidden_ND,
         head,
         batch.labels_N,
@@ -36,6 +40,18 @@ def score_against_cache(hidden_ND: torch.Tensor, head: Head, batch: Batch, chunk
         weights_N=batch.weights_N,
         chunk_positions=chunk_positions,
     )
+    if batch.records is None or batch.records.layout.kind != "sampled":
+        return parts
+    assert parts.kd_N is not None
+    return replace(parts, kd_N=parts.kd_N + (batch.weights_N != 0) * _entropy_gap(batch.records))
+
+
+def _entropy_gap(records: RecordTensors) -> torch.Tensor:
+    """H(p̂) − H(p) [N], p̂ the drawn shares: KL(p̂ ‖ q) + H(p̂) − H(p) = −Σ p̂ log q − H(p), which is KL(p ‖ q) on
+    average over draws, where KL(p̂ ‖ q) by itself is too large by the draws' own noise."""
+    logp_NK = records.logprobs_NK
+    drawn_N = -torch.where(logp_NK.isneginf(), 0.0, logp_NK.exp() * logp_NK).sum(dim=1)
+    return drawn_N - records.entropies_N
 
 
 @torch.no_grad()

@@ -61,9 +61,10 @@ def measure_model(
 
     The KL to the teacher from the cache is the `bucket` value: head ids one by one, the tail as one outcome, never
     above the full KL. With a `teacher` at hand the full KL is taken beside it. Agreement is with the teacher's
-    likeliest id as the cache holds it: ids within one step of its rounding tie there, lowest id first. Speed and memory
-    on a card are those of the model's own forward passes through its output matrix; speed leaves out the first batch
-    where there are several. `card` is the account of the card that the model is on.
+    likeliest id as the cache holds it (of `sampled` records the one drawn most often): ids within one step of its
+    rounding tie there, lowest id first. Speed and memory on a card are those of the model's own forward passes through
+    its output matrix; speed leaves out the first batch where there are several. `card` is the account of the card that
+    the model is on.
     """
     model.model.eval()
     card = card or card_of(model.device)

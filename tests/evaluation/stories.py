@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cache.layout import RecordLayout
 from pipeline.data.report import DataReport, Dropped, SplitCounts
 from pipeline.evaluation.cache_facts import CacheFacts, Retained, ShardFact
 from pipeline.evaluation.history import TrainingHistory
@@ -100,7 +101,9 @@ def make_cache_facts(sealed: int = 9) -> CacheFacts:
         )
         for index in range(9)
     )
-    return CacheFacts("ab" * 32, 8192, 256, 16, 512, 2052, shards, retained, 2.91, 3.31, ({"torch": "2.13.0"},))
+    return CacheFacts(
+        "ab" * 32, RecordLayout(8192, 256, 16), 512, 2052, shards, retained, 2.91, 3.31, ({"torch": "2.13.0"},)
+    )
 
 
 def make_data_report() -> DataReport:
