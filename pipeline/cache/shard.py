@@ -183,7 +183,7 @@ def _unpack(array: ArraySchema, key: str, packed: bytes, out: NDArray[Any]) -> N
     stored, found = int.from_bytes(packed[-_CHECKSUM_BYTES:], "little"), google_crc32c.value(content)
     if stored != found:
         raise ValueError(f"chunk {key!r}: its crc32c is {found:08x}, stored is {stored:08x}")
-    decompress = numcodecs.zstd.decompress if array.packing in ("zstd", "fast-zstd") else numcodecs.blosc.decompress
+    decompress = numcodecs.zstd.decompress if array.packing in ZSTD_LEVELS else numcodecs.blosc.decompress
     decompress(content, out)
 
 
