@@ -1,8 +1,7 @@
-"""Records in memory: layouts, and softening against the dense formula."""
+"""Records in memory, and softening against the dense formula."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -14,37 +13,6 @@ from pipeline.cache.settings import BETAS
 from tests.cache.dense import log_softmax, log_sum, logits_of, records_of, tail_mask
 
 TEMPERATURES = (1.0, 1.05, 1.3, 1.6, 2.0, 2.5, 3.0, 3.5, 4.0)
-
-
-def test_layout_survives_json() -> None:
-    layout = RecordLayout.for_vocabulary(49152, 256, 16, 0.7)
-    assert RecordLayout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
-
-
-@pytest.mark.parametrize("head_size", [10, 11, 256])
-def test_head_as_wide_as_the_vocabulary_has_no_draws(head_size: int) -> None:
-    layout = RecordLayout.for_vocabulary(10, head_size, 16, 0.7)
-    assert (layout.head_size, layout.num_draws) == (10, 0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"head_size": 11}, "head_size must be in"),
-        ({"head_size": 0}, "head_size must be in"),
-        ({"num_draws": -1}, "num_draws"),
-        ({"draw_beta": 0.8}, "draw_beta must be one of"),
-        ({"betas": [0.5, 0.25, 1.0]}, "betas must ascend"),
-        ({"betas": []}, "betas must ascend"),
-        ({"kind": "sampled"}, "kind"),
-        ({"vocab_size": 10.0}, "must be integers"),
-        ({"betas": ["a", 1.0]}, "must be numbers"),
-        ({"more": 1}, "expected the fields"),
-    ],
-)
-def test_bad_layouts_are_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RecordLayout.from_json(RecordLayout(10, 4, 2).to_json() | change)
 
 
 @pytest.mark.parametrize("beta", BETAS)
