@@ -2,8 +2,8 @@
 
     loss = Σ_n w_n·( ce_weight·CE_n + kd_weight·τ²·KD_n ) / normaliser
 
-The terms and their gradients are in `objectives.py`, the teacher's side in `softening.py`, the chunks in
-`head_loss.py`.
+The terms and their gradients are in `objectives.py`, `divergences.py` and `ranking.py`, the teacher's side in
+`softening.py`, the chunks in `head_loss.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LossParts:
     ce_N: Tensor
     """−log q_1(label), nats, unweighted"""
     kd_N: Tensor | None
-    """the objective's KL at temperature τ, nats, unweighted and without τ²; None for labels only.
+    """the objective at temperature τ, nats, unweighted and without τ²; None for labels only.
 
     A single position of `sampled_tail` is an estimate and may be negative."""
     agreement_N: Tensor | None

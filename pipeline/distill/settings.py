@@ -9,9 +9,11 @@ import pydantic
 from pipeline.config import Section, free, schedule
 
 Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]
-Objective = Literal["sampled_tail", "bucket", "subset"]
+Objective = Literal["sampled_tail", "bucket", "subset", "reverse_kl", "jsd", "ranked"]
+HEAD_ONLY: tuple[Objective, ...] = ("subset", "ranked")
+"""Objectives that never look at the tail, the teacher's or the student's"""
 SAMPLED_OBJECTIVES: tuple[Objective, ...] = ("sampled_tail", "bucket")
-"""What records of the kind `sampled` can be used for; with no tail of their own, both mean Σ p̂·log(p̂/q)."""
+"""What records of the kind `sampled` can be used for; with no tail of their own, both mean Σ p̂·log(p̂/q)"""
 
 
 class TemperatureSettings(Section):
@@ -29,7 +31,12 @@ class TrainSettings(Section):
     epochs: float | None = schedule(None, "passes over the training sequences; or give steps", gt=0)
     batch_size: int = schedule(8, "sequences a forward and backward pass", ge=1)
     accumulation: int = schedule(1, "passes an optimizer step", ge=1)
-    objective: Objective = schedule("sampled_tail", "what is minimised beside the labels' cross-entropy")
+    objective: Objective = schedule(
+        "sampled_tail",
+        "what is minimised beside the labels' cross-entropy: KL to the teacher with its tail estimated from draws "
+        "(sampled_tail), with the tail as one outcome (bucket), within the head (subset); the KL the other way round "
+        "(reverse_kl); Jensen-Shannon (jsd); or the likelihood of the teacher's order of the head (ranked)",
+    )
     ce_weight: float = schedule(0.1, "weight of the labels' cross-entropy", ge=0)
     kd_weight: float = schedule(0.9, "weight of the distillation objective; 0 trains on labels only", ge=0)
     temperature: TemperatureSettings = TemperatureSettings()

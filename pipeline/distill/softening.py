@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.cache.records import tail_weights
 from pipeline.distill.record_tensors import RecordTensors
-from pipeline.distill.settings import Objective
+from pipeline.distill.settings import HEAD_ONLY, Objective
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,9 +26,10 @@ class SoftTarget:
 
     ids_NK: Tensor
     logp_head_NK: Tensor
-    """log p_τ of the head ids; −inf at padding. For `subset` they sum to 1 over the head"""
+    """log p_τ of the head ids; −inf at padding. For `subset` they sum to 1 over the head; for `ranked`, of which only
+    the order counts, they are as stored, so that rounding makes no ties at one temperature that another has not"""
     logp_tail_N: Tensor
-    """log p_τ of the tail as a whole; −inf for `subset`"""
+    """log p_τ of the tail as a whole; −inf for `subset` and `ranked`"""
     top_ids_N: Tensor
     """the teacher's likeliest id"""
     draw_ids_NM: Tensor
@@ -42,8 +43,8 @@ class SoftTarget:
     def of(cls, records: RecordTensors, temperature: float, objective: Objective) -> Self:
         """Soften records; ValueError outside temperatures 1 to 4, or for `sampled_tail` without draws."""
         logp_head_NK, logp_tail_N = soften(records, temperature)
-        if objective == "subset":
-            logp_head_NK = logp_head_NK.log_softmax(dim=1)
+        if objective in HEAD_ONLY:
+            logp_head_NK = records.logprobs_NK if objective == "ranked" else logp_head_NK.log_softmax(dim=1)
             logp_tail_N = torch.full_like(logp_tail_N, -torch.inf)
         draws = tail_draws(records, temperature, logp_tail_N, objective)
         top_NI = records.logprobs_NK.argmax(dim=1, keepdim=True)

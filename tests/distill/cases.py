@@ -13,7 +13,7 @@ from pipeline.distill.settings import Objective
 from pipeline.models.head import Head
 from tests.distill import dense
 
-OBJECTIVES: tuple[Objective, ...] = ("sampled_tail", "bucket", "subset")
+OBJECTIVES: tuple[Objective, ...] = ("sampled_tail", "bucket", "subset", "reverse_kl", "jsd", "ranked")
 
 TEMPERATURES = (1.0, 1.3, 2.0, 3.0)
 
@@ -74,6 +74,18 @@ def make_case(kind: str = "plain", count: int = N, vocab_size: int = V, head_siz
         torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) > 0.3),
         dense.make_teacher(teacher_NV, head_size, M),
     )
+
+
+def on_logits(logits_NV: Tensor, teacher: dense.Teacher, objective: Any, temperature: float = 1.0) -> LossParts:
+    """KD alone, summed, of given logits."""
+    labels_N = torch.zeros(len(logits_NV), dtype=torch.int64)
+    return distillation_loss(
+        logits_NV, Head(None), labels_N, teacher.records, temperature, objective, 0.0, 1.0, normaliser=1.0
+    )
+
+
+def logits(count: int, vocab_size: int, seed: int, scale: float = 3.0) -> Tensor:
+    return scale * torch.randn(count, vocab_size, generator=torch.Generator().manual_seed(seed))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

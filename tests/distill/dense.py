@@ -84,20 +84,55 @@ def full_kl(logits_NV: Tensor, logp_NV: Tensor, temperature: float) -> Tensor:
     return (logp_NV.exp() * (logp_NV - (logits_NV / temperature).log_softmax(1))).sum(1)
 
 
+def full(logits_NV: Tensor, logp_NV: Tensor, temperature: float, objective: str) -> Tensor:
+    """The objective over all V outcomes, from the teacher's log-probabilities at temperature 1, nats [N]."""
+    if objective == "ranked":
+        return plackett_luce(logits_NV / temperature, logp_NV)
+    p_NV, q_NV = (logp_NV / temperature).log_softmax(1), (logits_NV / temperature).log_softmax(1)
+    if objective in ("reverse_kl", "jsd"):
+        return {"reverse_kl": reverse_kl, "jsd": jsd}[objective](p_NV, q_NV)
+    return full_kl(logits_NV, logp_NV, temperature)
+
+
+def reverse_kl(logp_NJ: Tensor, logq_NJ: Tensor) -> Tensor:
+    return (logq_NJ.exp() * (logq_NJ - logp_NJ)).sum(1)
+
+
+def jsd(logp_NJ: Tensor, logq_NJ: Tensor) -> Tensor:
+    """As half of two KL divergences to the middle, which is summed as probabilities."""
+    middle_NJ = ((logp_NJ.exp() + logq_NJ.exp()) / 2).clamp_min(1e-300).log()
+    return (logp_NJ.exp() * (logp_NJ - middle_NJ) + logq_NJ.exp() * (logq_NJ - middle_NJ)).sum(1) / 2
+
+
+def plackett_luce(scores_NK: Tensor, teacher_NK: Tensor) -> Tensor:
+    """Mean over those with a choice: each id competes with all that the teacher does not put above it. No sorting."""
+    not_above_NKK = teacher_NK[:, None, :] <= teacher_NK[:, :, None]
+    rivals_NKK = scores_NK[:, None, :].masked_fill(~not_above_NKK, -torch.inf)
+    chooses_NK = not_above_NKK.sum(2) > 1
+    nats_NK = (rivals_NKK.logsumexp(2) - scores_NK).where(chooses_NK, 0.0)
+    return nats_NK.sum(1) / chooses_NK.sum(1).clamp_min(1)
+
+
 def kd(logits_NV: Tensor, teacher: Teacher, temperature: float, objective: str) -> Tensor:
-    """The objective's KL from whole distributions, nats [N]."""
+    """The objective from whole distributions, nats [N]."""
     logp_NV = (teacher.logp_NV / temperature).log_softmax(1)
     logq_NV = (logits_NV / temperature).log_softmax(1)
     tail_NV, ids_NK = teacher.tail_NV, torch.from_numpy(teacher.records.ids_TK.astype(np.int64))
     p_NK, q_NK = logp_NV.gather(1, ids_NK), logq_NV.gather(1, ids_NK)
+    if objective == "ranked":
+        return plackett_luce(q_NK, torch.from_numpy(teacher.records.logprobs_TK))
     if objective == "subset":
         p_NK, q_NK = p_NK.log_softmax(1), q_NK.log_softmax(1)
         return (p_NK.exp() * (p_NK - q_NK)).sum(1)
     value_N = (p_NK.exp() * (p_NK - q_NK)).sum(1)
-    if not tail_NV.any():
-        return value_N
     p_tail_N = logp_NV.masked_fill(~tail_NV, -torch.inf).logsumexp(1)
     q_tail_N = logq_NV.masked_fill(~tail_NV, -torch.inf).logsumexp(1)
+    if objective in ("reverse_kl", "jsd"):
+        if tail_NV.any():
+            p_NK, q_NK = torch.cat([p_NK, p_tail_N[:, None]], 1), torch.cat([q_NK, q_tail_N[:, None]], 1)
+        return {"reverse_kl": reverse_kl, "jsd": jsd}[objective](p_NK, q_NK)
+    if not tail_NV.any():
+        return value_N
     value_N = value_N + p_tail_N.exp() * (p_tail_N - q_tail_N)
     if objective == "bucket":
         return value_N

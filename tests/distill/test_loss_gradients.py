@@ -90,16 +90,17 @@ def test_never_makes_the_whole_logits(objective: Objective) -> None:
     assert seen.largest == chunk_positions * vocab_size
 
 
+@pytest.mark.parametrize("objective", ["bucket", "reverse_kl", "jsd", "ranked"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(dtype: torch.dtype) -> None:
+def test_half_precision(dtype: torch.dtype, objective: Objective) -> None:
     """Only the factors of the products are rounded: gradients are as good as that, in fp16 with 4,096 positions too."""
     count, vocab_size = 4096, 1024
     case = make_case("bias", count=count, vocab_size=vocab_size)
     case.weights_N = torch.ones(count)
     half = [leaf.detach().to(dtype).requires_grad_() for leaf in case.leaves]
     case.hidden_ND, case.head = half[0], Head(half[1], half[2])
-    loss, _, kd_N = case.dense_loss(2.0, "bucket")
-    parts = case.loss(temperature=2.0, objective="bucket", chunk_positions=512)
+    loss, _, kd_N = case.dense_loss(2.0, objective)
+    parts = case.loss(temperature=2.0, objective=objective, chunk_positions=512)
     torch.testing.assert_close(parts.kd_N.double(), kd_N, rtol=1e-5, atol=1e-4)
     expected = torch.autograd.grad(loss, half)
     found = torch.autograd.grad(parts.loss * 2.0**14, half)  # the scaler's factor: a leaf's own dtype holds the result
@@ -108,11 +109,12 @@ def test_half_precision(dtype: torch.dtype) -> None:
         assert relative_error(ours / 2.0**14, exact.double()) < (1e-3 if dtype == torch.float16 else 1e-2)
 
 
-def test_autocast_takes_half_factors_and_leaves_float32_gradients() -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_autocast_takes_half_factors_and_leaves_float32_gradients(objective: Objective) -> None:
     case = make_case("bias")
-    expected = torch.autograd.grad(case.loss(temperature=2.0).loss, case.leaves)
+    expected = torch.autograd.grad(case.loss(temperature=2.0, objective=objective).loss, case.leaves)
     with torch.autocast("cpu", torch.bfloat16):
-        parts = case.loss(temperature=2.0)
+        parts = case.loss(temperature=2.0, objective=objective)
     found = torch.autograd.grad(parts.loss, case.leaves)
     assert parts.loss.dtype == parts.ce_N.dtype == torch.float32
     for ours, exact in zip(found, expected, strict=True):

@@ -98,6 +98,9 @@ GPT2 = "student.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_p
         ["train.ema_decay=0", "train.clip_norm=0"],
         ["train.objective=bucket", "train.temperature={start: 3, end: 2, shape: cosine}"],
         ["train.objective=subset", "train.ce_weight=0"],
+        ["train.objective=reverse_kl"],
+        ["train.objective=jsd", "train.temperature={start: 3, end: 2}"],
+        ["train.objective=ranked", "train.temperature={start: 3, end: 2}"],
         ["student.config.tie_word_embeddings=true"],
         [GPT2],  # with dropout
     ],
