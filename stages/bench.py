@@ -8,12 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.benches.codec import bench_codec
+from pipeline.benches.codec import KINDS, bench_codec, bench_kind
 from pipeline.benches.head import bench_head
 from pipeline.benches.head_cases import HeadSizes
 from pipeline.benches.machine import describe_machine
 from pipeline.benches.reader import bench_reader
 from pipeline.benches.results import Result, to_json
+from pipeline.cache.settings import DEFAULTS
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device
@@ -32,11 +33,16 @@ def head(sizes: HeadSizes, device: Device, rounds: int) -> list[Result]:
 
 
 def codec(config: RunConfig, session: Session) -> list[Result]:
-    """Bytes a position and what rounding costs, on records of the config's teacher that are kept bit for bit."""
+    """Bytes a position and what rounding costs, on records of the config's teacher that are kept bit for bit; and the
+    bytes of the other kinds of record, of the same text."""
     config = with_teacher(config, session)
-    exact = changed(config, cache={"precision": "lossless"}, data={"max_tokens": CODEC_TOKENS})
-    with captured(exact, session, "codec") as cache:
-        return bench_codec(cache)
+    config = changed(config, data={"max_tokens": CODEC_TOKENS})
+    with captured(changed(config, cache={"precision": "lossless"}), session, "codec") as cache:
+        results = bench_codec(cache)
+    for kind in KINDS:
+        with captured(changed(config, cache={"kind": kind, **DEFAULTS[kind]}), session, kind) as cache:
+            results += bench_kind(cache)
+    return results
 
 
 def reader(config: RunConfig, session: Session, rounds: int) -> list[Result]:
@@ -90,8 +96,8 @@ def show(title: str, results: Sequence[Result]) -> dict[str, Any]:
     machine = describe_machine()
     described = to_json(machine, results)
     table = Table(title=title, caption=f"{machine['cpu']}, {machine['threads']} threads; {machine['gpu'] or 'no GPU'}")
-    table.add_column("figure", overflow="fold")
-    table.add_column("value", justify="right")
+    table.add_column("figure", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
     table.add_column("unit")
     table.add_column("goal")
     for result in results:

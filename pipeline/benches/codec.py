@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 from pipeline.benches.results import Result, measured
 from pipeline.cache import TeacherCache
 from pipeline.cache.codec import make_codec
+from pipeline.cache.layout import Precision
 from pipeline.cache.plan import FORMAT_VERSION
 from pipeline.cache.records import Records
+from pipeline.cache.settings import Kind
 from pipeline.cache.shard import packed_bytes
 
 TEMPERATURES = (1, 2, 3)
-PRECISIONS: Mapping[str, float | None] = {"lossless": None, "fine": 400.0, "small": None}
+PRECISIONS: Mapping[Precision, float | None] = {"lossless": None, "fine": 400.0, "small": None}
 """Precision -> at most so many bytes a position"""
+KINDS: Mapping[Kind, float] = {"compact": 110.0, "sampled": 40.0}
+"""Kind of record beside `topk` -> at most so many bytes a position; stated for a vocabulary of 49,152"""
 KL_GOAL_NATS = 1e-4
 _LIKELY = 0.1
 
@@ -52,6 +56,19 @@ def bench_codec(cache: TeacherCache) -> list[Result]:
         if precision != "lossless":
             results += rounding_results(precision, exact.rows(sequences.loss_mask.reshape(-1)), stored.records)
     return results
+
+
+def bench_kind(cache: TeacherCache) -> list[Result]:
+    """Bytes a position of a sealed cache of another kind, from its own shards; and how many ids a head holds."""
+    kind = cache.plan.layout.kind
+    sealed = np.concatenate([np.arange(span.first, span.stop) for span in cache.sealed])
+    sequences, records = cache.read(sealed)
+    scored = records.rows(sequences.loss_mask.reshape(-1))
+    per_position = cache.statistics["bytes_per_scored_position"]
+    return [
+        measured(f"codec.bytes_per_token.{kind}", per_position, "bytes", at_most=KINDS[kind]),
+        measured(f"codec.head_size.{kind}", np.isfinite(scored.logprobs_TK).sum(axis=1).mean(), "ids, mean"),
+    ]
 
 
 def store(records: Records, loss_mask_ST: NDArray[np.bool_]) -> Stored:

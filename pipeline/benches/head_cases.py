@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.cache.records import RecordLayout
+from pipeline.cache.layout import RecordLayout
 from pipeline.distill.losses import distillation_loss
 from pipeline.distill.record_tensors import RecordTensors
 from pipeline.distill.settings import Objective
 from pipeline.distill.softening import SoftTarget
 from pipeline.models.draws import uniforms
 from pipeline.models.head import Head
-from pipeline.models.scoring import Scores, score
+from pipeline.models.scores import Scores
+from pipeline.models.scoring import score
 
 DRAW_BETA = 0.7
 CE_WEIGHT, KD_WEIGHT = 0.1, 0.9
@@ -113,16 +114,15 @@ def random_records(sizes: HeadSizes, labels_N: Tensor, generator: torch.Generato
         shape = (len(labels_N[rows]), sizes.vocab_size)
         logits_nV = torch.randn(shape, generator=on_device, device=labels_N.device).mul_(_SPREAD_NATS).add_(frequency_V)
         parts.append(score(logits_nV, labels_N[rows], draws_NM[rows], layout))
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in Scores.__slots__}
+    scores = Scores.concatenate(parts)
     return RecordTensors(
-        vocab_size=sizes.vocab_size,
-        betas=layout.betas,
-        draw_beta=layout.draw_beta,
-        ids_NK=joined["ids_nK"],
-        logprobs_NK=joined["logprobs_nK"],
-        tail_NR=joined["tail_nR"],
-        draw_ids_NM=joined["draw_ids_nM"],
-        draw_logprobs_NM=joined["draw_logprobs_nM"],
+        layout=layout,
+        ids_NK=scores.ids_nK,
+        logprobs_NK=scores.logprobs_nK,
+        tail_NR=scores.tail_nR,
+        draw_ids_NM=scores.draw_ids_nM,
+        draw_logprobs_NM=scores.draw_logprobs_nM,
+        entropies_N=scores.entropies_n,
     )
 
 

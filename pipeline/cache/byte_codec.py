@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.ids import id_bytes, ids_from_planes, ids_to_planes, placed
 from pipeline.cache.layout import RecordLayout
-from pipeline.cache.planes import from_planes, from_zigzag, to_planes, zigzag
+from pipeline.cache.planes import from_planes, from_zigzag, narrow_from_planes, to_planes, zigzag
 from pipeline.cache.precisions import PRECISIONS, Coded, Precision
 from pipeline.cache.records import Records, check_records
 from pipeline.cache.schema import Arrays, ArraySchema
@@ -94,7 +94,7 @@ class ByteCodec:
         cuts = np.cumsum([positions * part for part in self._parts()["columns"]])[:-1]
         draw_ids, draw_codes, field_planes = np.split(rows["columns"], cuts)
         coded = Coded(
-            from_planes(codes),
+            narrow_from_planes(codes),
             from_planes(draw_codes.reshape(self._code_bytes[1], positions, draws)),
             from_zigzag(from_planes(field_planes.reshape(_FIELD_BYTES, fields, positions))),
         )

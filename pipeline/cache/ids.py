@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.planes import from_planes, to_planes
+from pipeline.cache.planes import narrow_from_planes, to_planes
 
 
 def id_bytes(vocab_size: int) -> int:
@@ -23,7 +23,7 @@ def ids_to_planes(ids_nX: NDArray[np.uint32], vocab_size: int) -> NDArray[np.uin
 
 def ids_from_planes(planes_PnX: NDArray[np.uint8], vocab_size: int) -> NDArray[np.uint32]:
     """The ids again; ValueError where one is outside the vocabulary."""
-    differences_nX = from_planes(planes_PnX)
+    differences_nX = narrow_from_planes(planes_PnX)
     # So few of so few bytes cannot overflow 32 bits; others in a bad file could.
     narrow = differences_nX.shape[1] << (8 * len(planes_PnX)) <= 2**32
     ids_nX = np.cumsum(differences_nX, axis=1, dtype=np.uint32 if narrow else np.uint64)
