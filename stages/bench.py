@@ -8,23 +8,30 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.benches.angles import bench_angles
 from pipeline.benches.codec import KINDS, bench_codec, bench_kind
 from pipeline.benches.head import bench_head
 from pipeline.benches.head_cases import HeadSizes
 from pipeline.benches.machine import describe_machine
 from pipeline.benches.reader import bench_reader
 from pipeline.benches.results import Result, to_json
+from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.settings import DEFAULTS
 from pipeline.cache.teacher_cache import TeacherCache
-from pipeline.models.device import choose_device
-from pipeline.models.settings import Device
+from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.models import CausalModel
+from pipeline.models.device import choose_device, choose_dtype
+from pipeline.models.loading import load_model
+from pipeline.models.settings import Device, StudentSettings, TeacherSettings
 from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory, Session
-from stages import cache_teacher, prepare_teacher
+from stages import cache_teacher, prepare_teacher, train_student
 from stages.config import RunConfig
 
 CODEC_TOKENS, READER_TOKENS = 40_000, 140_000
 READER_LENGTH = 1024
+STUDENT_STEPS = 100
 
 
 def head(sizes: HeadSizes, device: Device, rounds: int) -> list[Result]:
@@ -37,11 +44,18 @@ def codec(config: RunConfig, session: Session) -> list[Result]:
     bytes of the other kinds of record, of the same text."""
     config = with_teacher(config, session)
     config = changed(config, data={"max_tokens": CODEC_TOKENS})
-    with captured(changed(config, cache={"precision": "lossless"}), session, "codec") as cache:
-        results = bench_codec(cache)
+    exact = changed(config, cache={"kind": "topk", "precision": "lossless"})
+    caches = {"topk": captured(exact, session, "codec")}
     for kind in KINDS:
-        with captured(changed(config, cache={"kind": kind, **DEFAULTS[kind]}), session, kind) as cache:
-            results += bench_kind(cache)
+        caches[kind] = captured(changed(config, cache={"kind": kind, **DEFAULTS[kind]}), session, kind)
+    results = bench_codec(caches["topk"])
+    for kind in KINDS:
+        results += bench_kind(caches[kind])
+    tokenizer = planned_tokenizer(find_tokenizer(caches["topk"].folders), caches["topk"].plan.identity["tokenizer"])
+    student = with_student(exact, session, caches["topk"])
+    results += bench_angles(caches, load_scorer(config.teacher, tokenizer), load_scorer(student, tokenizer))
+    for cache in caches.values():
+        cache.close()
     return results
 
 
@@ -70,6 +84,31 @@ def with_teacher(config: RunConfig, session: Session) -> RunConfig:
     if outcome.state == "paused":
         raise PausedError(outcome.message)
     return config
+
+
+def with_student(config: RunConfig, session: Session, cache: TeacherCache) -> StudentSettings:
+    """The config's student where it exists; a fresh one after some steps on the labels of a cache, made once and kept.
+
+    PausedError where its training is paused.
+    """
+    if config.student.config is None:
+        return config.student
+    run = RunDirectory(session.run.root / "student")
+    schedule: dict[str, Any] = {"steps": STUDENT_STEPS, "epochs": None, "ce_weight": 1.0, "kd_weight": 0.0, "roots": []}
+    settings = changed(config, cache={"roots": [str(cache.folders[0])]}, train=schedule)
+    outcome = train_student.run(settings, Session(run, session.pause, session.command))
+    if outcome.state == "paused":
+        raise PausedError(outcome.message)
+    return StudentSettings(model=str(run.model))
+
+
+def load_scorer(settings: TeacherSettings | StudentSettings, tokenizer: Tokenizer) -> CausalModel:
+    """A model on CPU in float32, over the vocabulary of a tokenizer."""
+    assert settings.model is not None
+    device = choose_device("cpu")
+    dtype = choose_dtype("float32", device)
+    model = load_model(settings.model, settings.revision, dtype, device, settings.trust_remote_code)
+    return CausalModel(model, tokenizer.vocab_size, section="teacher")
 
 
 def captured(config: RunConfig, session: Session, name: str) -> TeacherCache:

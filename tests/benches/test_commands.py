@@ -70,6 +70,11 @@ def test_codec_makes_its_teacher_once(tmp_path: Path) -> None:
     command = ["codec", "--run-dir", str(tmp_path / "bench"), *settings]
     first = figures(*command)
     assert first["codec.bytes_per_token.fine"]["goal"] == "<= 400"
+    assert first["codec.bytes_per_token.compact"]["goal"] == "<= 110"
+    assert first["codec.bytes_per_token.sampled"]["goal"] == "<= 40"
+    for arm in ("sampled_tail", "bucket", "subset", "renormalised_head", "compact", "sampled"):
+        assert 0 < first[f"kd.gradient_angle.{arm}.T1"]["value"] < 180
+        assert first[f"kd.gradient_norm.{arm}.T1"]["value"] > 0
     weights = tmp_path / "bench" / "teacher" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     assert figures(*command) == first
