@@ -21,6 +21,7 @@ from pipeline.runs import Outcome, RunDirectory, Session
 if TYPE_CHECKING:
     from stages.config import RunConfig
 
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -81,7 +82,7 @@ def _config_options(command: Callable[..., Any], default: str | None = None) -> 
 def _pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--time-budget and --paused-exit-code; the command is given a Session and returns an Outcome."""
 
-    @click.option("--time-budget", type=click.FloatRange(min=0, min_open=True), metavar="HOURS", help="Pause before.")
+    @click.option("--time-budget", type=_POSITIVE, metavar="HOURS", help="Pause before.")
     @click.option("--paused-exit-code", type=int, default=0, metavar="N", help="Exit code of a clean pause.  [0]")
     @functools.wraps(command)
     def wrapped(run: RunDirectory, time_budget: float | None, paused_exit_code: int, **others: Any) -> None:
@@ -121,6 +122,27 @@ def demo(config: RunConfig, session: Session) -> Outcome:
     from stages.demo import run as stage
 
     return stage(config, session)
+
+
+@main.command()
+@_config_options
+@click.option("--gb", "gigabytes", type=_POSITIVE, default=19, show_default=True, help="Room for the cache.")
+@click.option("--hours", type=_POSITIVE, default=11, show_default=True, help="Length of a session.")
+@_json_option
+def estimate(config: RunConfig, run: RunDirectory, gigabytes: float, hours: float, as_json: bool) -> None:
+    """What a config will cost, measured on this machine.
+
+    Tokens, bytes, hours, sessions and memory, before it runs. Nothing is written; of a run that has begun, what is left
+    is priced.
+
+    \b
+    Example: sad-pipeline estimate -c my.yaml --gb 19 --hours 11
+    """
+    from stages.estimate import run as stage
+
+    result = stage(config, run, gigabytes, hours)
+    if as_json:
+        _print_json(result.to_json())
 
 
 @main.command("cache-teacher")
