@@ -14,7 +14,7 @@ from tests.source_tree import FLOORS, ROOT, modules, room_of
 DOORS: dict[str, tuple[str, ...]] = {
     "zarr": ("pipeline/cache/shard.py",),
     "numcodecs": ("pipeline/cache/shard.py",),
-    "click": ("stages/cli.py",),
+    "click": ("stages/cli.py", "stages/cli_options.py", "stages/cli_bench.py"),
     "datasets": ("pipeline/data/tables.py",),
     "pyarrow": ("pipeline/data/tables.py",),
     "transformers": ("pipeline/data/tokenizer.py", "pipeline/models/"),
@@ -23,7 +23,13 @@ DOORS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("pipeline/evaluation/charts.py",),
     "rich": ("pipeline/evaluation/", "pipeline/pricing/", "stages/"),
     "safetensors": ("pipeline/distill/checkpoint.py", "pipeline/models/"),
-    "torch": ("pipeline/models/", "pipeline/distill/", "pipeline/evaluation/", "pipeline/pricing/"),
+    "torch": (
+        "pipeline/models/",
+        "pipeline/distill/",
+        "pipeline/evaluation/",
+        "pipeline/pricing/",
+        "pipeline/benches/",
+    ),
     "yaml": ("pipeline/plain_yaml.py", "pipeline/config.py"),
     "xxhash": ("pipeline/files.py",),
 }
@@ -31,6 +37,7 @@ TOP_LEVEL = {
     "README.md", "CHANGELOG.md", "LICENSE", "Makefile", ".ci", ".gitignore", "pyproject.toml", "constraints.txt",
     "constraints-oldest.txt", "pipeline", "stages", "configs", "tests", "artifacts",
 }  # fmt: skip
+RUNS_STAGES = ("stages/cli.py", "stages/cli_bench.py", "stages/demo.py", "stages/bench.py")
 GIVEN_BY_TORCH = ("forward", "backward")  # of an autograd.Function, whose class says what it is
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 60
@@ -66,19 +73,22 @@ def test_the_cache_knows_of_the_data_only_what_a_sequence_is() -> None:
 
 
 def test_no_stage_imports_another_except_those_that_run_them() -> None:
+    shared = ("stages.config", "stages.cli_options")
     crossing = [
         f"{path}:{line}: imports {name}"
         for path, name, line in own_imports("stages/")
-        if name.startswith("stages.") and name != "stages.config" and path not in ("stages/cli.py", "stages/demo.py")
+        if name.startswith("stages.") and name not in shared and path not in RUNS_STAGES
     ]
     assert not crossing, "\n".join(crossing)
 
 
 def test_the_command_line_imports_stages_only_when_a_command_runs() -> None:
-    [cli] = [module for module in modules() if module.path == "stages/cli.py"]
-    at_import = [node for node in cli.tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in at_import}
-    assert not {name for name in names if name and name.startswith("stages")}
+    command_line = [module for module in modules() if module.path.startswith("stages/cli")]
+    assert len(command_line) == 3
+    for module in command_line:
+        at_import = [node for node in module.tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in at_import}
+        assert not {name for name in names if name and name.startswith("stages") and "cli_" not in name}
 
 
 @pytest.mark.parametrize("package", sorted(DOORS))

@@ -55,6 +55,11 @@ def _wrong_with_ours(arguments: list[str]) -> str | None:
     command = main.commands.get(arguments[0])
     if command is None:
         return f"no command {arguments[0]}"
+    if isinstance(command, click.Group):
+        if arguments[1:] and arguments[1] not in command.commands:
+            return f"no command {arguments[0]} {arguments[1]}"
+        if arguments[1:]:
+            command, arguments = command.commands[arguments[1]], arguments[1:]
     if {"-h", "--help"} & set(arguments):
         return None
     with click.Context(command, info_name=arguments[0]) as context:
@@ -155,6 +160,8 @@ def test_every_file_linked_exists() -> None:
     ("line", "why"),
     [
         ("sad-pipeline cache-teecher -c my.yaml", "no command"),
+        ("sad-pipeline bench heads", "no command bench heads"),
+        ("sad-pipeline bench codec --set data.path_=x", "no config key"),
         ("sad-pipeline --verbose", "no option"),
         ("sad-pipeline cache-teacher", "needs reference"),
         ("sad-pipeline cache-teacher -c my.yaml --tim-budget 2", "No such option"),
@@ -190,7 +197,8 @@ def test_a_right_line_passes(line: str) -> None:
 
 
 def test_examples_in_the_commands_own_help_can_be_typed() -> None:
-    for name, command in main.commands.items():
+    [bench] = [command for command in main.commands.values() if isinstance(command, click.Group)]
+    for name, command in (main.commands | bench.commands).items():
         examples = re.findall(r"Example: (sad-pipeline .*)", command.help or "")
         assert examples, f"{name} --help shows no example"
         assert [wrong_with(shlex.split(line)) for line in examples] == [None] * len(examples)

@@ -1,0 +1,86 @@
+"""bench: what the library costs on this machine, in time, memory and bytes, each beside its goal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.benches.codec import bench_codec
+from pipeline.benches.machine import describe_machine
+from pipeline.benches.results import Result, to_json
+from pipeline.cache.teacher_cache import TeacherCache
+from pipeline.pause import PausedError
+from pipeline.runs import RunDirectory, Session
+from stages import cache_teacher, prepare_teacher
+from stages.config import RunConfig
+
+CODEC_TOKENS = 40_000
+
+
+def codec(config: RunConfig, session: Session) -> list[Result]:
+    """Bytes a position and what rounding costs, on records of the config's teacher that are kept bit for bit."""
+    config = with_teacher(config, session)
+    exact = changed(config, cache={"precision": "lossless"}, data={"max_tokens": CODEC_TOKENS})
+    with captured(exact, session, "codec") as cache:
+        return bench_codec(cache)
+
+
+# ------------------------------------------------------------------ what benches need
+
+
+def with_teacher(config: RunConfig, session: Session) -> RunConfig:
+    """The config with a teacher that is there: its own, or the one its demo section makes once and keeps.
+
+    PausedError where its training is paused; the same command continues it.
+    """
+    if config.demo is None:
+        return config
+    folder = prepare_teacher.teacher_folder(config, session.run.root)
+    config = changed(config, teacher={"model": str(folder)})
+    outcome = prepare_teacher.run(config, session)
+    if outcome.state == "paused":
+        raise PausedError(outcome.message)
+    return config
+
+
+def captured(config: RunConfig, session: Session, name: str) -> TeacherCache:
+    """A sealed cache of this config in the folder `name` of the run, made once and kept.
+
+    Roots of the config are left out: what is measured is made here. PausedError where making it is paused; a refusal
+    where the kept one was made from something else.
+    """
+    run = RunDirectory(session.run.root / name)
+    outcome = cache_teacher.run(changed(config, cache={"roots": []}), Session(run, session.pause, session.command))
+    if outcome.state == "paused":
+        raise PausedError(outcome.message)
+    return TeacherCache.open(run.cache)
+
+
+def changed(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
+    """The config with some keys of some sections changed."""
+    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
+    return config.model_copy(update=update)
+
+
+def show(title: str, results: Sequence[Result]) -> dict[str, Any]:
+    """Print figures and goals as a table on stderr; returns them with the machine, for JSON."""
+    machine = describe_machine()
+    described = to_json(machine, results)
+    table = Table(title=title, caption=f"{machine['cpu']}, {machine['threads']} threads; {machine['gpu'] or 'no GPU'}")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("unit")
+    table.add_column("goal")
+    for result in results:
+        met = "" if result.ok is None else "  met" if result.ok else "  missed"
+        table.add_row(result.name, format_value(result.value), result.unit, f"{result.goal or ''}{met}")
+    Console(stderr=True).print(table)
+    return described
+
+
+def format_value(value: float) -> str:
+    """Four digits, or all of a large whole number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,0 +1,76 @@
+"""The commands of `sad-pipeline bench`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.console import say
+from pipeline.pause import PausedError, PauseRequest
+from pipeline.runs import RunDirectory, Session
+from stages.cli_options import Group, config_options, json_option, print_json
+
+if TYPE_CHECKING:
+    from pipeline.benches.results import Result
+    from stages.config import RunConfig
+
+
+@click.group(cls=Group)
+def bench() -> None:
+    """Measure on this machine: time, memory and bytes, each beside its goal.
+
+    A goal that is missed is said, and is no error. What has to be made first (a small teacher, about 9 minutes on two
+    cores, and caches of it) is kept in the run directory.
+
+    \b
+    Example: sad-pipeline bench codec
+    """
+
+
+def bench_command(command: Callable[..., list[Result]]) -> Callable[..., None]:
+    """--json, and the table of what the command returns."""
+
+    @json_option
+    @functools.wraps(command)
+    def wrapped(as_json: bool, **options: Any) -> None:
+        from stages.bench import show
+
+        described = show(f"bench {command.__name__}", command(**options))
+        if as_json:
+            print_json(described)
+
+    return wrapped
+
+
+def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """-c, --set and --run-dir; the command is given a Session, and may raise PausedError."""
+
+    @functools.partial(config_options, default="bench")
+    @functools.wraps(command)
+    def wrapped(run: RunDirectory, **others: Any) -> None:
+        with PauseRequest() as pause:
+            session = Session(run, pause, command=["sad-pipeline", *sys.argv[1:]])
+            try:
+                command(session=session, **others)
+            except PausedError as stop:
+                say(f"bench: {stop}. The same command goes on from there")
+
+    return wrapped
+
+
+@bench.command()
+@session_options
+@bench_command
+def codec(config: RunConfig, session: Session) -> list[Result]:
+    """Bytes a cached position, and what rounding costs.
+
+    \b
+    Example: sad-pipeline bench codec --json
+    """
+    from stages.bench import codec as stage
+
+    return stage(config, session)

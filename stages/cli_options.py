@@ -1,0 +1,83 @@
+"""What the commands have in common: errors, the config and the run, pausing, JSON."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.console import say
+from pipeline.errors import SadError
+from pipeline.pause import PauseRequest
+from pipeline.runs import Outcome, RunDirectory, Session
+
+
+class Group(click.Group):
+    """Turns this project's errors into a message on stderr and their exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; unexpected errors keep their traceback and exit with 1."""
+        try:
+            return super().invoke(context)
+        except SadError as error:
+            say(f"error: {error}")
+            context.exit(error.exit_code)
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """In the order they are used, not of the alphabet."""
+        return list(self.commands)
+
+
+def config_options(command: Callable[..., Any], default: str | None = None) -> Callable[..., Any]:
+    """-c, --set and --run-dir, resolved to a config and a run directory."""
+
+    # click takes an explicit default, even None, for a value that is there: then nothing would be missing.
+    origin: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
+
+    @click.option(
+        "-c", "--config", "reference", metavar="CONFIG", help="A file, or the name of a bundled config.", **origin
+    )
+    @click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Change one key; repeatable.")
+    @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: artifacts/<config name>.")
+    @functools.wraps(command)
+    def wrapped(reference: str, overrides: tuple[str, ...], run_dir: Path | None, **others: Any) -> Any:
+        from stages.config import load_run_config
+
+        config = load_run_config(reference, overrides)
+        return command(config=config, run=RunDirectory(run_dir or Path("artifacts") / config.name), **others)
+
+    return wrapped
+
+
+def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--time-budget and --paused-exit-code; the command is given a Session and returns an Outcome."""
+
+    @click.option("--time-budget", type=click.FloatRange(min=0, min_open=True), metavar="HOURS", help="Pause before.")
+    @click.option("--paused-exit-code", type=int, default=0, metavar="N", help="Exit code of a clean pause.  [0]")
+    @functools.wraps(command)
+    def wrapped(run: RunDirectory, time_budget: float | None, paused_exit_code: int, **others: Any) -> None:
+        seconds = None if time_budget is None else time_budget * 3600
+        with PauseRequest(seconds) as pause:
+            session = Session(run, pause, command=["sad-pipeline", *sys.argv[1:]])
+            outcome: Outcome = command(session=session, **others)
+        if outcome.state == "paused" and paused_exit_code:
+            click.get_current_context().exit(paused_exit_code)
+
+    return wrapped
+
+
+run_dir_argument = click.argument("run_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))
+root_option = click.option(
+    "--root", "roots", multiple=True, type=click.Path(path_type=Path), help="A further folder with parts of the cache."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON, alone on stdout.")
+
+
+def print_json(value: Any) -> None:
+    """A result, alone on stdout."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
