@@ -9,15 +9,26 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.benches.codec import bench_codec
+from pipeline.benches.head import bench_head
+from pipeline.benches.head_cases import HeadSizes
 from pipeline.benches.machine import describe_machine
+from pipeline.benches.reader import bench_reader
 from pipeline.benches.results import Result, to_json
 from pipeline.cache.teacher_cache import TeacherCache
+from pipeline.models.device import choose_device
+from pipeline.models.settings import Device
 from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory, Session
 from stages import cache_teacher, prepare_teacher
 from stages.config import RunConfig
 
-CODEC_TOKENS = 40_000
+CODEC_TOKENS, READER_TOKENS = 40_000, 140_000
+READER_LENGTH = 1024
+
+
+def head(sizes: HeadSizes, device: Device, rounds: int) -> list[Result]:
+    """The distillation loss against plain cross-entropy, whole logits, and PyTorch's own chunked cross-entropy."""
+    return bench_head(sizes, choose_device(device), rounds)
 
 
 def codec(config: RunConfig, session: Session) -> list[Result]:
@@ -26,6 +37,15 @@ def codec(config: RunConfig, session: Session) -> list[Result]:
     exact = changed(config, cache={"precision": "lossless"}, data={"max_tokens": CODEC_TOKENS})
     with captured(exact, session, "codec") as cache:
         return bench_codec(cache)
+
+
+def reader(config: RunConfig, session: Session, rounds: int) -> list[Result]:
+    """How fast records are read back, on a cache of the config's teacher in sequences of 1,024 and small shards."""
+    config = with_teacher(config, session)
+    data = {"sequence_length": READER_LENGTH, "max_tokens": READER_TOKENS}
+    shards = {"precision": "fine", "shard_positions": min(config.cache.shard_positions, READER_TOKENS // 4)}
+    with captured(changed(config, data=data, cache=shards), session, "reader") as cache:
+        return bench_reader(cache, session.run.root / "reader", config.train.window_shards, rounds)
 
 
 # ------------------------------------------------------------------ what benches need
@@ -70,7 +90,7 @@ def show(title: str, results: Sequence[Result]) -> dict[str, Any]:
     machine = describe_machine()
     described = to_json(machine, results)
     table = Table(title=title, caption=f"{machine['cpu']}, {machine['threads']} threads; {machine['gpu'] or 'no GPU'}")
-    table.add_column("figure")
+    table.add_column("figure", overflow="fold")
     table.add_column("value", justify="right")
     table.add_column("unit")
     table.add_column("goal")

@@ -16,6 +16,7 @@ from stages.cli_options import Group, config_options, json_option, print_json
 
 if TYPE_CHECKING:
     from pipeline.benches.results import Result
+    from pipeline.models.settings import Device
     from stages.config import RunConfig
 
 
@@ -27,7 +28,7 @@ def bench() -> None:
     cores, and caches of it) is kept in the run directory.
 
     \b
-    Example: sad-pipeline bench codec
+    Example: sad-pipeline bench head
     """
 
 
@@ -62,6 +63,38 @@ def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+rounds_option = click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timed rounds; the median counts."
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to measure."
+)
+count = functools.partial(click.option, type=click.IntRange(min=2), show_default=True)
+
+
+@bench.command()
+@bench_command
+@count("--positions", default=4096, help="N, at once.")
+@count("--width", default=576, help="D, of the hidden states.")
+@count("--vocab-size", default=49_152, help="V; 151936 is another usual one.")
+@count("--head-size", default=256, help="K.")
+@device_option
+@rounds_option
+def head(device: Device, rounds: int, **sizes: int) -> list[Result]:
+    """The loss against plain cross-entropy, in time and memory.
+
+    Also against the same loss on whole logits, PyTorch's own chunked cross-entropy, and distillation on a few logits
+    against all. Random numbers: it needs no model and no run directory.
+
+    \b
+    Example: sad-pipeline bench head --vocab-size 151936 --rounds 2
+    """
+    from pipeline.benches.head_cases import HeadSizes
+    from stages.bench import head as stage
+
+    return stage(HeadSizes(**sizes), device, rounds)
+
+
 @bench.command()
 @session_options
 @bench_command
@@ -74,3 +107,18 @@ def codec(config: RunConfig, session: Session) -> list[Result]:
     from stages.bench import codec as stage
 
     return stage(config, session)
+
+
+@bench.command()
+@session_options
+@bench_command
+@rounds_option
+def reader(config: RunConfig, session: Session, rounds: int) -> list[Result]:
+    """Positions read a second, by one process.
+
+    \b
+    Example: sad-pipeline bench reader --json
+    """
+    from stages.bench import reader as stage
+
+    return stage(config, session, rounds)
