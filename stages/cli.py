@@ -26,6 +26,7 @@ from stages.cli_options import (
 if TYPE_CHECKING:
     from stages.config import RunConfig
 
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -58,6 +59,27 @@ def demo(config: RunConfig, session: Session) -> Outcome:
     from stages.demo import run as stage
 
     return stage(config, session)
+
+
+@main.command()
+@config_options
+@click.option("--gb", "gigabytes", type=_POSITIVE, default=19, show_default=True, help="Room for the cache.")
+@click.option("--hours", type=_POSITIVE, default=11, show_default=True, help="Length of a session.")
+@json_option
+def estimate(config: RunConfig, run: RunDirectory, gigabytes: float, hours: float, as_json: bool) -> None:
+    """What a config will cost, measured on this machine.
+
+    Tokens, bytes, hours, sessions and memory, before it runs. Nothing is written; of a run that has begun, what is left
+    is priced.
+
+    \b
+    Example: sad-pipeline estimate -c my.yaml --gb 19 --hours 11
+    """
+    from stages.estimate import run as stage
+
+    result = stage(config, run, gigabytes, hours)
+    if as_json:
+        print_json(result.to_json())
 
 
 @main.command("cache-teacher")

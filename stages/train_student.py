@@ -59,7 +59,7 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         device = choose_device(config.student.device)
         tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
         causal = load_student(config.student, tokenizer, device)
-        refuse_leaks(causal, cache.plan)
+        refuse_leaks(causal, cache.plan.sequence_length, cache.plan.capture["packing"])
         if settings.gradient_checkpointing:
             recompute_activations(causal)
         learner = Learner(causal, settings, lessons.num_steps, choose_dtype(settings.dtype, device))

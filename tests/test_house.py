@@ -22,9 +22,15 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("pipeline/data/tokenizer.py", "pipeline/data/bpe.py", "pipeline/data/byte_lengths.py"),
     "huggingface_hub": ("pipeline/data/tables.py", "pipeline/models/source.py"),
     "matplotlib": ("pipeline/evaluation/charts.py",),
-    "rich": ("pipeline/evaluation/", "stages/"),
+    "rich": ("pipeline/evaluation/", "pipeline/pricing/", "stages/"),
     "safetensors": ("pipeline/distill/checkpoint.py", "pipeline/models/"),
-    "torch": ("pipeline/models/", "pipeline/distill/", "pipeline/evaluation/", "pipeline/benches/"),
+    "torch": (
+        "pipeline/models/",
+        "pipeline/distill/",
+        "pipeline/evaluation/",
+        "pipeline/pricing/",
+        "pipeline/benches/",
+    ),
     "yaml": ("pipeline/plain_yaml.py", "pipeline/config.py"),
     "xxhash": ("pipeline/files.py",),
 }

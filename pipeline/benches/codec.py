@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from pipeline.benches.results import Result, measured
 from pipeline.cache import TeacherCache
 from pipeline.cache.codec import make_codec
-from pipeline.cache.layout import Precision
+from pipeline.cache.layout import PrecisionName
 from pipeline.cache.plan import FORMAT_VERSION
 from pipeline.cache.records import Records
 from pipeline.cache.settings import Kind
 from pipeline.cache.shard import packed_bytes
 
 TEMPERATURES = (1, 2, 3)
-PRECISIONS: Mapping[Precision, float | None] = {"lossless": None, "fine": 400.0, "small": None}
+PRECISIONS: Mapping[PrecisionName, float | None] = {"lossless": None, "fine": 400.0, "small": None}
 """Precision -> at most so many bytes a position"""
 KINDS: Mapping[Kind, float] = {"compact": 110.0, "sampled": 40.0}
 """Kind of record beside `topk` -> at most so many bytes a position; stated for a vocabulary of 49,152"""

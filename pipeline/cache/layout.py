@@ -17,7 +17,7 @@ from pipeline.cache.settings import BETAS, MAX_RAGGED_HEAD, Kind
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
 MAX_VOCAB_SIZE = 2**31
-Precision = Literal["lossless", "fine", "small"]
+PrecisionName = Literal["lossless", "fine", "small"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class RecordLayout:
     draw_beta: float = 0.7
     """1/τ the draws were made at; one of `betas`"""
     kind: Kind = "topk"
-    precision: Precision = "fine"
+    precision: PrecisionName = "fine"
     head_mass: float = 1.0
     """of `compact`: the mass at τ = 1 at which a row's head is enough"""
 
@@ -49,7 +49,7 @@ class RecordLayout:
             and list(self.betas) == sorted(set(self.betas)),
             f"draw_beta must be one of the betas {self.betas}": self.draw_beta in self.betas,
             f"kind must be one of {get_args(Kind)}": self.kind in get_args(Kind),
-            f"precision must be one of {get_args(Precision)}": self.precision in get_args(Precision),
+            f"precision must be one of {get_args(PrecisionName)}": self.precision in get_args(PrecisionName),
         }
         for rule, kept in (checks | self._checks_of_kind()).items():
             if not kept:
@@ -84,7 +84,7 @@ class RecordLayout:
         head_size: int,
         num_draws: int,
         draw_beta: float,
-        precision: Precision = "fine",
+        precision: PrecisionName = "fine",
         kind: Kind = "topk",
         head_mass: float = 0.9,
     ) -> Self:

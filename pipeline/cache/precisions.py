@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.layout import RecordLayout
+from pipeline.cache.layout import PrecisionName, RecordLayout
 from pipeline.cache.records import Records, tail_weights
 from pipeline.cache.value_law import FLOOR_STEP_NATS, TARGET_BETAS, ValueLaw
 
@@ -197,7 +197,7 @@ class Lossless:
         )
 
 
-PRECISIONS: dict[str, Precision] = {
+PRECISIONS: dict[PrecisionName, Precision] = {
     "lossless": Lossless(),
     "fine": Rounded(ValueLaw(1e-4, 1 / 2, 1 / 64), draw_step_nats=1 / 8),
     "small": Rounded(ValueLaw(1e-3, 1.0, 1 / 16), draw_step_nats=1 / 4),

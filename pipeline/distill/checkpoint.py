@@ -26,7 +26,8 @@ from pipeline.errors import DamagedDataError, IdentityError
 FORMAT_VERSION = 1
 _COMMIT = "COMMIT.json"
 _STATE = "state.json"
-_KEEP = 2
+KEPT = 2
+"""Checkpoints of a training that are kept; a third is there while it is written"""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -128,7 +129,7 @@ def retire_checkpoints(folder: Path, step: int, best_step: int | None) -> None:
     What is unfinished, or lies beyond `step` because it was damaged and passed over, goes too.
     """
     finished = [path for path in _folders(folder, "step") if (path / _COMMIT).is_file() and _step_of(path) <= step]
-    kept, best = finished[-_KEEP:], {best_step}
+    kept, best = finished[-KEPT:], {best_step}
     for path in kept:
         with contextlib.suppress(DamagedDataError):
             best.add((files.read_json(path / _STATE).get("best") or {}).get("step"))

@@ -58,12 +58,8 @@ def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Se
             f"and {len(held_out)}. Run cache-teacher again."
         )
     order = DataOrder(train, settings.seed, settings.window_shards, settings.batch_size * settings.accumulation)
-    if settings.steps is not None:
-        num_steps = settings.steps
-    else:
-        assert settings.epochs is not None
-        num_steps = max(1, math.ceil(settings.epochs * order.steps_per_epoch))
     num_train = sum(count for _, count in train)
+    num_steps = count_steps(settings, order.steps_per_epoch)
     if order.batch > num_train:
         warn_once(
             f"a step takes {order.batch:,} sequences (train.batch_size x train.accumulation) and there are "
@@ -98,6 +94,14 @@ def _refuse_unfit_target(cache: TeacherCache, settings: TrainSettings) -> None:
             f"{place} and estimate the whole divergence; train.objective is {settings.objective}. Set it to "
             f"{' or '.join(SAMPLED_OBJECTIVES)} (the same here), or make a cache of the kind topk or compact."
         )
+
+
+def count_steps(settings: TrainSettings, steps_per_epoch: float) -> int:
+    """Optimizer steps of a whole training."""
+    if settings.steps is not None:
+        return settings.steps
+    assert settings.epochs is not None
+    return max(1, math.ceil(settings.epochs * steps_per_epoch))
 
 
 def spread(indices: np.ndarray, count: int | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,7 +55,6 @@ def _entropy_gap(records: RecordTensors) -> torch.Tensor:
     return drawn_N - records.entropies_N
 
 
-@torch.no_grad()
 def validate(
     causal: CausalModel,
     cache: TeacherCache,
@@ -64,11 +64,22 @@ def validate(
     dtype: torch.dtype = torch.float32,
 ) -> Validation:
     """Measure the student as it is now on the sequences `indices`, its forward passes in `dtype`."""
+    batches = (
+        load_batch(cache, indices[start : start + batch_size], causal.device, with_records=True)
+        for start in range(0, len(indices), batch_size)
+    )
+    return validate_batches(causal, batches, chunk_positions, dtype)
+
+
+@torch.no_grad()
+def validate_batches(
+    causal: CausalModel, batches: Iterable[Batch], chunk_positions: int, dtype: torch.dtype
+) -> Validation:
+    """Measure the student as it is now on batches with records."""
     causal.model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=causal.device)
     num_scored = 0
-    for start in range(0, len(indices), batch_size):
-        batch = load_batch(cache, indices[start : start + batch_size], causal.device, with_records=True)
+    for batch in batches:
         with autocast(causal.device, dtype):
             hidden_BTD = causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
             parts = score_against_cache(hidden_BTD.flatten(0, 1), causal.head, batch, chunk_positions)

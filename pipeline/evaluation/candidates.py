@@ -86,7 +86,7 @@ def baseline_candidates(
         with named(f"eval.baselines.{name}"):
             model = load_existing(origin, tokenizer, device)
             model.check_length(plan.sequence_length)
-        leaks = leaks_documents(model, plan)
+        leaks = leaks_documents(model, plan.capture["packing"])
         if leaks:
             warn_once(
                 f"eval.baselines.{name}: {model.architecture} models let a document see the one before it in a packed "

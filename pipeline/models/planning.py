@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,14 +42,23 @@ from pipeline.models.teacher import Teacher
 from pipeline.pause import PauseRequest
 
 
-def plan_capture(
-    folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings, pause: PauseRequest
-) -> tuple[Plan, Sequences, Teacher]:
-    """Make the plan of a new cache in `folder`; plan.json is written last, so a plan always has what it speaks of.
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a plan begins with: the teacher, its tokenizer, and what they decide before any text is packed."""
 
-    PausedError where a pause is due before that; then nothing is planned.
+    tokenizer: Tokenizer
+    causal: CausalModel
+    layout: RecordLayout
+    data: DataSettings
+    """with the commit of a hub dataset as their revision"""
+    packing: Literal["packed", "one_document"]
+
+
+def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSettings, pause: PauseRequest) -> Opening:
+    """Load the teacher of a new cache; what can be refused without its weights is refused first.
+
+    PausedError where a pause is due.
     """
-    # What can be refused without the weights is refused first.
     device = choose_device(teacher.device)
     dtype = choose_dtype(teacher.dtype, device)
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
@@ -60,18 +70,29 @@ def plan_capture(
 
     causal = _load(teacher, dtype, device, tokenizer.vocab_size)
     pause.check()
-    packing = _choose_packing(data, causal)
-    sequences, report = prepare_sequences(data, tokenizer, packing, pause)
+    return Opening(tokenizer, causal, layout, data, _choose_packing(data, causal))
+
+
+def plan_capture(
+    folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings, pause: PauseRequest
+) -> tuple[Plan, Sequences, Teacher]:
+    """Make the plan of a new cache in `folder`; plan.json is written last, so a plan always has what it speaks of.
+
+    PausedError where a pause is due before that; then nothing is planned.
+    """
+    opening = open_teacher(data, teacher, cache, pause)
+    tokenizer, causal, data = opening.tokenizer, opening.causal, opening.data
+    sequences, report = prepare_sequences(data, tokenizer, opening.packing, pause)
     say("\n".join(report.summary_lines()))
 
-    choice = probe_capture(causal, sequences, layout, cache)
+    choice = probe_capture(causal, sequences, opening.layout, cache)
     pause.check()
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     files.write_json(folder / DATA_REPORT_NAME, report.to_json())
     files.publish_folder(folder / TOKENIZER_FOLDER, tokenizer.save)
     plan = Plan(
         identity=make_identity(data, teacher, cache, tokenizer),
-        layout=layout,
+        layout=opening.layout,
         sequence_length=data.sequence_length,
         num_sequences=sequences.num_sequences,
         sequences_digest=digest.xxh3_128,
@@ -81,7 +102,7 @@ def plan_capture(
             "chunk_positions": choice.chunk_positions,
             "dtype": str(causal.dtype).removeprefix("torch."),
             "device_class": device_class(causal.device),
-            "packing": packing,
+            "packing": opening.packing,
             "seed": cache.seed,
         },
     )

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.cache.plan import Plan
 from pipeline.data.tokenizer import Tokenizer, tokenizer_differences
 from pipeline.errors import ConfigError, IdentityError
 from pipeline.models.causal import CausalModel
@@ -65,15 +64,15 @@ def refuse_other_tokenizer(key: str, settings: StudentSettings, tokenizer: Token
         )
 
 
-def leaks_documents(causal: CausalModel, plan: Plan) -> bool:
-    """Whether the model would let a document see the one before it in the sequences of this cache."""
-    return plan.capture["packing"] == "packed" and not causal.isolates_documents()
+def leaks_documents(causal: CausalModel, packing: str) -> bool:
+    """Whether the model would let a document see the one before it in sequences that are packed so."""
+    return packing == "packed" and not causal.isolates_documents()
 
 
-def refuse_leaks(causal: CausalModel, plan: Plan) -> None:
+def refuse_leaks(causal: CausalModel, sequence_length: int, packing: str) -> None:
     """ConfigError where the cached sequences are too long for the student, or it would mix the documents in them."""
-    causal.check_length(plan.sequence_length)
-    if leaks_documents(causal, plan):
+    causal.check_length(sequence_length)
+    if leaks_documents(causal, packing):
         raise ConfigError(
             f"student: {causal.architecture} models let a document see the one before it in a packed sequence, and "
             "this cache is packed. Choose another student, or make the cache with data.packing: one_document."

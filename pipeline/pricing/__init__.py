@@ -1,0 +1,1 @@
+"""What a config will cost before it runs, measured on the user's own machine, models and text."""

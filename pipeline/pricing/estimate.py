@@ -1,0 +1,195 @@
+"""From a few measured paces to tokens, bytes, hours and sessions: plain arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.distill.settings import TrainSettings
+from pipeline.pricing.capture import CaptureProbe
+from pipeline.pricing.training import TrainingMemory, TrainingProbe
+
+FROM_SEALS, FROM_PROBE = "the seals of this cache", "a few batches scored now"
+_PLANNED = "this cache is planned and stays as it is; a smaller one needs a run directory of its own (--run-dir)"
+
+
+@dataclass(frozen=True, slots=True)
+class TextSize:
+    """How much text there is, in tokens (positions, masked ones included)."""
+
+    num_tokens: int
+    num_train_sequences: int
+    num_validation_sequences: int
+    sequence_length: int
+    basis: str
+    """how it is known"""
+    bytes_per_token: float
+    """of the packed sequences, which lie beside the records"""
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePrice:
+    """What is left to do of the cache, and how large it gets."""
+
+    tokens_left: int
+    sealed_bytes: int
+    bytes_per_token: float
+    bytes_basis: str
+    """FROM_SEALS or FROM_PROBE"""
+    tokens_per_second: float | None
+    """None where nothing is left to score"""
+    hours: float
+    sessions: int
+    cache_bytes: int
+    """of the finished cache, its packed sequences included"""
+    batch_size: int
+    chunk_positions: int
+
+    @classmethod
+    def of(
+        cls,
+        text: TextSize,
+        tokens_left: int,
+        sealed_bytes: int,
+        probe: CaptureProbe | None,
+        bytes_per_token: float,
+        session_hours: float,
+        sizes: tuple[int, int],
+    ) -> CapturePrice:
+        """Price `tokens_left` at the pace of the probe; `sealed_bytes` are those of everything else.
+
+        `sizes` are the sequences of a pass and the positions scored at once.
+        """
+        hours = 0.0 if probe is None else tokens_left * probe.seconds_per_position / 3600
+        return cls(
+            tokens_left=tokens_left,
+            sealed_bytes=sealed_bytes,
+            bytes_per_token=bytes_per_token,
+            bytes_basis=FROM_SEALS if sealed_bytes else FROM_PROBE,
+            tokens_per_second=None if probe is None else 1 / probe.seconds_per_position,
+            hours=hours,
+            sessions=math.ceil(hours / session_hours),
+            cache_bytes=round(sealed_bytes + tokens_left * bytes_per_token + text.num_tokens * text.bytes_per_token),
+            batch_size=sizes[0],
+            chunk_positions=sizes[1],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPrice:
+    """How many tokens a disk holds, as configured and otherwise."""
+
+    gigabytes: float
+    tokens_that_fit: int
+    fits: bool
+    """whether all of the text does"""
+    advice: tuple[str, ...]
+    """settings to change, where it does not"""
+    bytes_otherwise: dict[str, float]
+    """`key: value` of another setting -> bytes a token with it; empty where a plan leaves no choice"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPrice:
+    """What is left of the training, what it leaves on disk and takes of memory."""
+
+    num_steps: int
+    steps_done: int
+    seconds_per_step: float
+    tokens_per_second: float
+    hours: float
+    """steps and validations; checkpoints and reading the cache are not counted"""
+    sessions: int
+    validation_hours: float
+    """of `hours`"""
+    checkpoint_bytes: int
+    checkpoints_bytes: int
+    model_bytes: int
+    memory: TrainingMemory
+
+    @classmethod
+    def of(
+        cls, text: TextSize, settings: TrainSettings, num_steps: int, done: int, probe: TrainingProbe, session: float
+    ) -> TrainingPrice:
+        """Price the steps from `done` on; `session` is in hours."""
+        num_validated = min(settings.validation_sequences, text.num_validation_sequences)
+        num_batches = math.ceil(num_validated / settings.batch_size)
+        num_validations = math.ceil((num_steps - done) / settings.evaluate_every)
+        validating = num_validations * num_batches * probe.validation_seconds_per_batch
+        hours = ((num_steps - done) * probe.seconds_per_step + validating) / 3600
+        step_tokens = settings.batch_size * settings.accumulation * text.sequence_length
+        return cls(
+            num_steps=num_steps,
+            steps_done=done,
+            seconds_per_step=probe.seconds_per_step,
+            tokens_per_second=step_tokens / probe.seconds_per_step,
+            hours=hours,
+            sessions=math.ceil(hours / session),
+            validation_hours=validating / 3600,
+            checkpoint_bytes=probe.checkpoint_bytes,
+            checkpoints_bytes=probe.checkpoints_bytes,
+            model_bytes=probe.model_bytes,
+            memory=probe.memory,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a config will cost from where its run stands."""
+
+    plan: str | None
+    """hash of the plan there is; None for a run that has none yet"""
+    session_hours: float
+    text: TextSize
+    capture: CapturePrice
+    disk: DiskPrice
+    training: TrainingPrice
+    environment: dict[str, str]
+    """what it was measured on"""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return dataclasses.asdict(self)
+
+
+def price_disk(
+    gigabytes: float, text: TextSize, capture: CapturePrice, probe: CaptureProbe | None, planned: bool
+) -> DiskPrice:
+    """How many tokens fit, and where that is not all of the text, which settings of a new cache would make it fit.
+
+    `probe` are records in the config's own precision; a plan that is there (`planned`) leaves no setting to change.
+    """
+    fits = capture.cache_bytes <= gigabytes * 1e9
+    if planned:
+        room_bytes = gigabytes * 1e9 - capture.sealed_bytes - text.num_tokens * text.bytes_per_token
+        done = text.num_tokens - capture.tokens_left
+        tokens = min(text.num_tokens, done + max(0, int(room_bytes / capture.bytes_per_token)))
+        advice = () if fits else (_PLANNED,)
+        return DiskPrice(gigabytes, tokens, fits, advice, {})
+    assert probe is not None, "without a plan something was scored"
+    return DiskPrice(
+        gigabytes=gigabytes,
+        tokens_that_fit=_fitting(gigabytes, text, capture.bytes_per_token),
+        fits=fits,
+        advice=() if fits else tuple(_advice(gigabytes, text, probe)),
+        bytes_otherwise=probe.bytes_otherwise,
+    )
+
+
+def _fitting(gigabytes: float, text: TextSize, bytes_per_token: float) -> int:
+    return int(gigabytes * 1e9 / (bytes_per_token + text.bytes_per_token))
+
+
+def _advice(gigabytes: float, text: TextSize, probe: CaptureProbe) -> Iterator[str]:
+    """One line a setting that makes the cache smaller, with what would fit then."""
+    own = probe.bytes_per_position
+    train_share = text.num_train_sequences / (text.num_train_sequences + text.num_validation_sequences)
+    yield f"data.max_tokens: {int(_fitting(gigabytes, text, own) * train_share)} fills {gigabytes:g} GB"
+    for option, size in probe.bytes_otherwise.items():
+        if size < own:
+            tokens = _fitting(gigabytes, text, size)
+            enough = ", which is all of the text" if tokens >= text.num_tokens else ""
+            yield f"{option} takes {size:,.1f} bytes a token, so that {tokens:,} tokens fit{enough}"

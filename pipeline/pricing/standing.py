@@ -1,0 +1,162 @@
+"""Where a run stands and what its cache will still cost: nothing planned yet, a part sealed, or all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cache.plan import Plan
+from pipeline.cache.records import Records
+from pipeline.cache.roots import find_sequences, find_tokenizer
+from pipeline.cache.settings import CacheSettings
+from pipeline.cache.teacher_cache import TeacherCache
+from pipeline.config import keys_of_kind
+from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
+from pipeline.data.settings import DataSettings
+from pipeline.data.survey import COUNTED, survey
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.distill.checkpoint import newest_checkpoint
+from pipeline.distill.settings import TrainSettings
+from pipeline.models import Teacher
+from pipeline.models.cache_identity import refuse_other_cache
+from pipeline.models.planning import load_teacher, open_teacher
+from pipeline.models.probe import probe_capture
+from pipeline.models.settings import StudentSettings, TeacherSettings
+from pipeline.models.student import student_identity
+from pipeline.pause import PauseRequest
+from pipeline.pricing.capture import CaptureProbe, probe_teacher, sequence_bytes
+from pipeline.pricing.estimate import CapturePrice, DiskPrice, TextSize, price_disk
+
+_RECORDS_READ = 64  # sequences of a finished cache that a training is tried on
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """A cache as it is and will be, and some of its records to try a training on."""
+
+    plan: Plan | None
+    text: TextSize
+    capture: CapturePrice
+    disk: DiskPrice
+    tokenizer: Tokenizer
+    packing: str
+    sequences: Sequences
+    """a few, with their records"""
+    records: Records
+
+
+def price_new_cache(
+    data: DataSettings, teacher: TeacherSettings, cache: CacheSettings, gigabytes: float, session_hours: float
+) -> Standing:
+    """Do what planning does up to its probe, on the beginning of the text, and keep none of it on disk."""
+    opening = open_teacher(data, teacher, cache, PauseRequest())
+    found = survey(opening.data, opening.tokenizer, opening.packing)
+    choice = probe_capture(opening.causal, found.sample, opening.layout, cache)
+    sizes = (choice.batch_size, choice.chunk_positions)
+    probe = probe_teacher(
+        Teacher(opening.causal, opening.layout, cache.seed, *sizes),
+        found.sample,
+        np.arange(found.sample.num_sequences),
+    )
+    text = TextSize(
+        num_tokens=found.num_positions,
+        num_train_sequences=found.num_train,
+        num_validation_sequences=found.num_validation,
+        sequence_length=found.sample.sequence_length,
+        basis=found.basis,
+        bytes_per_token=sequence_bytes(found.sample),
+    )
+    capture = CapturePrice.of(text, text.num_tokens, 0, probe, probe.bytes_per_position, session_hours, sizes)
+    return Standing(
+        plan=None,
+        text=text,
+        capture=capture,
+        disk=price_disk(gigabytes, text, capture, probe, planned=False),
+        tokenizer=opening.tokenizer,
+        packing=opening.packing,
+        sequences=probe.sequences,
+        records=probe.records,
+    )
+
+
+def price_planned_cache(
+    plan: Plan,
+    folders: list[Path],
+    places: list[Path],
+    settings: tuple[DataSettings, TeacherSettings, CacheSettings],
+    gigabytes: float,
+    session_hours: float,
+) -> Standing:
+    """Price what is not sealed, by the bytes of what is; `places` are the run's cache folder and its other roots.
+
+    IdentityError where the settings are not those of the plan.
+    """
+    refuse_other_cache(plan, folders[0], *settings)
+    with TeacherCache.open(*places) as cache:
+        probe = _probe_pending(cache, settings[1])
+        sequences, records = (probe.sequences, probe.records) if probe else _read_some(cache)
+        sealed_bytes, bytes_per_token = _sealed(cache, probe)
+    num_train, num_validation = (sum(span.count for span in plan.spans(split)) for split in (TRAIN, VALIDATION))
+    num_tokens = plan.num_sequences * plan.sequence_length
+    text = TextSize(
+        num_tokens=num_tokens,
+        num_train_sequences=num_train,
+        num_validation_sequences=num_validation,
+        sequence_length=plan.sequence_length,
+        basis=COUNTED,
+        bytes_per_token=find_sequences(folders).stat().st_size / num_tokens,
+    )
+    left = sum(span.count for span in cache.missing) * plan.sequence_length
+    sizes = (plan.capture["batch_size"], plan.capture["chunk_positions"])
+    capture = CapturePrice.of(text, left, sealed_bytes, probe, bytes_per_token, session_hours, sizes)
+    return Standing(
+        plan=plan,
+        text=text,
+        capture=capture,
+        disk=price_disk(gigabytes, text, capture, probe, planned=True),
+        tokenizer=planned_tokenizer(find_tokenizer(folders), plan.identity["tokenizer"]),
+        packing=plan.capture["packing"],
+        sequences=sequences,
+        records=records,
+    )
+
+
+def steps_done(plan: Plan | None, student: StudentSettings, train: TrainSettings, folders: Iterable[Path]) -> int:
+    """Steps of this very training that a checkpoint in one of the folders holds."""
+    if plan is None:
+        return 0
+    own = {"plan": plan.hash, "student": student_identity(student), "train": keys_of_kind(train, "schedule")}
+
+    def is_own(state: dict[str, Any]) -> bool:
+        training = state.get("training") or {}
+        return all(training.get(key) == value for key, value in own.items())
+
+    newest = newest_checkpoint(folders, is_own)
+    return 0 if newest is None else newest.step
+
+
+def _probe_pending(cache: TeacherCache, settings: TeacherSettings) -> CaptureProbe | None:
+    """Score a few of the sequences that are left; None, and no teacher loaded, where none is."""
+    if cache.complete:
+        return None
+    rows = np.concatenate([np.arange(span.first, span.stop) for span in cache.missing])
+    return probe_teacher(load_teacher(cache.plan, settings), cache.sequences, rows)
+
+
+def _read_some(cache: TeacherCache) -> tuple[Sequences, Records]:
+    return cache.read(np.arange(min(_RECORDS_READ, cache.sealed[0].count)) + cache.sealed[0].first)
+
+
+def _sealed(cache: TeacherCache, probe: CaptureProbe | None) -> tuple[int, float]:
+    """Bytes sealed, and bytes a position: of what is sealed, else of what was scored now."""
+    seals = [shard.seal for shard in cache.shards.values()]
+    size_bytes = sum(seal.size_bytes for seal in seals)
+    if size_bytes:
+        return size_bytes, size_bytes / sum(seal.num_positions for seal in seals)
+    assert probe is not None, "nothing is sealed, so something was left to score"
+    return 0, probe.bytes_per_position

@@ -1,0 +1,89 @@
+"""An estimate as tables that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from pipeline.console import format_bytes, format_seconds
+from pipeline.pricing.estimate import CapturePrice, DiskPrice, Estimate, TextSize, TrainingPrice
+from pipeline.pricing.training import TrainingMemory
+
+Row = tuple[str, str]
+
+
+def tables(estimate: Estimate) -> Iterator[Table]:
+    """The cache, the training, and the memory it needs."""
+    hours = estimate.session_hours
+    what = "new cache" if estimate.plan is None else f"cache with plan {estimate.plan[:12]}"
+    capture = estimate.capture
+    rows = [*_text_rows(estimate.text), *_capture_rows(capture, hours), *_disk_rows(estimate.disk)]
+    yield _table(f"{what}: {capture.tokens_left:,} tokens to do", rows)
+    yield _table("training", _training_rows(estimate.training, hours))
+    yield _table("memory of the training", _memory_rows(estimate.training.memory))
+
+
+def _table(title: str, rows: list[Row]) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, show_header=False, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _text_rows(text: TextSize) -> list[Row]:
+    sequences = f"{text.num_train_sequences:,} sequences to train on, {text.num_validation_sequences:,} to validate"
+    return [("tokens of the text", f"{text.num_tokens:,} ({text.basis})"), ("", sequences)]
+
+
+def _capture_rows(capture: CapturePrice, session_hours: float) -> list[Row]:
+    rows = [("bytes a token", f"{capture.bytes_per_token:,.1f} (of {capture.bytes_basis})")]
+    if capture.tokens_per_second is not None:
+        sizes = f"{capture.batch_size:,} sequences a pass, {capture.chunk_positions:,} positions at once"
+        rows.append(("capture", f"{capture.tokens_per_second:,.0f} tokens a second, {sizes}"))
+        rows.append(("time of capture", _time(capture.hours, capture.sessions, session_hours)))
+    size = f"{format_bytes(capture.cache_bytes)}, of which {format_bytes(capture.sealed_bytes)} are sealed"
+    return [*rows, ("finished cache", size)]
+
+
+def _disk_rows(disk: DiskPrice) -> list[Row]:
+    rows = [(f"fit in {disk.gigabytes:g} GB", f"{disk.tokens_that_fit:,} tokens{'' if disk.fits else ': NOT ALL'}")]
+    for setting, size in sorted(disk.bytes_otherwise.items(), key=lambda item: item[1]):
+        rows.append((f"with {setting}", f"{size:,.1f} bytes a token"))
+    return rows + [("to make it fit" if index == 0 else "", line) for index, line in enumerate(disk.advice)]
+
+
+def _training_rows(training: TrainingPrice, session_hours: float) -> list[Row]:
+    steps = f"{training.num_steps:,} steps"
+    if training.steps_done:
+        steps += f", {training.steps_done:,} done"
+    checkpoints = f"{format_bytes(training.checkpoint_bytes)} each, at most {format_bytes(training.checkpoints_bytes)}"
+    return [
+        ("steps", steps),
+        ("pace", f"{training.tokens_per_second:,.0f} tokens a second, {training.seconds_per_step:,.2f} s a step"),
+        ("time of training", _time(training.hours, training.sessions, session_hours)),
+        ("of it validating", format_seconds(training.validation_hours * 3600)),
+        ("checkpoints", checkpoints),
+        ("finished student", format_bytes(training.model_bytes)),
+    ]
+
+
+def _memory_rows(memory: TrainingMemory) -> list[Row]:
+    parts = {
+        "parameters": memory.parameters,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "moving average": memory.average,
+        "head, a chunk": memory.head_chunk,
+        "these together": memory.known_parts,
+    }
+    rows = [(name, format_bytes(size)) for name, size in parts.items()]
+    if memory.peak is None:
+        return [*rows, ("activations", "not known on a CPU")]
+    return [*rows, ("peak of a step", f"{format_bytes(memory.peak)}, activations included")]
+
+
+def _time(hours: float, sessions: int, session_hours: float) -> str:
+    plural = "" if sessions == 1 else "s"
+    return f"{format_seconds(hours * 3600)}: {sessions:,} session{plural} of {session_hours:g} hours"

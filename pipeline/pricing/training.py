@@ -1,0 +1,151 @@
+"""What a training step costs: a few real ones, on records in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.cache.records import Records
+from pipeline.console import Progress
+from pipeline.data.sequences import Sequences
+from pipeline.distill.batches import Batch, make_batch
+from pipeline.distill.checkpoint import KEPT
+from pipeline.distill.learner import Learner
+from pipeline.distill.lessons import count_steps
+from pipeline.distill.settings import TrainSettings
+from pipeline.distill.validation import validate_batches
+from pipeline.evaluation.memory import MemoryMeter, card_of, weights_bytes
+from pipeline.models import CausalModel
+from pipeline.models.device import choose_dtype
+from pipeline.models.student import recompute_activations
+
+_LEAST_STEPS, _MOST_STEPS = 2, 6
+_ENOUGH_SECONDS = 30.0  # of training: then no further step is begun
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Bytes a training needs, in rough parts; what the activations of a pass take is only known on a card."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    """its two moments"""
+    average: int
+    head_chunk: int
+    """logits of a chunk [chunk_positions, V] and the gradient of the output matrix [V, D], in float32"""
+    peak: int | None
+    """measured over a step on a card, activations included; None on a CPU"""
+
+    @property
+    def known_parts(self) -> int:
+        """All parts but `peak`."""
+        return self.parameters + self.gradients + self.optimizer + self.average + self.head_chunk
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProbe:
+    """A few steps of a training, and what it leaves on disk."""
+
+    seconds_per_step: float
+    """median of a whole optimizer step"""
+    validation_seconds_per_batch: float
+    """of train.batch_size sequences, through raw weights and, where there are any, through averaged ones"""
+    checkpoint_bytes: int
+    checkpoints_bytes: int
+    """the most that all kept ones take at once, the best weights and one that is being written included"""
+    model_bytes: int
+    """of the finished student"""
+    memory: TrainingMemory
+
+
+def num_steps_on(num_sequences: int, settings: TrainSettings) -> int:
+    """Optimizer steps of a whole training on so many sequences."""
+    return count_steps(settings, num_sequences / (settings.batch_size * settings.accumulation))
+
+
+def release_memory() -> None:
+    """Let go of a model that nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def probe_training(
+    causal: CausalModel, settings: TrainSettings, num_steps: int, sequences: Sequences, records: Records
+) -> TrainingProbe:
+    """Train `causal` for a few steps on these sequences, again and again the same; it is of no use afterwards.
+
+    The first step is not timed: it allocates.
+    """
+    if settings.gradient_checkpointing:
+        recompute_activations(causal)
+    weights, card = weights_bytes(causal.model), card_of(causal.device)
+    meter = None if card is None else MemoryMeter(causal.model, card)
+    with contextlib.nullcontext() if meter is None else meter.own_pass():
+        learner = Learner(causal, settings, num_steps, choose_dtype(settings.dtype, causal.device))
+        batch = _first_batch(sequences, records, learner)
+        seconds = _time_steps(learner, batch)
+    return TrainingProbe(
+        seconds_per_step=seconds,
+        validation_seconds_per_batch=_time_validation(learner, batch),
+        checkpoint_bytes=learner.checkpoint_bytes,
+        # Each that is kept may refer to best weights of its own, and there may be better ones since.
+        checkpoints_bytes=(KEPT + 1) * (learner.checkpoint_bytes + weights),
+        model_bytes=weights,
+        memory=_memory(learner, weights, None if meter is None else meter.peak_bytes),
+    )
+
+
+def _first_batch(sequences: Sequences, records: Records, learner: Learner) -> Batch:
+    """A micro-batch of the size the settings name; sequences come again where there are too few."""
+    rows = np.resize(np.arange(sequences.num_sequences), learner.settings.batch_size)
+    length = sequences.sequence_length
+    places_N = (rows[:, None] * length + np.arange(length)).reshape(-1)
+    return make_batch(sequences.select(rows), records.rows(places_N), learner.device)
+
+
+def _time_steps(learner: Learner, batch: Batch) -> float:
+    """Seconds of a step, median."""
+    accumulation = learner.settings.accumulation
+    batches, num_scored = [batch] * accumulation, batch.num_scored * accumulation
+    paces: list[float] = []
+    with Progress("training a few steps", 1 + _MOST_STEPS, "steps") as progress:
+        for step in range(1 + _MOST_STEPS):
+            started = time.monotonic()
+            learner.learn(step, batches, num_scored)
+            paces.append(time.monotonic() - started)
+            progress.advance(1)
+            if step >= _LEAST_STEPS and sum(paces) > _ENOUGH_SECONDS:
+                break
+    return statistics.median(paces[1:])
+
+
+def _time_validation(learner: Learner, batch: Batch) -> float:
+    started = time.monotonic()
+    for weights in learner.weight_kinds:
+        with learner.holding(weights) as causal:
+            validate_batches(causal, [batch], learner.settings.chunk_positions, learner.autocast_dtype)
+    return time.monotonic() - started
+
+
+def _memory(learner: Learner, weights: int, peak: int | None) -> TrainingMemory:
+    head = learner.causal.head
+    chunk = learner.settings.chunk_positions * learner.causal.num_effective
+    matrix = 0 if head.weight_VD is None else head.weight_VD.numel()
+    trained = sum(p.numel() * p.element_size() for p in learner.causal.model.parameters() if p.requires_grad)
+    return TrainingMemory(
+        parameters=weights,
+        gradients=trained,
+        optimizer=2 * trained,
+        average=trained if learner.average is not None else 0,
+        head_chunk=_FLOAT32_BYTES * (chunk + matrix),
+        peak=peak,
+    )

@@ -1,0 +1,53 @@
+"""estimate: what a config will cost in tokens, bytes, hours and sessions, before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.cache.roots import earlier_plan
+from pipeline.models.device import choose_device, environment
+from pipeline.models.student import load_student, refuse_leaks
+from pipeline.pricing.estimate import Estimate, TrainingPrice
+from pipeline.pricing.standing import price_new_cache, price_planned_cache, steps_done
+from pipeline.pricing.table import tables
+from pipeline.pricing.training import num_steps_on, probe_training, release_memory
+from pipeline.runs import RunDirectory
+from stages.config import RunConfig
+
+
+def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: float) -> Estimate:
+    """Try every part on this machine, in memory, and price what is left to do; nothing is written."""
+    places = [run.cache, *map(Path, config.cache.roots)]
+
+    # The cache: the teacher scores a few batches of the text, unless all of it is sealed already.
+    settings = (config.data, config.teacher, config.cache)
+    found = earlier_plan(places[0], places[1:])
+    if found is None:
+        standing = price_new_cache(*settings, gigabytes, session_hours)
+    else:
+        standing = price_planned_cache(*found, places, settings, gigabytes, session_hours)
+    release_memory()  # the teacher's: both models together may not fit
+
+    # The training: the student does a few real steps on the records that were scored, or read.
+    device = choose_device(config.student.device)
+    causal = load_student(config.student, standing.tokenizer, device)
+    refuse_leaks(causal, standing.text.sequence_length, standing.packing)
+    num_steps = num_steps_on(standing.text.num_train_sequences, config.train)
+    done = steps_done(standing.plan, config.student, config.train, [run.checkpoints, *map(Path, config.train.roots)])
+    probe = probe_training(causal, config.train, num_steps, standing.sequences, standing.records)
+
+    estimate = Estimate(
+        plan=None if standing.plan is None else standing.plan.hash,
+        session_hours=session_hours,
+        text=standing.text,
+        capture=standing.capture,
+        disk=standing.disk,
+        training=TrainingPrice.of(standing.text, config.train, num_steps, done, probe, session_hours),
+        environment=environment(device),
+    )
+    console = Console(stderr=True)
+    for table in tables(estimate):
+        console.print(table)
+    return estimate

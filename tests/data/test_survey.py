@@ -1,0 +1,101 @@
+"""The size of a text, told from its beginning, against the whole of it prepared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.data import survey as survey_module
+from pipeline.data.packing import Mode
+from pipeline.data.preparation import prepare_sequences
+from pipeline.data.settings import DataSettings
+from pipeline.data.survey import COUNTED, FROM_BYTES, FROM_DOCUMENTS, FROM_LIMIT, survey
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.errors import ConfigError
+from tests import tiny
+from tests.data import builders
+
+SAMPLE_TOKENS = 20_000
+NUM_TEXTS = 300
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return Tokenizer.load(builders.save(builders.byte_level(), tmp_path_factory.mktemp("tokenizer"), None))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of 400 characters, and one that is dropped."""
+    folder = tiny.write_texts(tmp_path_factory.mktemp("texts"), NUM_TEXTS // 3)
+    for index, path in enumerate(sorted(folder.glob("*.txt"))):
+        for copy in range(2):
+            path.with_name(f"{index:03d}-{copy}.txt").write_text(f"{copy}{path.read_text(encoding='utf-8')}")
+    (folder / "empty.txt").write_text(" \n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as JSON lines."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    lines = [json.dumps({"text": text.read_text(encoding="utf-8")}) for text in sorted(texts.glob("*.txt"))]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_module, "SAMPLE_TOKENS", SAMPLE_TOKENS)
+
+
+def settings_for(path: Path, **values: Any) -> DataSettings:
+    """Settings of a text or of rows."""
+    source: Any = "text" if path.is_dir() else "jsonl"
+    return DataSettings(source=source, path=str(path), sequence_length=32, validation_fraction=0.1, **values)
+
+
+@pytest.mark.parametrize("packing", ["packed", "one_document"])
+@pytest.mark.parametrize(("name", "basis"), [("texts", FROM_BYTES), ("rows", FROM_DOCUMENTS)])
+def test_a_long_text_is_told_from_its_beginning(
+    name: str, basis: str, packing: Mode, tokenizer: Tokenizer, request: pytest.FixtureRequest
+) -> None:
+    settings = settings_for(request.getfixturevalue(name))
+    whole, _ = prepare_sequences(settings, tokenizer, packing)
+    found = survey(settings, tokenizer, packing)
+    assert found.basis == basis
+    assert found.sample.num_sequences < 0.4 * whole.num_sequences
+    assert found.num_positions == pytest.approx(whole.num_sequences * 32, rel=0.05)
+    assert found.num_train > 5 * found.num_validation
+
+
+def test_a_short_text_is_counted(texts: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_module, "SAMPLE_TOKENS", 2**20)
+    settings = settings_for(texts)
+    whole, report = prepare_sequences(settings, tokenizer, "packed")
+    found = survey(settings, tokenizer, "packed")
+    assert (found.basis, found.sample.num_sequences) == (COUNTED, whole.num_sequences)
+    assert (found.num_train, found.num_validation) == (report.train.sequences, report.validation.sequences)
+
+
+@pytest.mark.parametrize("limits", [{"max_tokens": 9_000}, {"max_tokens": 50_000}, {"max_documents": 150}])
+def test_limits_are_kept(limits: dict[str, int], texts: Path, tokenizer: Tokenizer) -> None:
+    settings = settings_for(texts, **limits)
+    whole, _ = prepare_sequences(settings, tokenizer, "packed")
+    found = survey(settings, tokenizer, "packed")
+    assert (found.basis == COUNTED) == (limits.get("max_tokens", SAMPLE_TOKENS + 1) <= SAMPLE_TOKENS)
+    assert found.num_positions == pytest.approx(whole.num_sequences * 32, rel=0.05)
+
+
+def test_a_source_of_unknown_size_needs_a_limit(
+    rows: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "expected_documents", lambda settings: None)
+    with pytest.raises(ConfigError, match=r"Set data\.max_tokens"):
+        survey(settings_for(rows), tokenizer, "packed")
+    found = survey(settings_for(rows, max_tokens=100_000), tokenizer, "packed")
+    assert found.basis == FROM_LIMIT
+    assert found.num_train * 32 == pytest.approx(100_000, rel=0.02)
