@@ -19,6 +19,7 @@ from pipeline.benches.head_cases import (
     has_linear_ce,
     kd_side,
     linear_ce,
+    linear_ce_auto,
     ours,
     plain_ce,
     whole_sampled_tail,
@@ -58,7 +59,7 @@ def _times(case: HeadCase, rounds: int, whole_fits: bool) -> list[Result]:
     if whole_fits:
         losses["whole"] = whole_sampled_tail(2.0)
     if has_linear_ce():
-        losses["linear_ce"] = linear_ce
+        losses |= {"linear_ce": linear_ce, "linear_ce_auto": linear_ce_auto}
     else:
         warn_once(
             f"torch {torch.__version__} has no linear_cross_entropy, 2.13 has: head.time_vs_linear_ce is left out"
@@ -74,8 +75,9 @@ def _times(case: HeadCase, rounds: int, whole_fits: bool) -> list[Result]:
         ratio = median_ratio(seconds["sampled_tail"], seconds["whole"])
         results.append(measured("head.time_vs_whole", ratio, at_most=1.0))
     if "linear_ce" in seconds:
-        ratio = median_ratio(seconds[slower], seconds["linear_ce"])
+        ratio, auto = (median_ratio(seconds[slower], seconds[name]) for name in ("linear_ce", "linear_ce_auto"))
         results.append(measured("head.time_vs_linear_ce", ratio, below=1.0))
+        results.append(measured("head.time_vs_linear_ce.auto", auto))
     return results + [measured(f"head.ms.{name}", 1e3 * median(each), "ms") for name, each in seconds.items()]
 
 
