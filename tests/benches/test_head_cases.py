@@ -12,6 +12,7 @@ from pipeline.benches.head_cases import (
     has_linear_ce,
     kd_side,
     linear_ce,
+    linear_ce_auto,
     memory_of_kd,
     memory_of_ours,
     memory_of_whole,
@@ -43,8 +44,9 @@ def test_whole_logits_and_ours_are_one_loss(temperature: float) -> None:
 @pytest.mark.skipif(not has_linear_ce(), reason="this torch has no linear_cross_entropy")
 def test_torch_s_own_and_plain_cross_entropy_are_one_loss() -> None:
     case = HeadCase.random(SIZES, CPU)
-    for one, other in zip(gradients(case, plain_ce), gradients(case, linear_ce), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for theirs in (linear_ce, linear_ce_auto):
+        for one, other in zip(gradients(case, plain_ce), gradients(case, theirs), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_records_are_those_of_the_random_logits() -> None:

@@ -89,7 +89,7 @@ def test_other_settings_are_priced_as_they_would_cost(toy: Toy, fresh: dict[str,
     sizes = ["--set", "cache.head_size=64", "--set", "cache.num_draws=16"] if "kind" in changed else []
     other = estimated(toy, toy.folder / "nowhere", "--set", changed, *sizes)["capture"]["bytes_per_token"]
     priced = fresh["disk"]["bytes_otherwise"][changed.replace("=", ": ")]
-    assert priced == pytest.approx(other, rel=0.05)  # of fewer sequences
+    assert priced == pytest.approx(other, rel=0.1)  # of fewer sequences
 
 
 def test_a_long_text_is_estimated_from_its_bytes(toy: Toy, cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
