@@ -50,17 +50,24 @@ class HeadGradients:
     hidden_ND: Tensor | None
     weight_VD: Tensor | None
     bias_V: Tensor | None
+    begun: bool = False
+    """whether `weight_VD` holds something yet: until then it may be memory as it was found"""
 
     @classmethod
     def blank(cls, hidden_ND: Tensor, head: Head, wanted: tuple[bool, bool, bool]) -> Self:
-        """Zeros, in the shapes of hidden states, matrix and bias."""
-        shapes = (hidden_ND, head.weight_VD, head.bias_V)
-        return cls(
-            *(
-                torch.zeros_like(like, dtype=torch.float32) if want and like is not None else None
-                for want, like in zip(wanted, shapes, strict=True)
-            )
+        """Zeros, in the shapes of hidden states, matrix and bias; the matrix's first product may write over memory as
+        it was found."""
+        overwritten = head.weight_VD is not None and head.weight_VD.dtype == torch.float32 and len(hidden_ND) > 0
+        of_hidden_ND, of_weight_VD, of_bias_V = (
+            torch.empty_like(like, dtype=torch.float32) if want and like is not None else None
+            for want, like in zip(wanted, (hidden_ND, head.weight_VD, head.bias_V), strict=True)
         )
+        for part in (of_hidden_ND, of_bias_V):
+            if part is not None:
+                part.zero_()
+        if of_weight_VD is not None:
+            of_weight_VD[head.vocab_size if overwritten else 0 :].zero_()
+        return cls(of_hidden_ND, of_weight_VD, of_bias_V)
 
     def add(self, rows: slice, gradient_nV: Tensor, hidden_nD: Tensor, head: Head) -> None:
         """Multiply the gradient by a chunk's logits into the totals."""
@@ -82,7 +89,8 @@ class HeadGradients:
         if self.weight_VD is not None:
             total_VD = self.weight_VD[: len(weight_VD)]
             if weight_VD.dtype == torch.float32:
-                total_VD.addmm_(gradient_nV.T, hidden_nD)
+                total_VD.addmm_(gradient_nV.T, hidden_nD, beta=1.0 if self.begun else 0.0)
+                self.begun = True
             else:
                 total_VD += product_float32(gradient_nV.T, hidden_nD.T)
 
@@ -115,14 +123,22 @@ def score_chunks(hidden_ND: Tensor, head: Head, inputs: LossInputs, gradients: H
 
     `head.weight_VD` and `hidden_ND` have the dtype the products are to be made in.
     """
-    scores = Scores.blank(len(hidden_ND), like=inputs.weights_N)
+    scores, room_nV = Scores.blank(len(hidden_ND), like=inputs.weights_N), _room(hidden_ND, head, inputs)
     for rows in _pieces(len(hidden_ND), inputs.chunk_positions):
-        logits_nV = head.logits_float32(hidden_ND[rows])  # ours alone, and about to be overwritten
+        logits_nV = head.logits_float32(hidden_ND[rows], room_nV)  # ours alone, and about to be overwritten
         _score_chunk_(logits_nV, rows, head.softcap, inputs, scores, gradients is not None)
         if gradients is not None:
             gradients.add(rows, logits_nV, hidden_ND[rows], head)
         del logits_nV
     return scores
+
+
+def _room(hidden_ND: Tensor, head: Head, inputs: LossInputs) -> Tensor | None:
+    """Memory for the logits of one chunk after another; a card's allocator keeps its own."""
+    if hidden_ND.device.type != "cpu" or head.weight_VD is None:
+        return None
+    num_ids = head.vocab_size or len(head.weight_VD)
+    return torch.empty(min(inputs.chunk_positions, len(hidden_ND)), num_ids)
 
 
 def _score_chunk_(

@@ -30,7 +30,7 @@ from pipeline.distill.divergences import Distance, forward_kl, jensen_shannon, r
 from pipeline.distill.ranking import ranked
 from pipeline.distill.settings import Objective
 from pipeline.distill.softening import SoftTarget
-from pipeline.distill.student_softmax import StudentSoftmax, hide_head_, mix_
+from pipeline.distill.student_softmax import StudentSoftmax, hide_head_, mix_, student_softmaxes_
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,8 @@ def score_(
     highest_n1 = hide_head_(logits_nV, ids_nK)
     agreement_n1 = (top_z_n1 >= highest_n1) & (top_z_n1 >= head_z_nK).all(dim=1, keepdim=True)
 
-    student = StudentSoftmax.of(head_z_nK, logits_nV, highest_n1)
+    student, soft = student_softmaxes_(logits_nV, head_z_nK, highest_n1, beta, goal.objective)
     ce_n1 = student.log_z_n1 - label_z_n1
-    soft = student.softened_(logits_nV, highest_n1, beta, goal.objective)
     kd = _distance(soft, draws_z_nM * beta, target, goal.objective)
     if with_gradient:
         ce_row_n1 = weights_n[:, None] * goal.ce_weight

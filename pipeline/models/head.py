@@ -53,8 +53,10 @@ class Head:
             return self.num_effective
         return self.weight_VD.shape[0]
 
-    def logits_float32(self, hidden_nD: Tensor) -> Tensor:
+    def logits_float32(self, hidden_nD: Tensor, room: Tensor | None = None) -> Tensor:
         """[n, D] -> float32 [n, V]; the product itself leaves in float32, for half-precision weights too.
+
+        On CPU the result lies in `room`, float32 [≥ n, V], where one is given: fresh pages cost a tenth of the product.
 
         Rounding logits to bfloat16 alone costs up to 8e-5 nat of KL and ties the 256th rank in a quarter of rows.
         The result is the caller's own, to be worked on in place; gradients are not recorded, because the training loss
@@ -65,7 +67,7 @@ class Head:
                 _check_rows(hidden_nD.shape[1], self.num_effective)
                 return hidden_nD[:, : self.num_effective].to(torch.float32, copy=True)
             weight_VD = self.weight_VD[: self.num_effective]
-            logits_nV = product_float32(hidden_nD, weight_VD)
+            logits_nV = product_float32(hidden_nD, weight_VD, None if room is None else room[: len(hidden_nD)])
             if self.bias_V is not None:
                 logits_nV += self.bias_V[: self.num_effective]
             return self.bend_(logits_nV)
@@ -77,13 +79,13 @@ class Head:
         return product_nV.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
 
 
-def product_float32(hidden_nD: Tensor, weight_VD: Tensor) -> Tensor:
-    """h Wᵀ as float32 [n, V], without a float32 copy of a whole half-precision W."""
+def product_float32(hidden_nD: Tensor, weight_VD: Tensor, out_nV: Tensor | None = None) -> Tensor:
+    """h Wᵀ as float32 [n, V], without a float32 copy of a whole half-precision W; in `out_nV` where it can be."""
     if weight_VD.dtype == torch.float32 or hidden_nD.dtype != weight_VD.dtype:
-        return _product_by_blocks(hidden_nD, weight_VD)
+        return _product_by_blocks(hidden_nD, weight_VD, out_nV)
     if weight_VD.is_cuda and has_wide_product(weight_VD.device, weight_VD.dtype):
         return torch.mm(hidden_nD, weight_VD.T, out_dtype=torch.float32)
-    return _product_by_blocks(hidden_nD, weight_VD)
+    return _product_by_blocks(hidden_nD, weight_VD, out_nV)
 
 
 @functools.cache
@@ -108,11 +110,11 @@ def has_wide_product(device: torch.device, dtype: torch.dtype) -> bool:
     return True
 
 
-def _product_by_blocks(hidden_nD: Tensor, weight_VD: Tensor) -> Tensor:
+def _product_by_blocks(hidden_nD: Tensor, weight_VD: Tensor, out_nV: Tensor | None) -> Tensor:
     hidden_nD = hidden_nD.float()
     if weight_VD.dtype == torch.float32:
-        return hidden_nD @ weight_VD.T
-    logits_nV = hidden_nD.new_empty(hidden_nD.shape[0], weight_VD.shape[0])
+        return torch.mm(hidden_nD, weight_VD.T, out=out_nV)
+    logits_nV = hidden_nD.new_empty(hidden_nD.shape[0], weight_VD.shape[0]) if out_nV is None else out_nV
     for start in range(0, weight_VD.shape[0], _UPCAST_ROWS):
         rows = slice(start, start + _UPCAST_ROWS)
         logits_nV[:, rows] = hidden_nD @ weight_VD[rows].float().T
