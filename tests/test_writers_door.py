@@ -21,6 +21,7 @@ WRITING_CALLS = {
 }  # fmt: skip
 # These write into the folder that files.publish_folder hands out; who calls them is checked below.
 WRITES_INTO_A_GIVEN_FOLDER = {("pipeline/data/tokenizer.py", "save"), ("pipeline/models/loading.py", "save_model")}
+WRITES_NOTHING_THAT_LASTS = {("pipeline/benches/peak.py", "measure")}  # sets the kernel's account of this process back
 UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tempfile", "sqlite3", "dbm"}
 UNSAFE_CALLS = {
     "eval", "exec", "compile", "__import__", "os.system", "torch.load", "torch.jit.load", "yaml.unsafe_load",
@@ -63,6 +64,7 @@ def _lines(node: ast.expr | ast.stmt) -> tuple[int, int]:
 def outside_the_door(module: Module) -> list[str]:
     """Writing calls of a module that neither are the door nor go through it."""
     allowed = filled_by_publish(module)
+    allowed += [_lines(f) for f in module.functions() if (module.path, f.name) in WRITES_NOTHING_THAT_LASTS]
     allowed += [_lines(f) for f in module.functions() if (module.path, f.name) in WRITES_INTO_A_GIVEN_FOLDER]
     return [
         f"{module.path}:{call.lineno}: {ast.unparse(call)}"
@@ -151,12 +153,16 @@ def test_models_are_only_loaded_from_safetensors() -> None:
 # ------------------------------------------------------------------ stdout
 
 
+PROCESSES_THAT_ANSWER = ("pipeline/benches/peak.py",)  # started by the library itself, which reads what they say
+
+
 def test_the_library_never_prints_to_stdout() -> None:
     found = []
     for module in modules():
         for name, call in module.calls():
             to_stderr = any(k.arg == "file" and dotted(k.value) == "sys.stderr" for k in call.keywords)
-            if (name == "print" and not to_stderr) or name.startswith("sys.stdout"):
+            answers = module.path in PROCESSES_THAT_ANSWER and name.startswith("sys.stdout")
+            if (name == "print" and not to_stderr) or (name.startswith("sys.stdout") and not answers):
                 found.append(f"{module.path}:{call.lineno}")
             if name == "input" or name.startswith("sys.stdin"):
                 found.append(f"{module.path}:{call.lineno}: stdin is never read")
