@@ -107,8 +107,8 @@ def show(title: str, results: Sequence[Result]) -> dict[str, Any]:
     machine = describe_machine()
     described = to_json(machine, results)
     table = Table(title=title, caption=f"{machine['cpu']}, {machine['threads']} threads; {machine['gpu'] or 'no GPU'}")
-    table.add_column("figure", overflow="fold")
-    table.add_column("value", justify="right")
+    table.add_column("figure", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
     table.add_column("unit")
     table.add_column("goal")
     for result in results:

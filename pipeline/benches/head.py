@@ -19,6 +19,7 @@ from pipeline.benches.head_cases import (
     has_linear_ce,
     kd_side,
     linear_ce,
+    linear_ce_auto,
     ours,
     plain_ce,
     whole_sampled_tail,
@@ -33,7 +34,7 @@ TIME_VS_CE_GOAL = {"cpu": 1.25, "cuda": 1.1}
 MEMORY_VS_WHOLE_GOAL, MEMORY_GROWTH_GOAL = 1 / 8, 1.1
 KD_SPEEDUP_GOAL, KD_MEMORY_GOAL = 96, 141
 _CASES = "pipeline.benches.head_cases"
-_WHOLE_BUFFERS = 7  # [N, V] in float32, at once, at the worst moment of the whole-logits side
+_WHOLE_BUFFERS = 8  # [N, V] in float32, at once, at the worst moment of the whole-logits side
 _OUR_SIDES: dict[str, Callable[[HeadCase], torch.Tensor]] = {
     "bucket": ours("bucket", 2.0),
     "sampled_tail": ours("sampled_tail", 2.0),
@@ -58,7 +59,7 @@ def _times(case: HeadCase, rounds: int, whole_fits: bool) -> list[Result]:
     if whole_fits:
         losses["whole"] = whole_sampled_tail(2.0)
     if has_linear_ce():
-        losses["linear_ce"] = linear_ce
+        losses |= {"linear_ce": linear_ce, "linear_ce_auto": linear_ce_auto}
     else:
         warn_once(
             f"torch {torch.__version__} has no linear_cross_entropy, 2.13 has: head.time_vs_linear_ce is left out"
@@ -74,8 +75,9 @@ def _times(case: HeadCase, rounds: int, whole_fits: bool) -> list[Result]:
         ratio = median_ratio(seconds["sampled_tail"], seconds["whole"])
         results.append(measured("head.time_vs_whole", ratio, at_most=1.0))
     if "linear_ce" in seconds:
-        ratio = median_ratio(seconds[slower], seconds["linear_ce"])
+        ratio, auto = (median_ratio(seconds[slower], seconds[name]) for name in ("linear_ce", "linear_ce_auto"))
         results.append(measured("head.time_vs_linear_ce", ratio, below=1.0))
+        results.append(measured("head.time_vs_linear_ce.auto", auto))
     return results + [measured(f"head.ms.{name}", 1e3 * median(each), "ms") for name, each in seconds.items()]
 
 

@@ -27,7 +27,8 @@ from pipeline.models.scoring import Scores, score
 DRAW_BETA = 0.7
 CE_WEIGHT, KD_WEIGHT = 0.1, 0.9
 _CHUNK_POSITIONS = 512  # distillation_loss's own default
-_SCORED_AT_ONCE = 256
+_DISTINCT_RECORDS = 512
+_SCORED_AT_ONCE = 128
 _SPREAD_NATS = 2.0
 
 
@@ -101,10 +102,11 @@ def finished(value: Tensor) -> float:
 
 
 def random_records(sizes: HeadSizes, labels_N: Tensor, generator: torch.Generator) -> RecordTensors:
-    """What a teacher with random logits would have recorded; [n, V] exists for a few positions at a time."""
+    """What a teacher with random logits would have recorded, at a few hundred positions, over and over."""
     layout = RecordLayout.for_vocabulary(sizes.vocab_size, sizes.head_size, sizes.num_draws, DRAW_BETA)
     order_V = torch.randperm(sizes.vocab_size, generator=generator)
     frequency_V = -torch.arange(1, sizes.vocab_size + 1).log()[order_V].to(labels_N.device)
+    num_positions, labels_N = len(labels_N), labels_N[:_DISTINCT_RECORDS]
     draws_NM = torch.from_numpy(uniforms(0, 0, len(labels_N), layout.num_draws)).to(labels_N.device)
     on_device = torch.Generator(labels_N.device).manual_seed(1)
     parts: list[Scores] = []
@@ -113,7 +115,8 @@ def random_records(sizes: HeadSizes, labels_N: Tensor, generator: torch.Generato
         shape = (len(labels_N[rows]), sizes.vocab_size)
         logits_nV = torch.randn(shape, generator=on_device, device=labels_N.device).mul_(_SPREAD_NATS).add_(frequency_V)
         parts.append(score(logits_nV, labels_N[rows], draws_NM[rows], layout))
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in Scores.__slots__}
+    rows_N = torch.arange(num_positions, device=labels_N.device) % len(labels_N)
+    joined = {name: torch.cat([getattr(part, name) for part in parts])[rows_N] for name in Scores.__slots__}
     return RecordTensors(
         vocab_size=sizes.vocab_size,
         betas=layout.betas,
@@ -153,8 +156,14 @@ def plain_ce(case: HeadCase) -> Tensor:
 
 
 def linear_ce(case: HeadCase) -> Tensor:
-    """PyTorch's own fused cross-entropy, in chunks as large as ours: those it picks itself are much slower on CPU."""
+    """PyTorch's own fused cross-entropy, in chunks as large as ours: on CPU its fastest."""
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=_CHUNK_POSITIONS, chunking_method=None)
+    return functional.linear_cross_entropy(case.hidden_ND, case.weight_VD, case.labels_N, options=options)
+
+
+def linear_ce_auto(case: HeadCase) -> Tensor:
+    """The same in the chunks it picks itself, which are smaller."""
+    options = torch.nn.LinearCrossEntropyOptions()
     return functional.linear_cross_entropy(case.hidden_ND, case.weight_VD, case.labels_N, options=options)
 
 

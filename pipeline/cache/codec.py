@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.codec_v1 import CodecV1
 from pipeline.cache.plan import Plan
-from pipeline.cache.planes import from_planes, from_zigzag, to_planes, zigzag
+from pipeline.cache.planes import from_planes, from_zigzag, narrow_from_planes, to_planes, zigzag
 from pipeline.cache.precisions import PRECISIONS, Coded, Precision
 from pipeline.cache.records import RecordLayout, Records, check_records
 from pipeline.cache.schema import Arrays, ArraySchema
@@ -144,7 +144,7 @@ class ByteCodec:
         cuts = np.cumsum([positions * part for part in self._parts()["columns"]])[:-1]
         draw_ids, draw_codes, field_planes = np.split(rows["columns"], cuts)
         coded = Coded(
-            from_planes(codes),
+            narrow_from_planes(codes),
             from_planes(draw_codes.reshape(self._code_bytes[1], positions, draws)),
             from_zigzag(from_planes(field_planes.reshape(_FIELD_BYTES, fields, positions))),
         )
@@ -195,7 +195,7 @@ class ByteCodec:
 
     def _ids(self, planes: NDArray[np.uint8]) -> NDArray[np.uint32]:
         """The ids of differences; ValueError where one is outside the vocabulary."""
-        differences_nX = from_planes(planes)
+        differences_nX = narrow_from_planes(planes)
         # So few of so few bytes cannot overflow 32 bits; others in a bad file could.
         narrow = differences_nX.shape[1] << (8 * self._id_bytes) <= 2**32
         ids_nX = np.cumsum(differences_nX, axis=1, dtype=np.uint32 if narrow else np.uint64)

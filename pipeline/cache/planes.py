@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def to_planes(values: NDArray[np.uint32], num_planes: int) -> NDArray[np.uint8]:
+def to_planes(values: NDArray[np.uint16] | NDArray[np.uint32], num_planes: int) -> NDArray[np.uint8]:
     """[P, ...] bytes of unsigned numbers, the lowest first; ValueError where one needs more than P bytes."""
     if num_planes < 4 and values.size and int(values.max()) >> (8 * num_planes):
         raise ValueError(f"planes: {int(values.max())} does not fit in {num_planes} bytes")
@@ -23,6 +23,16 @@ def from_planes(planes: NDArray[np.uint8]) -> NDArray[np.uint32]:
     for number, plane in enumerate(planes[1:], start=1):
         if plane.any():
             values |= plane.astype(np.uint32) << np.uint32(8 * number)
+    return values
+
+
+def narrow_from_planes(planes: NDArray[np.uint8]) -> NDArray[np.uint16] | NDArray[np.uint32]:
+    """The same numbers in 16 bits where two planes hold them: half the memory to fill."""
+    if len(planes) != 2:
+        return from_planes(planes)
+    values: NDArray[np.uint16] = planes[1].astype(np.uint16)
+    values <<= np.uint16(8)
+    values |= planes[0]
     return values
 
 

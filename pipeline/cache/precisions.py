@@ -37,7 +37,7 @@ _MAX_DRAW_CODE = 255
 class Coded:
     """The numbers of n records, as whole numbers."""
 
-    codes_nK: NDArray[np.uint32]
+    codes_nK: NDArray[np.uint16] | NDArray[np.uint32]
     draw_codes_nM: NDArray[np.uint32]
     fields_Fn: NDArray[np.int32]
 
@@ -188,7 +188,7 @@ class Lossless:
         """The numbers again; any codes are some numbers."""
         floats_Fn = np.ascontiguousarray(coded.fields_Fn).view(np.float32)
         return Numbers(
-            _from_distances(floats_Fn[0], coded.codes_nK),
+            _from_distances(floats_Fn[0], coded.codes_nK.astype(np.uint32, copy=False)),
             np.ascontiguousarray(floats_Fn[2:-2].T),
             _from_distances(floats_Fn[1], coded.draw_codes_nM),
             floats_Fn[-2],

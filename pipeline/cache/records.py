@@ -154,11 +154,13 @@ class Records:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Records]) -> Self:
-        """The positions of all parts, one after another; at least one part, all of one layout."""
+        """The positions of all parts, one after another; at least one, all of one layout. One alone is not copied."""
         if not parts or any(part.layout != parts[0].layout for part in parts):
             raise ValueError(
                 f"records: expected one or more parts of one layout, found {[part.layout for part in parts]}"
             )
+        if len(parts) == 1:
+            return cls(parts[0].layout, *parts[0].fields())
         columns = zip(*(part.fields() for part in parts), strict=True)
         return cls(parts[0].layout, *(np.concatenate(column) for column in columns))
 

@@ -150,10 +150,11 @@ class TeacherCache:
             self._open, self._lock, self._process = OrderedDict(), threading.Lock(), os.getpid()
 
     def _runs(self, wanted: NDArray[np.int64]) -> list[tuple[ShardSpan, int, int]]:
-        """Stretches start..stop of consecutive sequences within one shard: each is one read an array."""
+        """Stretches start..stop of consecutive sequences within one chunk: each is one read an array, of one size."""
+        size = codec_of(self.plan).chunk_sequences
         runs: list[tuple[ShardSpan, int, int]] = []
         for index in wanted.tolist():
-            if runs and index == runs[-1][2] < runs[-1][0].stop:
+            if runs and index == runs[-1][2] < runs[-1][0].stop and (index - runs[-1][0].first) % size:
                 span, start, _ = runs.pop()
             else:
                 span, start = self.plan.span_of(index), index
@@ -162,17 +163,16 @@ class TeacherCache:
 
     def _read_run(self, span: ShardSpan, start: int, stop: int) -> Records:
         codec = codec_of(self.plan)
-        schema, size = codec.schema(span.count), codec.chunk_sequences
-        first_chunk, last_chunk = (start - span.first) // size, (stop - 1 - span.first) // size
+        schema, (chunk, offset) = codec.schema(span.count), divmod(start - span.first, codec.chunk_sequences)
         self._renew_after_fork()
         with self._lock:
             file = self._shard_file(span, schema)
-            arrays = {array.name: file.read(array.name, first_chunk, last_chunk + 1) for array in schema}
+            arrays = {array.name: file.read(array.name, chunk, chunk + 1) for array in schema}
         try:
             records = codec.decode(arrays)
         except ValueError as error:
             raise DamagedDataError(f"{file.path}: sequences {start} to {stop}: {error}. {REPAIR}") from error
-        offset, length = start - span.first - first_chunk * size, self.plan.sequence_length
+        length = self.plan.sequence_length
         return records.rows(slice(offset * length, (offset + stop - start) * length))
 
     def _shard_file(self, span: ShardSpan, schema: tuple[ArraySchema, ...]) -> ShardFile:

@@ -28,6 +28,7 @@ TARGET_BETAS = (1.0, 1 / 2, 1 / 3)
 _LENGTH_NATS = 3.0  # over which the step shrinks by e
 _STEPS_AN_OCTAVE = 8
 _CURVATURE = 1.06  # a cell is wider on its lower side than its middle's step says
+_BLOCK_ENTRIES = 2**15
 _TABLE_STEP_NATS = 2.0**-16  # coarser than what two libraries' logarithms differ by, so that all make one table
 
 
@@ -77,17 +78,30 @@ class ValueLaw:
         return floors_N, numbers_N, np.rint(np.where(d_NK <= bend_N1, curved_NK, straight_NK)).astype(np.uint32)
 
     def decode(
-        self, floors_N: NDArray[np.int32], numbers_N: NDArray[np.int32], codes_NK: NDArray[np.uint32]
+        self,
+        floors_N: NDArray[np.int32],
+        numbers_N: NDArray[np.int32],
+        codes_NK: NDArray[np.uint16] | NDArray[np.uint32],
     ) -> NDArray[np.float32]:
-        """Log-probabilities [N, K]; ValueError for numbers that no encoder writes."""
+        """Log-probabilities [N, K]; ValueError for numbers that no encoder writes.
+
+        In blocks of rows, whose scratch is small enough to be used again: fresh pages take longer than the arithmetic.
+        """
         num_steps, width = self._table_JW.shape
         if numbers_N.size and (int(numbers_N.min()) < 0 or int(numbers_N.max()) >= num_steps):
             raise ValueError(f"a row's step has a number outside 0..{num_steps - 1}")
         if codes_NK.size and int(codes_NK.max()) >= width:
             raise ValueError(f"a value has the code {int(codes_NK.max())}, outside 0..{width - 1}")
-        places_NK = codes_NK.view(np.int32) + (numbers_N * width)[:, None]
-        logprobs_NK: NDArray[np.float32] = self._table_JW.reshape(-1).take(places_NK)
-        logprobs_NK += (floors_N * FLOOR_STEP_NATS).astype(np.float32)[:, None]
+        logprobs_NK = np.empty(codes_NK.shape, np.float32)
+        table, begins_N1 = self._table_JW.reshape(-1), (numbers_N * np.int32(width))[:, None]
+        floors_N1 = (floors_N * FLOOR_STEP_NATS).astype(np.float32)[:, None]
+        num_rows = max(1, _BLOCK_ENTRIES // max(1, codes_NK.shape[1]))
+        for start in range(0, len(codes_NK), num_rows):
+            rows = slice(start, start + num_rows)
+            out_bK = logprobs_NK[rows]
+            # All places were checked above; "wrap" spares the copy that "raise" makes of its output.
+            table.take(codes_NK[rows] + begins_N1[rows], out=out_bK, mode="wrap")
+            out_bK += floors_N1[rows]
         return logprobs_NK
 
     def _choose_steps(

@@ -8,6 +8,7 @@ import random
 import stat
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numcodecs.blosc
@@ -90,6 +91,19 @@ def test_stock_zarr_reads_it(shard: Path) -> None:
         assert np.array_equal(np.asarray(group[name][:]), expected)
 
 
+def test_chunks_of_several_rows_are_cut_to_what_was_asked_for(tmp_path: Path) -> None:
+    schema = tuple(replace(array, chunk_rows=2) for array in SCHEMA)
+    path, arrays = tmp_path / "rows.shard", _arrays()
+    write_shard(path, schema, ATTRIBUTES, [arrays])
+    group = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
+    with ShardFile(path, schema, ATTRIBUTES) as file:
+        for start in range(4):
+            for stop in range(start, 4):
+                for name, array in arrays.items():
+                    assert np.array_equal(file.read(name, start, stop), array[start:stop])
+                    assert np.array_equal(file.read(name, start, stop), group[name][start:stop])
+
+
 def test_chunks_unpack_by_hand(shard: Path) -> None:
     """zip, crc32c, zstd and blosc, one after the other, without zarr."""
     chunks = dict(entries_of(shard))
@@ -145,6 +159,7 @@ def _replaced(name: str, data: bytes) -> Callable[[Entries], Entries]:
 
 
 CHUNK = "ids/c/1/0/0"
+RIGHT_SIZE = bytes(numcodecs.zstd.compress(bytes(range(40)), 9))
 HUGE = bytes(numcodecs.zstd.compress(bytes(2**24), 9))
 
 
@@ -162,6 +177,8 @@ HUGE = bytes(numcodecs.zstd.compress(bytes(2**24), 9))
         (_replaced(CHUNK, b""), "not packed by zstd"),
         (_replaced(CHUNK, bytes(10**6)), "has 1,000,000 bytes, at most"),
         (_replaced(CHUNK, with_checksum(HUGE)), "says it unpacks to 16777216 bytes, not 40"),
+        (_replaced(CHUNK, RIGHT_SIZE + bytes(4)), "its crc32c is [0-9a-f]{8}, stored is 00000000"),
+        (_replaced(CHUNK, with_checksum(RIGHT_SIZE[:-3])), r"00000\.shard: damaged at array 'ids'"),
         (_replaced("values/c/1/0/0", b"short"), "too short to be packed by blosc"),
     ],
 )
