@@ -9,12 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.benches.angles import bench_angles
+from pipeline.benches.capture import bench_capture
 from pipeline.benches.codec import KINDS, bench_codec, bench_kind
 from pipeline.benches.head import bench_head
 from pipeline.benches.head_cases import HeadSizes
 from pipeline.benches.machine import describe_machine
 from pipeline.benches.reader import bench_reader
 from pipeline.benches.results import Result, to_json
+from pipeline.benches.shapes import known_shape
+from pipeline.benches.train import TrainSizes, bench_train
 from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.settings import DEFAULTS
 from pipeline.cache.teacher_cache import TeacherCache
@@ -66,6 +69,20 @@ def reader(config: RunConfig, session: Session, rounds: int) -> list[Result]:
     shards = {"precision": "fine", "shard_positions": min(config.cache.shard_positions, READER_TOKENS // 4)}
     with captured(changed(config, data=data, cache=shards), session, "reader") as cache:
         return bench_reader(cache, session.run.root / "reader", config.train.window_shards, rounds)
+
+
+def capture(session: Session, device: Device, shape: str | None, **sizes: int) -> list[Result]:
+    """Capture beside the teacher's forward pass and its logits, with a random model of a usual size."""
+    place = choose_device(device)
+    shape = known_shape(shape or {"cpu": "smollm2-135m", "cuda": "llama-1b"}[place.type])
+    return bench_capture(session.run.root / "capture", place, shape, **sizes)
+
+
+def train(session: Session, device: Device, sizes: TrainSizes) -> list[Result]:
+    """Training from a cache beside Trainer, labels only, and distillation with the teacher in memory."""
+    known_shape(sizes.student)
+    known_shape(sizes.teacher)
+    return bench_train(session.run.root / "train", choose_device(device), sizes)
 
 
 # ------------------------------------------------------------------ what benches need

@@ -122,3 +122,54 @@ def reader(config: RunConfig, session: Session, rounds: int) -> list[Result]:
     from stages.bench import reader as stage
 
     return stage(config, session, rounds)
+
+
+size = functools.partial(click.option, type=click.IntRange(min=1), show_default=True)
+
+
+@bench.command()
+@session_options
+@bench_command
+@click.option("--shape", help="Of the teacher.  [smollm2-135m on a CPU, llama-1b on a card]")
+@size("--sequence-length", default=512, help="T.")
+@size("--batch-size", default=8, help="Sequences a pass.")
+@size("--num-batches", default=2, help="Passes in every round.")
+@size("--rounds", default=3, help="Timed rounds; the median counts.")
+@device_option
+def capture(
+    config: RunConfig, session: Session, shape: str | None, rounds: int, device: Device, **sizes: int
+) -> list[Result]:
+    """Capture against the teacher's bare forward pass.
+
+    Random weights and random ids; about 10 minutes on two cores.
+
+    \b
+    Example: sad-pipeline bench capture --num-batches 1
+    """
+    from stages.bench import capture as stage
+
+    return stage(session, device, shape, rounds=rounds, **sizes)
+
+
+@bench.command()
+@session_options
+@bench_command
+@click.option("--student", default="smollm2-135m", show_default=True, help="Its shape.")
+@click.option("--teacher", default="smollm2-360m", show_default=True, help="Of online distillation.")
+@size("--batch-size", default=4, help="Sequences a step.")
+@size("--sequence-length", default=512, help="T.")
+@size("--steps", default=1, help="Steps of each side in every round.")
+@size("--rounds", default=3, help="Timed rounds; the median counts.")
+@device_option
+def train(config: RunConfig, session: Session, device: Device, **sizes: Any) -> list[Result]:
+    """Training against Trainer, labels only and online distillation.
+
+    Random weights and random ids, in float32; about 15 minutes on two cores.
+
+    \b
+    Example: sad-pipeline bench train --batch-size 2 --teacher smollm2-135m
+    """
+    from pipeline.benches.train import TrainSizes
+    from stages.bench import train as stage
+
+    return stage(session, device, TrainSizes(**sizes))

@@ -18,7 +18,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "click": ("stages/cli.py", "stages/cli_options.py", "stages/cli_bench.py"),
     "datasets": ("pipeline/data/tables.py",),
     "pyarrow": ("pipeline/data/tables.py",),
-    "transformers": ("pipeline/data/tokenizer.py", "pipeline/models/"),
+    "transformers": ("pipeline/data/tokenizer.py", "pipeline/models/", "pipeline/benches/trainer.py"),
     "tokenizers": ("pipeline/data/tokenizer.py", "pipeline/data/bpe.py", "pipeline/data/byte_lengths.py"),
     "huggingface_hub": ("pipeline/data/tables.py", "pipeline/models/source.py"),
     "matplotlib": ("pipeline/evaluation/charts.py",),
