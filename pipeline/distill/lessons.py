@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.cache import TeacherCache
+from pipeline.cache.layout import RecordLayout
 from pipeline.console import warn_once
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.order import DataOrder
@@ -79,10 +80,26 @@ def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Se
 
 
 def _refuse_unfit_target(cache: TeacherCache, settings: TrainSettings) -> None:
-    """ConfigError for an objective or a temperature that records of this kind cannot give."""
-    layout, temperature = cache.plan.layout, settings.temperature
-    if settings.kd_weight == 0 or layout.kind != "sampled":
+    """ConfigError for an objective or a temperature that records of this cache cannot give."""
+    if settings.kd_weight == 0:
         return
+    if cache.plan.layout.kind == "sampled":
+        _refuse_what_sampled_lacks(cache, settings)
+    elif settings.objective == "sampled_tail" and _lacks_draws(cache.plan.layout):
+        raise ConfigError(
+            f"{cache.folders[0]}: this cache was made without tail draws (cache.num_draws: 0), from which the "
+            "objective sampled_tail estimates the tail. Set train.objective to bucket, or make a cache with draws."
+        )
+
+
+def _lacks_draws(layout: RecordLayout) -> bool:
+    """Whether there is a tail and nothing was drawn from it."""
+    return layout.num_tail_draws == 0 and layout.head_size < layout.vocab_size
+
+
+def _refuse_what_sampled_lacks(cache: TeacherCache, settings: TrainSettings) -> None:
+    """Draws of all ids at temperature 1 say nothing of another temperature, nor of another divergence."""
+    temperature = settings.temperature
     place = f"{cache.folders[0]}: this cache is of the kind sampled, whose ids were drawn at temperature 1"
     if (temperature.start, temperature.end) != (1.0, 1.0):
         raise ConfigError(

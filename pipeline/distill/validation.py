@@ -28,7 +28,9 @@ class Validation:
 def score_against_cache(hidden_ND: torch.Tensor, head: Head, batch: Batch, chunk_positions: int) -> LossParts:
     """Cross-entropy, KL to the teacher at τ = 1 and agreement a position; zero where the label is masked.
 
-    The KL is the `bucket` value, never above the full one; of `sampled` records, an unbiased estimate of the full one.
+    The KL is the `bucket` value, never above the full one; of `sampled` records, an estimate of the full one, unbiased
+    but for the rounding of stored entropies (at most 1/8 nat a position; one that is near 0 is stored as 0,
+    which makes the KL too large by it).
     """
     parts = distillation_loss(
         hidden_ND,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import PADDING_ID
-from pipeline.models.draws import draw_ids
+from pipeline.models.draws import draw_ids, running_sums
 from pipeline.models.scores import Scores
 from pipeline.models.tail_sums import LOG2_E, NOT_TAIL, tail_sums
 from pipeline.models.top_ids import top_ids
@@ -59,7 +59,7 @@ def fewest_reaching(logp_nK: Tensor, mass: float) -> Tensor:
     """
     sorted_nK, order_nK = logp_nK.sort(dim=1, descending=True, stable=True)
     mass_nK = sorted_nK.exp()
-    before_nK = mass_nK.cumsum(dim=1) - mass_nK
+    before_nK = running_sums(mass_nK.clone()) - mass_nK
     return torch.zeros_like(order_nK, dtype=torch.bool).scatter_(1, order_nK, before_nK < mass)
 
 

@@ -13,6 +13,7 @@ from pipeline.cache.records import PADDING_ID
 from pipeline.cache.settings import BETAS
 from pipeline.models.scores import Scores
 from pipeline.models.scoring import score
+from pipeline.models.scoring_compact import fewest_reaching
 from tests.cache.dense import log_softmax, tail_mask
 
 
@@ -96,6 +97,25 @@ def test_compact_draws_where_what_is_left_over_towers_above_the_rest():
     found = _score(_rows(300)["two far above"], _compact(300, 16, 0.5, num_draws=20))
     assert found.ids_nK[:, 0].tolist() == [0] * 6
     assert (found.draw_ids_nM == 1).all()
+
+
+def test_a_position_alone_has_the_head_it_has_among_others_and_is_never_summed_alone(monkeypatch):
+    """On a card a running sum over one row alone may differ from one time to the next."""
+    logp = torch.randn(5, 40, generator=torch.Generator().manual_seed(6)).double().log_softmax(dim=1)
+    together = fewest_reaching(logp, 0.8)
+    in_place, out_of_place, handed = torch.Tensor.cumsum_, torch.Tensor.cumsum, []
+
+    def counting(real):
+        def cumsum(tensor, dim):
+            handed.append(tensor.numel() // tensor.shape[dim])
+            return real(tensor, dim)
+
+        return cumsum
+
+    monkeypatch.setattr(torch.Tensor, "cumsum_", counting(in_place))
+    monkeypatch.setattr(torch.Tensor, "cumsum", counting(out_of_place))
+    assert all(torch.equal(fewest_reaching(row[None], 0.8)[0], kept) for row, kept in zip(logp, together, strict=True))
+    assert min(handed) >= 2
 
 
 @pytest.mark.parametrize("kind", _rows(8))

@@ -91,6 +91,14 @@ def test_what_sampled_cannot_give_is_refused_before_any_work(
     refuse(toy.run("train-student", tmp_path / "subset", *subset), 2, "train.objective is subset", "sampled_tail")
 
 
+@pytest.mark.parametrize("kind", ["topk", "compact"])
+def test_a_cache_without_draws_refuses_the_objective_that_needs_them(kind: str, toy: Toy, tmp_path: Path) -> None:
+    settings = [word for one in (f"cache.kind={kind}", "cache.num_draws=0") for word in ("--set", one)]
+    toy.ran("cache-teacher", tmp_path / "run", *settings)
+    refuse(toy.run("train-student", tmp_path / "run", *settings), 2, "cache.num_draws: 0", "bucket")
+    toy.ran("train-student", tmp_path / "run", *settings, "--set", "train.objective=bucket")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
