@@ -56,6 +56,7 @@ def bench_angles(
     for model in (teacher, student):
         model.model.eval()
     results: list[Result] = []
+    assert len({cache.plan.sequences_digest for cache in caches.values()}) == 1, "caches of one text"
     hidden_ND, teacher_NV = None, None
     for kind, cache in caches.items():
         indices = _held_out(cache, num_positions)

@@ -68,7 +68,11 @@ class CompactCodec:
             raise ValueError(f"a head of {int(counts.max())} ids, where at most {self.layout.head_size} are kept")
         padded = {name: np.zeros_like(arrays[name]) for name in _OF_THE_HEAD}
         for name, chunk, present_nK in self._heads(counts):
-            entries_PX = arrays[name][chunk].reshape(-1, present_nK.size)[:, : int(present_nK.sum())]
+            entries_PX, rest_PX = np.split(arrays[name][chunk].reshape(-1, present_nK.size), [present_nK.sum()], axis=1)
+            if rest_PX.any():
+                raise ValueError(
+                    f"array {name!r}: there are bytes behind the {entries_PX.shape[1]:,} entries of a chunk"
+                )
             padded[name][chunk].reshape(-1, *present_nK.shape)[:, present_nK] = entries_PX
         records = self._padded.decode({**padded, "columns": columns})
         missing_TK = ~_present(np.maximum(counts.reshape(-1), 1), self.layout.head_size)

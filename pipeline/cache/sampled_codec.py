@@ -1,7 +1,7 @@
 """Records of the kind `sampled` <-> the two byte arrays a shard keeps of them, a row of bytes for each chunk:
 
     ids      the N drawn ids, ascending and with repeats, as differences in planes of bytes [P, n, N]
-    columns  −label log p and entropy in steps of 1/4 nat, a byte each [2, n]
+    columns  −label log p and entropy, a byte each [2, n]: 32 times their square roots, finer where they are small
 
 A repeated id is a difference of 0, which is shorter than a count beside each id. Counts are exact; label log p and
 entropy are there for statistics and for choosing what to learn, not for the loss. A chunk holds whole sequences, as
@@ -21,10 +21,9 @@ from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import PADDING_ID, Records, check_records
 from pipeline.cache.schema import Arrays, ArraySchema
 
-FACT_STEP_NATS = 1 / 4
-FACT_ERROR_NATS = FACT_STEP_NATS / 2
-"""Largest error of label log p and entropy, up to FACT_LIMIT_NATS."""
-FACT_LIMIT_NATS = 255 * FACT_STEP_NATS
+_FACT_SCALE = 32
+FACT_LIMIT_NATS = (255 / _FACT_SCALE) ** 2
+"""Label log p and entropy beyond it are stored as it: 63.5 nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class SampledCodec:
         chunks = -(-len(loss_mask_ST) // self.chunk_sequences)
         ids_nN = drawn_ids(scored)
         facts_2n = np.stack([-scored.label_logprobs_T, scored.entropies_T])
-        steps_2n = np.rint(np.clip(facts_2n, 0.0, FACT_LIMIT_NATS) / FACT_STEP_NATS).astype(np.uint8)
+        steps_2n = np.rint(_FACT_SCALE * np.sqrt(np.clip(facts_2n, 0.0, FACT_LIMIT_NATS))).astype(np.uint8)
         return {
             "ids": placed(ids_to_planes(ids_nN, self.layout.vocab_size), mask_T, chunks, self._positions),
             "columns": placed(steps_2n[:, :, None], mask_T, chunks, self._positions),
@@ -77,7 +76,7 @@ class SampledCodec:
     def _decode_chunk(self, ids: NDArray[np.uint8], columns: NDArray[np.uint8]) -> Records:
         layout, positions = self.layout, self._positions
         planes = ids.reshape(id_bytes(layout.vocab_size), positions, layout.num_draws)
-        facts_2n = columns.reshape(2, positions).astype(np.float32) * np.float32(FACT_STEP_NATS)
+        facts_2n = np.square(columns.reshape(2, positions).astype(np.float32) / np.float32(_FACT_SCALE))
         return Records(
             layout,
             *unique_with_counts(ids_from_planes(planes, layout.vocab_size), layout.head_size),
@@ -87,6 +86,12 @@ class SampledCodec:
             -facts_2n[0],
             facts_2n[1],
         )
+
+
+def fact_error_nats(facts: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Largest error of a label's −log p or an entropy: √x/32 nats and a little, an eighth of a nat at 16."""
+    roots: NDArray[np.float64] = np.sqrt(np.clip(facts, 0.0, FACT_LIMIT_NATS).astype(np.float64))
+    return roots / _FACT_SCALE + 1 / (4 * _FACT_SCALE**2)
 
 
 def drawn_ids(records: Records) -> NDArray[np.uint32]:

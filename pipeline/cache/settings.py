@@ -52,13 +52,17 @@ class CacheSettings(Section):
         if kind != "compact" and self.head_mass != fields["head_mass"].default:
             raise ValueError(f"cache.head_mass is of the kind compact; leave it out for {kind}")
         if kind == "compact" and self.head_size > MAX_RAGGED_HEAD:
-            raise ValueError(f"cache.head_size of the kind compact: at most {MAX_RAGGED_HEAD}, found {self.head_size}")
+            raise ValueError(f"cache.head_size of the kind compact: at most {MAX_RAGGED_HEAD}")
         if kind == "sampled":
             for name in ("head_size", "precision"):
                 if getattr(self, name) != fields[name].default:
                     raise ValueError(f"cache.{name} has no meaning for the kind sampled: it keeps cache.num_draws ids")
-            if self.draw_beta != 1.0 or self.num_draws < 1:
-                raise ValueError("the kind sampled draws at least one id at cache.draw_beta 1")
+            if self.draw_beta != 1.0:
+                raise ValueError(
+                    f"the kind sampled draws at cache.draw_beta 1, its only temperature, not at {self.draw_beta:g}"
+                )
+            if self.num_draws < 1:
+                raise ValueError("the kind sampled needs at least one draw: cache.num_draws")
         return self
 
     @pydantic.field_validator("draw_beta")

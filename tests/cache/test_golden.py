@@ -79,7 +79,7 @@ def test_records(folder: Path, expected: dict[str, Any]) -> None:
     head_TK, draws, tail = bounds(folder, known["logprobs_TK"])
     fact = 16 * codec_v1.FLOAT16_RELATIVE_ERROR
     if cache.plan.layout.kind == "sampled":
-        fact = sampled_codec.FACT_ERROR_NATS
+        fact = float(sampled_codec.fact_error_nats(np.array([16.0]))[0])
     allowed = {"logprobs_TK": head_TK, "draw_logprobs_TM": draws, "tail_TR": tail}
     allowed |= {"label_logprobs_T": fact, "entropies_T": fact, "ids_TK": 0.0, "draw_ids_TM": 0.0}
     for name, bound in allowed.items():

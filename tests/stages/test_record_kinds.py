@@ -102,7 +102,7 @@ def test_a_cache_without_draws_refuses_the_objective_that_needs_them(kind: str, 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (("cache.kind=compact", "cache.head_size=256"), ("at most 255", "256")),
+        (("cache.kind=compact", "cache.head_size=256"), ("at most 255",)),
         (("cache.head_mass=0.5",), ("cache.head_mass", "compact")),
         (("cache.kind=sampled",), ("cache.head_size", "sampled")),  # the toy's config names a head of 16
         (("cache.kind=sampled", "cache.head_size=256", "cache.precision=small"), ("cache.precision",)),
