@@ -80,8 +80,8 @@ def _models(result: EvalResult) -> Markup:
     if any(row.kl_bucket_nats is not None for row in result.rows):
         notes.append(
             "The KL from the cache is a lower bound: it counts the cached head token by token and everything else as "
-            "one outcome; the exact KL, where there is one, runs over the whole vocabulary. The two are not comparable, "
-            "but of a cache of the kind sampled it is an estimate of the exact KL, right on average."
+            "one outcome; the exact KL, where there is one, runs over the whole vocabulary. The two are not "
+            "comparable; but of a cache of the kind sampled it is an estimate of the exact KL, right on average."
         )
     if any(row.memory_kind == "process" for row in result.rows):
         notes.append("Process memory is the most this process ever held, the models measured before included.")
