@@ -63,13 +63,12 @@ def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-rounds_option = click.option(
-    "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timed rounds; the median counts."
-)
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to measure."
 )
 count = functools.partial(click.option, type=click.IntRange(min=2), show_default=True)
+size = functools.partial(click.option, type=click.IntRange(min=1), show_default=True)
+rounds_of = functools.partial(size, "--rounds", help="Timed rounds; the median counts.")
 
 
 @bench.command()
@@ -79,7 +78,7 @@ count = functools.partial(click.option, type=click.IntRange(min=2), show_default
 @count("--vocab-size", default=49_152, help="V; 151936 is another usual one.")
 @count("--head-size", default=256, help="K.")
 @device_option
-@rounds_option
+@rounds_of(default=9)
 def head(device: Device, rounds: int, **sizes: int) -> list[Result]:
     """The loss against plain cross-entropy, in time and memory.
 
@@ -112,7 +111,7 @@ def codec(config: RunConfig, session: Session) -> list[Result]:
 @bench.command()
 @session_options
 @bench_command
-@rounds_option
+@rounds_of(default=5)
 def reader(config: RunConfig, session: Session, rounds: int) -> list[Result]:
     """Positions read a second, by one process.
 
@@ -124,9 +123,6 @@ def reader(config: RunConfig, session: Session, rounds: int) -> list[Result]:
     return stage(config, session, rounds)
 
 
-size = functools.partial(click.option, type=click.IntRange(min=1), show_default=True)
-
-
 @bench.command()
 @session_options
 @bench_command
@@ -134,7 +130,7 @@ size = functools.partial(click.option, type=click.IntRange(min=1), show_default=
 @size("--sequence-length", default=512, help="T.")
 @size("--batch-size", default=8, help="Sequences a pass.")
 @size("--num-batches", default=2, help="Passes in every round.")
-@size("--rounds", default=3, help="Timed rounds; the median counts.")
+@rounds_of(default=3)
 @device_option
 def capture(
     config: RunConfig, session: Session, shape: str | None, rounds: int, device: Device, **sizes: int
@@ -159,7 +155,7 @@ def capture(
 @size("--batch-size", default=4, help="Sequences a step.")
 @size("--sequence-length", default=512, help="T.")
 @size("--steps", default=1, help="Steps of each side in every round.")
-@size("--rounds", default=3, help="Timed rounds; the median counts.")
+@rounds_of(default=3)
 @device_option
 def train(config: RunConfig, session: Session, device: Device, **sizes: Any) -> list[Result]:
     """Training against Trainer, labels only and online distillation.
