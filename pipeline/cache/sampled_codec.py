@@ -1,7 +1,7 @@
 """Records of the kind `sampled` <-> the two byte arrays a shard keeps of them, a row of bytes for each chunk:
 
     ids      the N drawn ids, ascending and with repeats, as differences in planes of bytes [P, n, N]
-    columns  −label log p and entropy, a byte each [2, n]: 32 times their square roots, finer where they are small
+    columns  −label log p and entropy, a byte each [2, n]: 16 times their square roots, finer where they are small
 
 A repeated id is a difference of 0, which is shorter than a count beside each id. Counts are exact; label log p and
 entropy are there for statistics and for choosing what to learn, not for the loss. A chunk holds whole sequences, as
@@ -21,14 +21,14 @@ from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import PADDING_ID, Records, check_records
 from pipeline.cache.schema import Arrays, ArraySchema
 
-_FACT_SCALE = 32
+_FACT_SCALE = 16
 FACT_LIMIT_NATS = (255 / _FACT_SCALE) ** 2
-"""Label log p and entropy beyond it are stored as it: 63.5 nats."""
+"""Label log p and entropy beyond it are stored as it: 254 nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledCodec:
-    """Drawn ids, packed by a zstd that searches long: 10 µs a position for 5 % of the bytes."""
+    """Drawn ids, packed by a zstd that searches long: 14 µs a position for 5 % of the bytes."""
 
     layout: RecordLayout
     sequence_length: int
@@ -89,7 +89,7 @@ class SampledCodec:
 
 
 def fact_error_nats(facts: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Largest error of a label's −log p or an entropy: √x/32 nats and a little, an eighth of a nat at 16."""
+    """Largest error of a label's −log p or an entropy: √x/16 nats and a little, an eighth of a nat at 4."""
     roots: NDArray[np.float64] = np.sqrt(np.clip(facts, 0.0, FACT_LIMIT_NATS).astype(np.float64))
     return roots / _FACT_SCALE + 1 / (4 * _FACT_SCALE**2)
 

@@ -14,7 +14,7 @@ Packing = Literal["zstd", "slow-zstd", "fast-zstd", "blocks", "bitshuffle"]
 """zstd: searches long for repeats; slow-zstd: longer; fast-zstd: for bytes that repeat little; blocks: bytes in
 blocks, each packed for itself; bitshuffle: bit planes first, for numbers of similar size"""
 
-ZSTD_LEVELS: dict[Packing, int] = {"fast-zstd": 1, "zstd": 9, "slow-zstd": 15}
+ZSTD_LEVELS: dict[Packing, int] = {"fast-zstd": 1, "zstd": 9, "slow-zstd": 17}
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def test_arrays_hold_what_the_page_says() -> None:
     planes = arrays["ids"].reshape(2, 3 * 341, 3)[:, :3]
     assert planes[:, 1].tolist() == [[3, 0, 697 % 256], [0, 0, 697 // 256]]
     assert not planes[:, [0, 2]].any()
-    assert arrays["columns"].reshape(2, -1)[:, :3].tolist() == [[0, 52, 0], [0, 34, 0]]  # 32·√2.6, 32·√1.1
+    assert arrays["columns"].reshape(2, -1)[:, :3].tolist() == [[0, 26, 0], [0, 17, 0]]  # 16·√2.6, 16·√1.1
 
 
 def test_it_speaks_of_one_temperature() -> None:
