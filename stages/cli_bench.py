@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def bench() -> None:
     """Measure on this machine: time, memory and bytes, each beside its goal.
 
-    A goal that is missed is said, and is no error. What has to be made first (a small teacher, about 9 minutes on two
+    A goal that is missed is said, and is no error. What has to be made first (a small teacher, about 7 minutes on two
     cores, and caches of it) is kept in the run directory.
 
     \b
@@ -137,7 +137,7 @@ def capture(
 ) -> list[Result]:
     """Capture against the teacher's bare forward pass.
 
-    Random weights and random ids; about 10 minutes on two cores.
+    Random weights and random ids; about 3 minutes on two cores.
 
     \b
     Example: sad-pipeline bench capture --num-batches 1
@@ -160,7 +160,7 @@ def capture(
 def train(config: RunConfig, session: Session, device: Device, **sizes: Any) -> list[Result]:
     """Training against Trainer, labels only and online distillation.
 
-    Random weights and random ids, in float32; about 15 minutes on two cores.
+    Random weights and random ids, in float32; about 9 minutes on two cores.
 
     \b
     Example: sad-pipeline bench train --batch-size 2 --teacher smollm2-135m
