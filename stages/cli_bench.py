@@ -38,11 +38,14 @@ def bench_command(command: Callable[..., list[Result]]) -> Callable[..., None]:
     @json_option
     @functools.wraps(command)
     def wrapped(as_json: bool, **options: Any) -> None:
-        from stages.bench import show
+        from pipeline.benches.machine import describe_machine
+        from pipeline.benches.results import to_json
+        from pipeline.benches.table import print_table
 
-        described = show(f"bench {command.__name__}", command(**options))
+        results, machine = command(**options), describe_machine()
+        print_table(f"bench {command.__name__}", machine, results)
         if as_json:
-            print_json(described)
+            print_json(to_json(machine, results))
 
     return wrapped
 

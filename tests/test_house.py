@@ -22,7 +22,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("pipeline/data/tokenizer.py", "pipeline/data/bpe.py", "pipeline/data/byte_lengths.py"),
     "huggingface_hub": ("pipeline/data/tables.py", "pipeline/models/source.py"),
     "matplotlib": ("pipeline/evaluation/charts.py",),
-    "rich": ("pipeline/evaluation/", "pipeline/pricing/", "stages/"),
+    "rich": ("pipeline/evaluation/", "pipeline/pricing/", "pipeline/benches/", "stages/"),
     "safetensors": ("pipeline/distill/checkpoint.py", "pipeline/models/"),
     "torch": (
         "pipeline/models/",
@@ -38,7 +38,7 @@ TOP_LEVEL = {
     "README.md", "CHANGELOG.md", "LICENSE", "Makefile", ".ci", ".gitignore", "pyproject.toml", "constraints.txt",
     "constraints-oldest.txt", "pipeline", "stages", "configs", "tests", "artifacts",
 }  # fmt: skip
-RUNS_STAGES = ("stages/cli.py", "stages/cli_bench.py", "stages/demo.py", "stages/bench.py")
+RUNS_STAGES = ("stages/cli.py", "stages/cli_bench.py", "stages/demo.py", "stages/bench.py", "stages/prepare_bench.py")
 GIVEN_BY_TORCH = ("forward", "backward")  # of an autograd.Function, whose class says what it is
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 60

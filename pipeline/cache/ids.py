@@ -30,12 +30,3 @@ def ids_from_planes(planes_PnX: NDArray[np.uint8], vocab_size: int) -> NDArray[n
     if ids_nX.size and int(ids_nX[:, -1].max()) >= vocab_size:
         raise ValueError(f"an id is {int(ids_nX.max())}, outside the vocabulary of {vocab_size}")
     return ids_nX.astype(np.uint32, copy=False)
-
-
-def placed(planes_PnX: NDArray[np.uint8], mask_T: NDArray[np.bool_], chunks: int, positions: int) -> NDArray[np.uint8]:
-    """Rows at their positions, zeros elsewhere: [chunks, P·positions·X], a row of bytes for each chunk."""
-    num_planes, _, width = planes_PnX.shape
-    everywhere = np.zeros((num_planes, chunks * positions, width), np.uint8)
-    everywhere[:, : len(mask_T)][:, mask_T] = planes_PnX
-    by_chunk = everywhere.reshape(num_planes, chunks, -1).swapaxes(0, 1)
-    return np.ascontiguousarray(by_chunk).reshape(chunks, -1)

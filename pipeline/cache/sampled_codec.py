@@ -4,8 +4,8 @@
     columns  −label log p and entropy, a byte each [2, n]: 16 times their square roots, finer where they are small
 
 A repeated id is a difference of 0, which is shorter than a count beside each id. Counts are exact; label log p and
-entropy are there for statistics and for choosing what to learn, not for the loss. A chunk holds whole sequences, as
-many as make about 1,024 positions. Positions outside the loss mask are zeros, and read back as id 0 alone.
+entropy are there for statistics and for choosing what to learn, not for the loss. Positions outside the loss mask read
+back as id 0 alone.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.byte_codec import CHUNK_POSITIONS
-from pipeline.cache.ids import id_bytes, ids_from_planes, ids_to_planes, placed
-from pipeline.cache.layout import RecordLayout
-from pipeline.cache.records import PADDING_ID, Records, check_records
+from pipeline.cache.chunked_codec import ChunkedCodec
+from pipeline.cache.ids import id_bytes, ids_from_planes, ids_to_planes
+from pipeline.cache.records import PADDING_ID, Records
 from pipeline.cache.schema import Arrays, ArraySchema
 
 _FACT_SCALE = 16
@@ -27,56 +26,34 @@ FACT_LIMIT_NATS = (255 / _FACT_SCALE) ** 2
 
 
 @dataclass(frozen=True, slots=True)
-class SampledCodec:
+class SampledCodec(ChunkedCodec):
     """Drawn ids, packed by a zstd that searches long: 14 µs a position for 5 % of the bytes."""
-
-    layout: RecordLayout
-    sequence_length: int
-
-    @property
-    def chunk_sequences(self) -> int:
-        """Sequences that are encoded and read together."""
-        return max(1, CHUNK_POSITIONS // self.sequence_length)
-
-    @property
-    def _positions(self) -> int:
-        return self.chunk_sequences * self.sequence_length
 
     def schema(self, num_sequences: int) -> tuple[ArraySchema, ...]:
         """The arrays of a shard of so many sequences."""
-        chunks = -(-num_sequences // self.chunk_sequences)
+        chunks, positions = self.num_chunks(num_sequences), self.chunk_positions
         ids = id_bytes(self.layout.vocab_size) * self.layout.num_draws
         return (
-            ArraySchema("ids", "uint8", (chunks, ids * self._positions), "slow-zstd"),
-            ArraySchema("columns", "uint8", (chunks, 2 * self._positions), "fast-zstd"),
+            ArraySchema("ids", "uint8", (chunks, ids * positions), "slow-zstd"),
+            ArraySchema("columns", "uint8", (chunks, 2 * positions), "fast-zstd"),
         )
 
     def encode(self, records: Records, loss_mask_ST: NDArray[np.bool_]) -> Arrays:
         """Arrays of S sequences, S·T records; NumericsError where a scored one holds NaN or an infinity."""
-        mask_T = loss_mask_ST.reshape(-1)
-        if len(records) != len(mask_T) or loss_mask_ST.shape[1] != self.sequence_length:
-            raise ValueError(f"expected {len(mask_T)} records for mask {loss_mask_ST.shape}, found {len(records)}")
-        scored = records.rows(mask_T)
-        check_records(scored)
-        chunks = -(-len(loss_mask_ST) // self.chunk_sequences)
+        scored = self.scored(records, loss_mask_ST)
         ids_nN = drawn_ids(scored)
         facts_2n = np.stack([-scored.label_logprobs_T, scored.entropies_T])
         steps_2n = np.rint(_FACT_SCALE * np.sqrt(np.clip(facts_2n, 0.0, FACT_LIMIT_NATS))).astype(np.uint8)
         return {
-            "ids": placed(ids_to_planes(ids_nN, self.layout.vocab_size), mask_T, chunks, self._positions),
-            "columns": placed(steps_2n[:, :, None], mask_T, chunks, self._positions),
+            "ids": self.placed(ids_to_planes(ids_nN, self.layout.vocab_size), loss_mask_ST),
+            "columns": self.placed(steps_2n[:, :, None], loss_mask_ST),
         }
 
-    def decode(self, arrays: Arrays) -> Records:
-        """Records of all positions of the arrays, those that fill up the last chunk too; ValueError for nonsense."""
-        chunks = range(len(arrays["ids"]))
-        parts = [self._decode_chunk(arrays["ids"][chunk], arrays["columns"][chunk]) for chunk in chunks]
-        return Records.concatenate(parts) if parts else Records.blank(self.layout, 0)
-
-    def _decode_chunk(self, ids: NDArray[np.uint8], columns: NDArray[np.uint8]) -> Records:
-        layout, positions = self.layout, self._positions
-        planes = ids.reshape(id_bytes(layout.vocab_size), positions, layout.num_draws)
-        facts_2n = np.square(columns.reshape(2, positions).astype(np.float32) / np.float32(_FACT_SCALE))
+    def decode_chunk(self, rows: Arrays) -> Records:
+        """Records of one chunk; id 0 alone outside the loss mask."""
+        layout, positions = self.layout, self.chunk_positions
+        planes = rows["ids"].reshape(id_bytes(layout.vocab_size), positions, layout.num_draws)
+        facts_2n = np.square(rows["columns"].reshape(2, positions).astype(np.float32) / np.float32(_FACT_SCALE))
         return Records(
             layout,
             *unique_with_counts(ids_from_planes(planes, layout.vocab_size), layout.head_size),

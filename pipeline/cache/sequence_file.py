@@ -55,11 +55,20 @@ def read_sequences(path: Path, num_sequences: int, sequence_length: int, digest:
 _FIX = "Run `sad-pipeline cache-teacher` again, which packs the same sequences from the same data"
 
 
-def _schema(num_sequences: int, sequence_length: int) -> tuple[ArraySchema, ...]:
-    rows = max(1, min(num_sequences, _CHUNK_POSITIONS // (sequence_length + 1)))
+def ids_schema(num_sequences: int, sequence_length: int) -> ArraySchema:
+    """How the ids are stored, which are nearly all of the file."""
     shape = (num_sequences, sequence_length + 1)
+    return ArraySchema("input_ids", "uint32", shape, "bitshuffle", _chunk_rows(num_sequences, sequence_length))
+
+
+def _schema(num_sequences: int, sequence_length: int) -> tuple[ArraySchema, ...]:
+    rows = _chunk_rows(num_sequences, sequence_length)
     return (
-        ArraySchema("input_ids", "uint32", shape, "bitshuffle", rows),
-        ArraySchema("flags", "uint8", shape, "zstd", rows),
+        ids_schema(num_sequences, sequence_length),
+        ArraySchema("flags", "uint8", (num_sequences, sequence_length + 1), "zstd", rows),
         ArraySchema("columns", "int64", (num_sequences, 2), "bitshuffle", rows),
     )
+
+
+def _chunk_rows(num_sequences: int, sequence_length: int) -> int:
+    return max(1, min(num_sequences, _CHUNK_POSITIONS // (sequence_length + 1)))

@@ -38,15 +38,17 @@ def score_compact(
         torch.logaddexp((beta * left_nK).logsumexp(dim=1, keepdim=True), sums.log_sums[beta]) - beta * log_z_n1
         for beta in layout.betas
     ]
-    # The candidates that are left over go back to their columns: the tail is drawn from whole.
-    tail_nV = beyond_nV.scatter_(1, ids_nK, left_nK.clamp_min(NOT_TAIL).float())
-    draws_nM = _draw(tail_nV, left_nK, uniforms_nM, layout.draw_beta, work_nV)
+    # The candidates that are left over go back to their columns, one of which may tower above all that is beyond them:
+    # the tail is drawn from whole, and relative to its own largest.
+    highest_n1 = left_nK.amax(dim=1, keepdim=True).clamp_min(0.0).float()
+    tail_nV = beyond_nV.sub_(highest_n1).scatter_(1, ids_nK, (left_nK - highest_n1).clamp_min(NOT_TAIL).float())
+    draws_nM = _draw(tail_nV, uniforms_nM, layout.draw_beta, work_nV)
     energy_n1 = (logp_nK.exp() * candidates_nK).sum(dim=1, keepdim=True) + sums.energy_n1 * torch.exp(-log_z_n1)
     return Scores(
         *_padded(ids_nK, logp_nK, kept_nK),
         tail_nR=torch.cat(log_tails, dim=1).float(),
         draw_ids_nM=draws_nM,
-        draw_logprobs_nM=(tail_nV.gather(1, draws_nM) - log_z_n1).float(),
+        draw_logprobs_nM=(tail_nV.gather(1, draws_nM) + (highest_n1 - log_z_n1)).float(),
         label_logprobs_n=(label_n1 - log_z_n1).squeeze(1).float(),
         entropies_n=(log_z_n1 - energy_n1).squeeze(1).float(),
     )
@@ -63,12 +65,11 @@ def fewest_reaching(logp_nK: Tensor, mass: float) -> Tensor:
     return torch.zeros_like(order_nK, dtype=torch.bool).scatter_(1, order_nK, before_nK < mass)
 
 
-def _draw(tail_nV: Tensor, left_nK: Tensor, uniforms_nM: Tensor, beta: float, powers_nV: Tensor) -> Tensor:
-    """Draws ∝ p^β from the tail; relative to its largest, which a candidate that is left over may be, and by far."""
+def _draw(tail_nV: Tensor, uniforms_nM: Tensor, beta: float, powers_nV: Tensor) -> Tensor:
+    """Draws ∝ p^β from logits relative to their largest."""
     if not uniforms_nM.shape[1]:
         return torch.empty(uniforms_nM.shape, dtype=torch.int64, device=tail_nV.device)
-    highest_n1 = left_nK.amax(dim=1, keepdim=True).clamp_min(0.0).float()
-    torch.sub(tail_nV, highest_n1, out=powers_nV).mul_(beta * LOG2_E).exp2_()
+    torch.mul(tail_nV, beta * LOG2_E, out=powers_nV).exp2_()
     return draw_ids(powers_nV, uniforms_nM)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.layout import PrecisionName, RecordLayout
 from pipeline.cache.records import Records
-from pipeline.cache.schema import ArraySchema
+from pipeline.cache.sequence_file import ids_schema
 from pipeline.cache.settings import DEFAULTS, Kind
 from pipeline.cache.shard import packed_bytes
 from pipeline.cache.writer import bytes_per_position
@@ -22,7 +22,6 @@ from pipeline.data.sequences import Sequences
 from pipeline.models import Teacher
 
 _LEAST_BATCHES, _MOST_BATCHES = 2, 8
-_PACKED_IDS = 2**18  # packed together, as in sequences.shard
 _FEW_POSITIONS = 1024  # scored once more for each other setting
 _ENOUGH_SECONDS = 30.0  # of scoring: then no further batch is begun
 
@@ -96,8 +95,7 @@ def other_layouts(layout: RecordLayout) -> dict[str, RecordLayout]:
 
 def sequence_bytes(sequences: Sequences) -> float:
     """What the ids of packed sequences take on disk, a position; their masks pack to next to nothing."""
-    shape = (sequences.num_sequences, sequences.sequence_length + 1)
-    schema = ArraySchema("input_ids", "uint32", shape, "bitshuffle", max(1, min(shape[0], _PACKED_IDS // shape[1])))
+    schema = ids_schema(sequences.num_sequences, sequences.sequence_length)
     return packed_bytes((schema,), {"input_ids": sequences.input_ids}) / sequences.loss_mask.size
 
 

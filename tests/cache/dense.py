@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.codec import RecordCodec
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, Plan, cut_shards
 from pipeline.cache.records import PADDING_ID, Records
+from pipeline.cache.schema import Arrays
 from pipeline.cache.sequence_file import write_sequences
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
@@ -108,6 +110,38 @@ def logits_of(num_positions: int, vocab_size: int, seed: int = 0, spread: float 
     """Logits that fall off as word frequencies do, with noise."""
     generator = np.random.default_rng(seed)
     return generator.normal(size=(num_positions, vocab_size)) * spread - np.log(np.arange(1, vocab_size + 1))
+
+
+def random_mask(num_sequences: int, sequence_length: int, seed: int) -> NDArray[np.bool_]:
+    """A loss mask [S, T] that scores some 20 positions of each sequence."""
+    return np.random.default_rng(seed).random((num_sequences, sequence_length)) < min(0.7, 20 / sequence_length)
+
+
+def with_blanks(scored: Records, mask_ST: NDArray[np.bool_]) -> Records:
+    """Records of all positions, from those of the scored ones."""
+    records = Records.blank(scored.layout, mask_ST.size)
+    for whole, part in zip(records.fields(), scored.fields(), strict=True):
+        whole[mask_ST.reshape(-1)] = part
+    return records
+
+
+def encoded(codec: RecordCodec, records: Records, mask_ST: NDArray[np.bool_]) -> Arrays:
+    """The codec's arrays, which have the dtypes and shapes of its schema."""
+    arrays = codec.encode(records, mask_ST)
+    for array in codec.schema(len(mask_ST)):
+        assert (arrays[array.name].dtype, arrays[array.name].shape) == (np.dtype(array.dtype), array.shape)
+    return arrays
+
+
+def scored_alone(everything: Records, mask_ST: NDArray[np.bool_]) -> Records:
+    """The scored of decoded records; all others, and those that fill up the last chunk, are blank."""
+    scored = np.zeros(len(everything), bool)
+    scored[: mask_ST.size] = mask_ST.reshape(-1)
+    blank = Records.blank(everything.layout, int((~scored).sum()))
+    for found, expected in zip(everything.rows(~scored).fields(), blank.fields(), strict=True):
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected)
+    return everything.rows(scored)
 
 
 def one_by_hand(layout: RecordLayout) -> Records:

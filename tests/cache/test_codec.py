@@ -17,7 +17,7 @@ from pipeline.cache.precisions import FLOAT16_RELATIVE_ERROR, PRECISIONS, Rounde
 from pipeline.cache.records import Records
 from pipeline.cache.value_law import SPAN_NATS
 from pipeline.errors import NumericsError
-from tests.cache.dense import logits_of, one_by_hand, records_of
+from tests.cache.dense import encoded, logits_of, one_by_hand, random_mask, records_of, scored_alone, with_blanks
 
 MASK = np.ones((1, 1), bool)
 ROUNDED = ("fine", "small")
@@ -66,21 +66,11 @@ def test_round_trip_is_within_the_stated_bounds(
     seed: int,
 ) -> None:
     layout = layout_of(vocab_size, head_size, num_draws, precision)
-    mask_ST = np.random.default_rng(seed).random((num_sequences, sequence_length)) < min(0.7, 20 / sequence_length)
-    scored = mask_ST.reshape(-1)
-    before = records_of(layout, logits_of(int(scored.sum()), vocab_size, seed, spread), seed)
-    records = Records.blank(layout, mask_ST.size)
-    for whole, part in zip(records.fields(), before.fields(), strict=True):
-        whole[scored] = part
-
+    mask_ST = random_mask(num_sequences, sequence_length, seed)
+    before = records_of(layout, logits_of(int(mask_ST.sum()), vocab_size, seed, spread), seed)
     codec = ByteCodec(layout, sequence_length)
-    arrays = codec.encode(records, mask_ST)
-    for array in codec.schema(num_sequences):
-        assert (arrays[array.name].dtype, arrays[array.name].shape) == (np.dtype(array.dtype), array.shape)
-    everything = codec.decode(arrays)
-    unscored = np.append(~scored, np.ones(len(everything) - len(scored), bool))
-    assert not any(field.any() for field in everything.rows(unscored).fields())
-    check_bounds(before.with_ascending_draws(), everything.rows(~unscored))
+    after = scored_alone(codec.decode(encoded(codec, with_blanks(before, mask_ST), mask_ST)), mask_ST)
+    check_bounds(before.with_ascending_draws(), after)
 
 
 def check_bounds(before: Records, after: Records) -> None:

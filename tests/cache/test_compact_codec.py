@@ -13,7 +13,7 @@ from pipeline.cache.layout import RecordLayout
 from pipeline.cache.precisions import PRECISIONS, Rounded
 from pipeline.cache.records import PADDING_ID, Records
 from pipeline.errors import NumericsError
-from tests.cache.dense import logits_of, records_of
+from tests.cache.dense import encoded, logits_of, random_mask, records_of, scored_alone, with_blanks
 from tests.cache.test_codec import check_bounds, kl_nats
 
 
@@ -23,10 +23,7 @@ def layout_of(vocab_size: int, head_size: int, precision: str = "fine", head_mas
 
 def stored(records: Records, mask_ST: NDArray[np.bool_]) -> Records:
     codec = CompactCodec(records.layout, mask_ST.shape[1])
-    arrays = codec.encode(records, mask_ST)
-    for array in codec.schema(len(mask_ST)):
-        assert (arrays[array.name].dtype, arrays[array.name].shape) == (np.dtype(array.dtype), array.shape)
-    return codec.decode(arrays)
+    return codec.decode(encoded(codec, records, mask_ST))
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,18 +48,9 @@ def test_round_trip_is_within_the_stated_bounds(
     seed: int,
 ) -> None:
     layout = layout_of(vocab_size, head_size, precision, head_mass)
-    mask_ST = np.random.default_rng(seed).random((num_sequences, sequence_length)) < min(0.7, 20 / sequence_length)
-    scored = mask_ST.reshape(-1)
-    before = records_of(layout, logits_of(int(scored.sum()), vocab_size, seed, spread), seed)
-    records = Records.blank(layout, mask_ST.size)
-    for whole, part in zip(records.fields(), before.fields(), strict=True):
-        whole[scored] = part
-    everything = stored(records, mask_ST)
-    unscored = np.append(~scored, np.ones(len(everything) - len(scored), bool))
-    blank = Records.blank(layout, int(unscored.sum()))
-    for found, expected in zip(everything.rows(unscored).fields(), blank.fields(), strict=True):
-        assert np.array_equal(found, expected)
-    after = everything.rows(~unscored)
+    mask_ST = random_mask(num_sequences, sequence_length, seed)
+    before = records_of(layout, logits_of(int(mask_ST.sum()), vocab_size, seed, spread), seed)
+    after = scored_alone(stored(with_blanks(before, mask_ST), mask_ST), mask_ST)
     padding_TK = before.ids_TK == PADDING_ID
     assert np.array_equal(after.logprobs_TK == -np.inf, padding_TK)
     check_bounds(_without_padding(before, padding_TK), _without_padding(after, padding_TK))

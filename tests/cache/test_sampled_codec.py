@@ -11,7 +11,7 @@ from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import PADDING_ID, Records
 from pipeline.cache.sampled_codec import FACT_LIMIT_NATS, SampledCodec, fact_error_nats
 from pipeline.errors import NumericsError
-from tests.cache.dense import logits_of, records_of
+from tests.cache.dense import encoded, logits_of, random_mask, records_of, scored_alone, with_blanks
 
 
 def layout_of(vocab_size: int, num_draws: int) -> RecordLayout:
@@ -31,23 +31,10 @@ def test_round_trip(
     vocab_size: int, num_draws: int, num_sequences: int, sequence_length: int, spread: float, seed: int
 ) -> None:
     layout = layout_of(vocab_size, num_draws)
-    mask_ST = np.random.default_rng(seed).random((num_sequences, sequence_length)) < min(0.7, 20 / sequence_length)
-    scored = mask_ST.reshape(-1)
-    before = records_of(layout, logits_of(int(scored.sum()), vocab_size, seed, spread), seed)
-    records = Records.blank(layout, mask_ST.size)
-    for whole, part in zip(records.fields(), before.fields(), strict=True):
-        whole[scored] = part
+    mask_ST = random_mask(num_sequences, sequence_length, seed)
+    before = records_of(layout, logits_of(int(mask_ST.sum()), vocab_size, seed, spread), seed)
     codec = SampledCodec(layout, sequence_length)
-    arrays = codec.encode(records, mask_ST)
-    for array in codec.schema(num_sequences):
-        assert (arrays[array.name].dtype, arrays[array.name].shape) == (np.dtype(array.dtype), array.shape)
-    everything = codec.decode(arrays)
-    unscored = np.append(~scored, np.ones(len(everything) - len(scored), bool))
-    blank = Records.blank(layout, int(unscored.sum()))
-    for found, expected in zip(everything.rows(unscored).fields(), blank.fields(), strict=True):
-        assert np.array_equal(found, expected)
-    after = everything.rows(~unscored)
-    assert [field.dtype for field in after.fields()] == [field.dtype for field in blank.fields()]
+    after = scored_alone(codec.decode(encoded(codec, with_blanks(before, mask_ST), mask_ST)), mask_ST)
     for name in ("ids_TK", "logprobs_TK", "tail_TR", "draw_ids_TM", "draw_logprobs_TM"):
         assert np.array_equal(getattr(after, name), getattr(before, name)), name
     for name in ("label_logprobs_T", "entropies_T"):

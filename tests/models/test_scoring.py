@@ -12,19 +12,13 @@ from pipeline.cache.settings import BETAS
 from pipeline.models import scoring
 from pipeline.models import top_ids as top_ids_module
 from pipeline.models.scores import Scores
-from pipeline.models.scoring import finite_rows, score
+from pipeline.models.scoring import finite_rows
 from pipeline.models.top_ids import top_ids
+from tests.models.logit_rows import check_facts, logit_rows, scored
 
 
 def _layout(vocab_size: int, head_size: int, num_draws: int = 4, draw_beta: float = 0.7) -> RecordLayout:
     return RecordLayout.for_vocabulary(vocab_size, head_size, num_draws, draw_beta)
-
-
-def _score(logits: torch.Tensor, layout: RecordLayout) -> Scores:
-    num_rows, vocab_size = logits.shape
-    labels = torch.arange(num_rows) * 31 % vocab_size
-    uniform = torch.rand(num_rows, layout.num_draws, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return score(logits.clone(), labels, uniform, layout)
 
 
 def _slow_top(logits: torch.Tensor, head_size: int) -> torch.Tensor:
@@ -33,34 +27,14 @@ def _slow_top(logits: torch.Tensor, head_size: int) -> torch.Tensor:
     return order.sort(dim=1).values
 
 
-def _rows(vocab_size: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(vocab_size)
-    normal = torch.randn(6, vocab_size, generator=generator)
-    kinked = torch.full((2, vocab_size), -3.0)
-    kinked[:, ::3] = 2.0
-    sharp = normal * 2.0
-    sharp[:, vocab_size // 2] += 40.0
-    far = normal.clone()
-    far[:, 0] = -1e4
-    return {
-        "random": normal * 3,
-        "flat": torch.zeros(2, vocab_size),
-        "kinked": kinked,
-        "sharp": sharp,
-        "wide": normal * 100,
-        "far": far,
-        "offset": normal + 500.0,
-    }
-
-
-@pytest.mark.parametrize("kind", _rows(8))
+@pytest.mark.parametrize("kind", logit_rows(8))
 @pytest.mark.parametrize(
     ("vocab_size", "head_size"), [(2, 1), (8, 3), (8, 7), (300, 1), (300, 16), (300, 299), (5003, 64)]
 )
 def test_scores_are_the_dense_formulas(vocab_size, head_size, kind):
-    logits = _rows(vocab_size)[kind]
+    logits = logit_rows(vocab_size)[kind]
     layout = _layout(vocab_size, head_size)
-    found = _score(logits, layout)
+    found = scored(logits, layout)
     logp = logits.double().log_softmax(dim=1)
     ids = _slow_top(logits, head_size)
     assert torch.equal(found.ids_nK, ids)
@@ -69,11 +43,7 @@ def test_scores_are_the_dense_formulas(vocab_size, head_size, kind):
     for column, beta in enumerate(BETAS):
         expected = (beta * tail).logsumexp(dim=1)
         torch.testing.assert_close(found.tail_nR[:, column].double(), expected, rtol=1e-6, atol=2e-5)
-    labels = torch.arange(len(logits)) * 31 % vocab_size
-    expected = logp.gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(found.label_logprobs_n.double(), expected, rtol=1e-6, atol=1e-5)
-    entropies = -(logp.exp() * logp).nan_to_num(0.0).sum(dim=1)
-    torch.testing.assert_close(found.entropies_n.double(), entropies, rtol=1e-5, atol=2e-5)
+    check_facts(found, logits)
     drawn = tail.gather(1, found.draw_ids_nM)
     assert bool(drawn.isfinite().all())  # no head id among the draws
     torch.testing.assert_close(found.draw_logprobs_nM.double(), drawn, rtol=1e-6, atol=1e-5)
@@ -81,8 +51,8 @@ def test_scores_are_the_dense_formulas(vocab_size, head_size, kind):
 
 @pytest.mark.parametrize("head_size", [8, 9, 300])
 def test_a_head_as_wide_as_the_vocabulary_has_an_empty_tail_and_no_nan(head_size):
-    logits = _rows(8)["wide"]
-    found = _score(logits, _layout(8, head_size))
+    logits = logit_rows(8)["wide"]
+    found = scored(logits, _layout(8, head_size))
     logp = logits.double().log_softmax(dim=1)
     assert torch.equal(found.ids_nK, torch.arange(8).expand(len(logits), 8))
     torch.testing.assert_close(found.logprobs_nK.double(), logp, rtol=1e-6, atol=1e-6)
@@ -119,7 +89,7 @@ def test_draws_follow_the_tail_at_their_own_beta(draw_beta):
     """χ² of many draws against p^β_d, renormalised over the tail."""
     logits = torch.randn(1, 60, generator=torch.Generator().manual_seed(2)) * 2
     layout = RecordLayout(60, 6, 100_000, draw_beta=draw_beta)
-    found = _score(logits, layout)
+    found = scored(logits, layout)
     tail = (draw_beta * logits.double()).scatter(1, found.ids_nK, -math.inf).softmax(dim=1)[0]
     counts = torch.bincount(found.draw_ids_nM[0], minlength=60).double()
     inside = tail > 0
@@ -130,10 +100,10 @@ def test_draws_follow_the_tail_at_their_own_beta(draw_beta):
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
-    logits, layout = _rows(300)["random"], _layout(300, 16)
-    whole = _score(logits, layout)
+    logits, layout = logit_rows(300)["random"], _layout(300, 16)
+    whole = scored(logits, layout)
     monkeypatch.setattr(scoring, "_CPU_BLOCK_BYTES", 2 * 4 * 300)
-    blocks = _score(logits, layout)
+    blocks = scored(logits, layout)
     for name in Scores.__slots__:
         assert torch.equal(getattr(whole, name), getattr(blocks, name)), name
 
@@ -152,5 +122,5 @@ def test_opposite_infinities_do_not_cancel():
 
 
 def test_a_layout_without_draws_draws_nothing():
-    found = _score(_rows(300)["random"], _layout(300, 16, num_draws=0))
+    found = scored(logit_rows(300)["random"], _layout(300, 16, num_draws=0))
     assert found.draw_ids_nM.shape == (6, 0)

@@ -11,16 +11,9 @@ import torch
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import PADDING_ID
 from pipeline.cache.settings import BETAS
-from pipeline.models.scores import Scores
-from pipeline.models.scoring import score
 from pipeline.models.scoring_compact import fewest_reaching
 from tests.cache.dense import log_softmax, tail_mask
-
-
-def _score(logits: torch.Tensor, layout: RecordLayout) -> Scores:
-    labels = torch.arange(len(logits)) * 31 % logits.shape[1]
-    uniform = torch.rand(len(logits), layout.num_draws, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return score(logits.clone(), labels, uniform, layout)
+from tests.models.logit_rows import check_facts, logit_rows, scored
 
 
 def _compact(vocab_size: int, head_size: int, mass: float, num_draws: int = 4, beta: float = 0.7) -> RecordLayout:
@@ -31,33 +24,13 @@ def _sampled(vocab_size: int, num_draws: int) -> RecordLayout:
     return RecordLayout.for_vocabulary(vocab_size, 0, num_draws, 1.0, kind="sampled")
 
 
-def _rows(vocab_size: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(vocab_size)
-    normal = torch.randn(6, vocab_size, generator=generator)
-    kinked = torch.full((2, vocab_size), -3.0)
-    kinked[:, ::3] = 2.0
-    sharp = normal * 2.0
-    sharp[:, vocab_size // 2] += 40.0
-    two_far_above = normal.clone()
-    two_far_above[:, :2] = torch.tensor([700.0, 699.0])
-    return {
-        "random": normal * 3,
-        "flat": torch.zeros(2, vocab_size),
-        "kinked": kinked,
-        "sharp": sharp,
-        "wide": normal * 100,
-        "offset": normal + 500.0,
-        "two far above": two_far_above,
-    }
-
-
-@pytest.mark.parametrize("kind", _rows(8))
+@pytest.mark.parametrize("kind", logit_rows(8))
 @pytest.mark.parametrize("mass", [0.01, 0.5, 0.9, 0.9999])
 @pytest.mark.parametrize(("vocab_size", "head_size"), [(2, 1), (8, 3), (8, 200), (300, 16), (300, 255), (5003, 64)])
 def test_compact_scores_are_the_dense_formulas(vocab_size, head_size, mass, kind):
-    logits = _rows(vocab_size)[kind]
+    logits = logit_rows(vocab_size)[kind]
     layout = _compact(vocab_size, head_size, mass)
-    found = _score(logits, layout)
+    found = scored(logits, layout)
     logp = torch.from_numpy(log_softmax(logits.double().numpy()))
     tail = torch.from_numpy(tail_mask(layout, logits.double().numpy()))
     real = found.ids_nK != PADDING_ID
@@ -70,11 +43,7 @@ def test_compact_scores_are_the_dense_formulas(vocab_size, head_size, mass, kind
     for column, beta in enumerate(BETAS):
         expected = (beta * logp).masked_fill(~tail, -math.inf).logsumexp(dim=1)
         torch.testing.assert_close(found.tail_nR[:, column].double(), expected, rtol=1e-6, atol=2e-5)
-    labels = torch.arange(len(logits)) * 31 % vocab_size
-    expected = logp.gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(found.label_logprobs_n.double(), expected, rtol=1e-6, atol=1e-5)
-    entropies = -(logp.exp() * logp).nan_to_num(0.0).sum(dim=1)
-    torch.testing.assert_close(found.entropies_n.double(), entropies, rtol=1e-5, atol=2e-5)
+    check_facts(found, logits)
     assert bool(tail.gather(1, found.draw_ids_nM).all())  # no head id among the draws
     drawn = logp.gather(1, found.draw_ids_nM)
     torch.testing.assert_close(found.draw_logprobs_nM.double(), drawn, rtol=1e-6, atol=4e-5)  # float32 at 700 nats
@@ -85,7 +54,7 @@ def test_compact_draws_follow_the_whole_tail(beta):
     """χ² against p^β over everything outside the row's own head, the candidates that were left over included."""
     logits = torch.randn(1, 60, generator=torch.Generator().manual_seed(2)) * 2
     layout = _compact(60, 30, 0.5, num_draws=100_000, beta=beta)
-    found = _score(logits, layout)
+    found = scored(logits, layout)
     tail = torch.from_numpy(tail_mask(layout, logits.double().numpy()))[0]
     assert 30 < int(tail.sum()) < 60
     expected = (beta * logits[0].double()).masked_fill(~tail, -math.inf).softmax(dim=0) * layout.num_draws
@@ -94,7 +63,7 @@ def test_compact_draws_follow_the_whole_tail(beta):
 
 def test_compact_draws_where_what_is_left_over_towers_above_the_rest():
     """Two ids of nearly all the mass, 700 nats above: one is the head, and the tail is the other."""
-    found = _score(_rows(300)["two far above"], _compact(300, 16, 0.5, num_draws=20))
+    found = scored(logit_rows(300)["two far above"], _compact(300, 16, 0.5, num_draws=20))
     assert found.ids_nK[:, 0].tolist() == [0] * 6
     assert (found.draw_ids_nM == 1).all()
 
@@ -118,13 +87,12 @@ def test_a_position_alone_has_the_head_it_has_among_others_and_is_never_summed_a
     assert min(handed) >= 2
 
 
-@pytest.mark.parametrize("kind", _rows(8))
+@pytest.mark.parametrize("kind", logit_rows(8))
 @pytest.mark.parametrize(("vocab_size", "num_draws"), [(1, 3), (2, 5), (8, 50), (300, 50), (5003, 12)])
 def test_sampled_scores(vocab_size, num_draws, kind):
-    logits = _rows(8)[kind][:, :1].expand(-1, 1) if vocab_size == 1 else _rows(vocab_size)[kind]
+    logits = logit_rows(8)[kind][:, :1].expand(-1, 1) if vocab_size == 1 else logit_rows(vocab_size)[kind]
     layout = _sampled(vocab_size, num_draws)
-    found = _score(logits, layout)
-    logp = logits.double().log_softmax(dim=1)
+    found = scored(logits, layout)
     counts = (found.logprobs_nK.double().exp() * num_draws).round()
     real = found.ids_nK != PADDING_ID
     assert counts.sum(dim=1).tolist() == [num_draws] * len(logits)
@@ -135,17 +103,13 @@ def test_sampled_scores(vocab_size, num_draws, kind):
     assert (found.tail_nR == -math.inf).all()
     assert found.tail_nR.shape == (len(logits), 1)
     assert found.draw_ids_nM.shape == found.draw_logprobs_nM.shape == (len(logits), 0)
-    labels = torch.arange(len(logits)) * 31 % vocab_size
-    expected = logp.gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(found.label_logprobs_n.double(), expected, rtol=1e-6, atol=1e-5)
-    entropies = -(logp.exp() * logp).nan_to_num(0.0).sum(dim=1)
-    torch.testing.assert_close(found.entropies_n.double(), entropies, rtol=1e-5, atol=2e-5)
+    check_facts(found, logits)
 
 
 def test_sampled_draws_follow_the_teacher():
     logits = torch.randn(1, 60, generator=torch.Generator().manual_seed(2)) * 2
     layout = _sampled(60, 100_000)
-    found = _score(logits, layout)
+    found = scored(logits, layout)
     counts = torch.zeros(60, dtype=torch.float64)
     counts[found.ids_nK[0]] = found.logprobs_nK[0].double().exp() * layout.num_draws
     _assert_drawn(counts, logits[0].double().softmax(dim=0) * layout.num_draws)
