@@ -19,8 +19,10 @@ from pipeline.distill.checkpoint import (
     save_checkpoint,
     training_hash,
 )
-from pipeline.distill.learner import Learner, StepResult, load_weights, unique_tensors
+from pipeline.distill.learner import Learner
 from pipeline.distill.metrics_log import MetricsLog
+from pipeline.distill.step_result import StepResult
+from pipeline.distill.student_weights import load_weights, unique_tensors
 from pipeline.distill.validation import Validation
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, NumericsError
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline.config import differences
 from pipeline.console import warn_once
 from pipeline.distill.batches import Batch
 from pipeline.distill.checkpoint import Checkpoint, Tensors
@@ -19,27 +17,10 @@ from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from pipeline.distill.precision import autocast
 from pipeline.distill.settings import TrainSettings
+from pipeline.distill.step_result import StepResult, add_up
+from pipeline.distill.student_weights import load_weights, unique_tensors
 from pipeline.distill.temperature import temperature_at
-from pipeline.errors import IdentityError
 from pipeline.models import CausalModel
-
-_MAX_SHOWN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one step did; losses are means over its scored positions, in nats."""
-
-    loss: float
-    ce: float
-    kd: float | None
-    agreement: float | None
-    effective_draws: float | None
-    temperature: float
-    learning_rate: float
-    gradient_norm: float
-    num_positions: int
-    skipped: bool
 
 
 class Learner:
@@ -74,12 +55,12 @@ class Learner:
         # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
         normaliser = max(1, num_scored)
         parts = (self._backward(batch, temperature, normaliser) for batch in batches)
-        sums = _add_up(parts) | {"gradient_norm": self._clip()}
+        sums = add_up(parts) | {"gradient_norm": self._clip()}
         # The one transfer of a step: asking a card for each number would make it wait each time.
         figures = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
         skipped = not figures["gradient_norm"] < float("inf")
         self._update(step, skipped)
-        return _summarise(figures, temperature, learning_rate, normaliser, skipped)
+        return StepResult.of(figures, temperature, learning_rate, normaliser, skipped)
 
     @property
     def weight_kinds(self) -> tuple[str, ...]:
@@ -191,61 +172,3 @@ class Learner:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def unique_tensors(model: torch.nn.Module) -> Tensors:
-    """Parameters and persistent buffers by name, each storage once (tied weights have one name)."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            tensors[name] = tensor.detach()
-    return tensors
-
-
-def load_weights(model: torch.nn.Module, tensors: Tensors) -> None:
-    """Put weights back by name, in place, tied ones through their one name; IdentityError for another model's."""
-    own = unique_tensors(model)
-    shapes, found = ({name: list(tensor.shape) for name, tensor in group.items()} for group in (own, tensors))
-    if odd := differences(shapes, found):
-        raise IdentityError(
-            f"these weights are not of this student; {len(odd)} tensors differ, expected -> found:\n"
-            + "\n".join(odd[:_MAX_SHOWN])
-            + "\nCheck student.model or student.config against the run the weights are from."
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-
-
-def _add_up(parts: Iterable[LossParts]) -> dict[str, Tensor]:
-    """Loss, and sums over positions of what there is, over all micro-batches; on their device, without waiting."""
-    sums: dict[str, Tensor] = {}
-    for part in parts:
-        scores = {"ce": part.ce_N, "kd": part.kd_N, "agreement": part.agreement_N}
-        scores["effective_draws"] = part.effective_draws_N
-        found = {name: value_n.float().sum() for name, value_n in scores.items() if value_n is not None}
-        for name, value in (found | {"loss": part.loss.detach()}).items():
-            sums[name] = sums[name] + value if name in sums else value
-    return sums
-
-
-def _summarise(
-    figures: dict[str, float], temperature: float, learning_rate: float, num_positions: int, skipped: bool
-) -> StepResult:
-    def mean(name: str) -> float | None:
-        return figures[name] / num_positions if name in figures else None
-
-    return StepResult(
-        loss=figures["loss"],
-        ce=figures["ce"] / num_positions,
-        kd=mean("kd"),
-        agreement=mean("agreement"),
-        effective_draws=mean("effective_draws"),
-        temperature=temperature,
-        learning_rate=learning_rate,
-        gradient_norm=figures["gradient_norm"],
-        num_positions=num_positions,
-        skipped=skipped,
-    )

@@ -15,9 +15,10 @@ import torch
 from pipeline.cache import TeacherCache
 from pipeline.distill import batches as batches_module
 from pipeline.distill.batches import READ_AHEAD, Batch, BatchReader, HostBatch, load_batch
-from pipeline.distill.learner import Learner, StepResult
+from pipeline.distill.learner import Learner
 from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import TrainSettings
+from pipeline.distill.step_result import StepResult
 from pipeline.distill.validation import validate
 from pipeline.models import CausalModel
 from tests import tiny

@@ -1,0 +1,61 @@
+"""What one optimizer step did, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from pipeline.distill.losses import LossParts
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did; losses are means over its scored positions, in nats."""
+
+    loss: float
+    ce: float
+    kd: float | None
+    agreement: float | None
+    effective_draws: float | None
+    temperature: float
+    learning_rate: float
+    gradient_norm: float
+    num_positions: int
+    skipped: bool
+
+    @classmethod
+    def of(
+        cls, figures: dict[str, float], temperature: float, learning_rate: float, num_positions: int, skipped: bool
+    ) -> Self:
+        """From the sums of `add_up` and the gradient's norm, on the host."""
+
+        def mean(name: str) -> float | None:
+            return figures[name] / num_positions if name in figures else None
+
+        return cls(
+            loss=figures["loss"],
+            ce=figures["ce"] / num_positions,
+            kd=mean("kd"),
+            agreement=mean("agreement"),
+            effective_draws=mean("effective_draws"),
+            temperature=temperature,
+            learning_rate=learning_rate,
+            gradient_norm=figures["gradient_norm"],
+            num_positions=num_positions,
+            skipped=skipped,
+        )
+
+
+def add_up(parts: Iterable[LossParts]) -> dict[str, Tensor]:
+    """Loss, and sums over positions of what there is, over all micro-batches; on their device, without waiting."""
+    sums: dict[str, Tensor] = {}
+    for part in parts:
+        scores = {"ce": part.ce_N, "kd": part.kd_N, "agreement": part.agreement_N}
+        scores["effective_draws"] = part.effective_draws_N
+        found = {name: value_n.float().sum() for name, value_n in scores.items() if value_n is not None}
+        for name, value in (found | {"loss": part.loss.detach()}).items():
+            sums[name] = sums[name] + value if name in sums else value
+    return sums
