@@ -55,6 +55,17 @@ class TrainSettings(Section):
     seed: int = schedule(0, "of the data order and of dropout", ge=0)
     evaluate_every: int = schedule(100, "steps between validations", ge=1)
     validation_sequences: int = schedule(64, "validation sequences used while training", ge=1)
+    patience: int | None = schedule(None, "evaluations without improvement before training stops; null: never", ge=1)
+    min_delta: float = schedule(0.0, "nats of cross-entropy that count as an improvement", ge=0)
+    max_skipped_in_a_row: int = free(20, "steps in a row that are not finite before training stops", ge=1)
+    memory_guard: float = free(
+        0.85,
+        "share of a card's memory above which the head's chunk, then the micro-batch, is halved; 0: none",
+        ge=0,
+        le=1,
+    )
+    ema_device: Literal["auto", "host"] = free("auto", "where the average lives: beside the weights, or in host memory")
+    tensorboard: bool = free(False, "write student/tensorboard too; needs the extra tensorboard")
     checkpoint_every: int = free(200, "steps between checkpoints", ge=1)
     roots: list[str] = free([], "further folders with checkpoints of this training, read-only, searched at any depth")
     log_every: int = free(10, "steps between lines of metrics.jsonl", ge=1)
