@@ -12,6 +12,7 @@ from pipeline.config import keys_of_kind
 from pipeline.console import Progress
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.distill.batches import BatchReader
+from pipeline.distill.curriculum import in_curriculum
 from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Journal, frozen_shards_of
 from pipeline.distill.learner import Learner
@@ -22,6 +23,7 @@ from pipeline.distill.validation import Validation, validate
 from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
+from pipeline.pause import PausedError
 from pipeline.runs import Outcome, Session
 from stages.config import RunConfig
 
@@ -54,6 +56,10 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         lessons = plan_lessons(cache, settings, training["frozen_shards"])
         if checkpoint is not None and checkpoint.step == lessons.num_steps and run.model.is_dir():
             return session.finish(STAGE, _complete(lessons, f"nothing left to do; the student is in {run.model}"))
+        try:
+            lessons = in_curriculum(lessons, settings, run.student / "difficulty", session.pause)
+        except PausedError as stop:
+            return session.finish(STAGE, Outcome("paused", f"paused while difficulties were measured: {stop}", {}))
 
         # The student, and where it stands.
         device = choose_device(config.student.device)
