@@ -13,6 +13,7 @@ from pipeline.console import Progress
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.distill.alarms import Alarms
 from pipeline.distill.batches import BatchReader
+from pipeline.distill.curriculum import in_curriculum
 from pipeline.distill.early_stopping import Waiting
 from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
@@ -25,6 +26,7 @@ from pipeline.distill.validation import Validation, validate
 from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
+from pipeline.pause import PausedError
 from pipeline.runs import Outcome, Session
 from stages.config import RunConfig
 
@@ -63,6 +65,10 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
             if ended is not None:
                 message = f"nothing left to do: {ended}; the student is in {run.model}"
                 return session.finish(STAGE, _complete(checkpoint.step, message))
+        try:
+            lessons = in_curriculum(lessons, settings, run.student / "difficulty", session.pause)
+        except PausedError as stop:
+            return session.finish(STAGE, Outcome("paused", f"paused while difficulties were measured: {stop}", {}))
 
         # The student, and where it stands.
         device = choose_device(config.student.device)
