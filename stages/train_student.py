@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import TeacherCache
+from pipeline.cache import Plan, TeacherCache
 from pipeline.cache.roots import find_tokenizer
 from pipeline.config import keys_of_kind
 from pipeline.console import Progress
@@ -16,9 +16,11 @@ from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Journal, frozen_shards_of
 from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import Lessons, plan_lessons
+from pipeline.distill.live_records import LiveRecords
 from pipeline.distill.origin import origin_facts
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.validation import Validation, validate
+from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
@@ -29,20 +31,23 @@ STAGE = "train-student"
 _SLOW_DISK_BYTES_A_SECOND = 1e8  # until a first checkpoint has been timed: written, flushed, and read back
 
 
-def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork_from: Path | None = None) -> Outcome:
-    """Train until the last step or a pause; run again after any stop to continue from the newest checkpoint."""
+def run(
+    config: RunConfig,
+    session: Session,
+    use_sealed_only: bool = False,
+    fork_from: Path | None = None,
+    records_from: Teacher | None = None,
+) -> Outcome:
+    """Train until the last step or a pause; run again after any stop to continue from the newest checkpoint.
+
+    With `records_from`, a teacher in memory, the cache gives the sequences and the teacher the records.
+    """
     run, settings = session.run, config.train
     with run.at_work(STAGE, config):
         # What makes it this training and no other: compared with what is on disk before a model is loaded.
         cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
         refuse_other_settings(cache.plan, cache.folders[0], config.data, config.teacher, config.cache)
-        schedule = keys_of_kind(settings, "schedule")
-        training: dict[str, Any] = {
-            "plan": cache.plan.hash,
-            "frozen_shards": None,
-            "student": student_identity(config.student),
-            "train": schedule,
-        }
+        training = _identity(cache.plan, config, records_from)
         roots = [Path(root) for root in settings.roots]
         if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first
             earlier = frozen_shards_of(training, [run.checkpoints, *roots])
@@ -68,7 +73,7 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         else:
             done = journal.resume(checkpoint, learner)
 
-        paused = _train(config, session, lessons, learner, journal, done)
+        paused = _train(config, session, lessons, learner, journal, done, records_from)
         if paused is not None:
             return session.finish(STAGE, paused)
 
@@ -83,20 +88,37 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
             **origin_facts(cache.plan, config.teacher.model),
             "began as": config.student.model or f"random weights, {config.student.config}",
         }
-        export_model(run.model, causal.model, tokenizer, model_card(facts, schedule))
+        export_model(run.model, causal.model, tokenizer, model_card(facts, training["train"]))
         message = f"{lessons.num_steps:,} steps done; {best.weights} weights of step {best.step:,} are in {run.model}"
         return session.finish(STAGE, _complete(lessons, message))
 
 
+def _identity(plan: Plan, config: RunConfig, records_from: Teacher | None) -> dict[str, Any]:
+    """What makes a training this one; the plan says which teacher, also where that is asked anew."""
+    training = {
+        "plan": plan.hash,
+        "frozen_shards": None,
+        "student": student_identity(config.student),
+        "train": keys_of_kind(config.train, "schedule"),
+    }
+    return training if records_from is None else training | {"records": records_from.layout.to_json()}
+
+
 def _train(
-    config: RunConfig, session: Session, lessons: Lessons, learner: Learner, journal: Journal, done: int
+    config: RunConfig,
+    session: Session,
+    lessons: Lessons,
+    learner: Learner,
+    journal: Journal,
+    done: int,
+    records_from: Teacher | None,
 ) -> Outcome | None:
     """Do the steps from `done` on; returns None after the last one, or how it paused."""
     settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
     steps = range(done, num_steps)
-    reader = BatchReader(
-        lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
-    )
+    source = lessons.cache if records_from is None else LiveRecords(records_from, lessons.cache.sequences)
+    with_records = settings.kd_weight > 0
+    reader = BatchReader(source, lessons.order, steps, settings.batch_size, learner.device, with_records)
     session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
     watch, owed, begun = Stopwatch(learner.device), False, time.monotonic()
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
