@@ -73,6 +73,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
     compact = {**DEFAULTS["compact"], "kind": "compact", "head_size": max(1, head_size // _COMPACT_PART)}
     unused = {"head_size": DEFAULTS["topk"]["head_size"], "precision": "fine"}  # as they are where nobody set them
     sampled = {**DEFAULTS["sampled"], "kind": "sampled", **unused}
+    of = f"of{vocab_size}" if vocab_size else ""
     sizes = dict.fromkeys(max(1, head_size // part) for part in _K_PARTS)
     return (
         _arm(LABELS, _weights(1.0), decides=True),
@@ -94,10 +95,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("ranking", {"rank_weight": 0.1}),
         _arm("balance", {"balance": True}),
         _arm("no_ema", {"ema_decay": 0.0}),
-        *(
-            _arm(f"k{size}of{vocab_size}" if vocab_size else f"k{size}", {}, cache={"head_size": size})
-            for size in sizes
-        ),
+        *(_arm(f"k{size}{of}", {}, cache={"head_size": size}) for size in sizes),
     )
 
 
