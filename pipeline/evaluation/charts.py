@@ -131,7 +131,7 @@ def scatter_chart(name: str, spots: Sequence[Spot], unit: str, levels: Sequence[
             if spot.ends is not None:
                 axes.plot([spot.x, spot.x], spot.ends, color=colour, linewidth=1.2)
             axes.plot([spot.x], [spot.y], "o", color=colour, markersize=7)
-            axes.annotate(_fit(spot.label, 20), (spot.x, spot.y), (6, 5), textcoords="offset points", fontsize=9)
+            axes.annotate(_fit(spot.label, 20), (spot.x, spot.y), (5, -12), textcoords="offset points", fontsize=9)
         axes.set_xscale("log")
         axes.margins(x=0.14, y=0.12)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))

@@ -20,8 +20,9 @@ def quality_chart(title: str, findings: Mapping[str, Finding]) -> bytes:
         ends = None if share.low is None or share.high is None else (share.low, share.high)
         colour: Colour = "student" if finding.arm == DEFAULT else "second"
         spots.append(Spot(finding.arm, finding.bytes_per_token, share.mean, ends, colour))
-    levels = [Level("full distillation", 1.0, "teacher"), Level("labels only", 0.0, "baseline")]
-    chart = scatter_chart("quality", spots, f"share of full distillation's gain; {title}", levels, "bytes a token")
+    levels = [Level("full distillation", 1.0)]
+    unit = "share of full distillation's gain over labels only"
+    chart = scatter_chart("quality", spots, unit, levels, f"bytes a cached token ({title})")
     return standalone(chart)
 
 

@@ -157,7 +157,7 @@ def test_stopped_again_and_again_it_says_the_same(
 def test_a_picture_of_bytes_and_quality(study: Study) -> None:
     root = ElementTree.parse(study[0] / "quality-0.svg").getroot()
     named = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"default", "compact", "k4of320", "bytes a token"} <= named
+    assert {"default", "compact", "k4of320", "bytes a cached token (3 steps, V = 320, K = 16)"} <= named
     assert "tau2" not in named
 
 
