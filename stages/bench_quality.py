@@ -64,15 +64,16 @@ def run(
     num_steps = steps(every)
     seconds = expected_seconds(every, config.train.batch_size * config.data.sequence_length)
     say(f"bench quality: {trainings(every)} trainings, {num_steps:,} steps: about {format_seconds(seconds)} on 2 cores")
+    # Teachers and first caches come before the count of trainings begins: its rate is of trainings alone.
+    grounds = {name: Ground.lay(root / name, _config_of(config, name), session) for name in studies}
     tables, results = {}, []
     with Progress("bench quality", num_steps, "steps") as progress:
         for name, group in studies.items():
-            ground = Ground.lay(root / name, _config_of(config, name), session)
             for study in group:
-                findings = _findings(ground, study, progress)
-                tables[_title(ground, study)] = findings
+                findings = _findings(grounds[name], study, progress)
+                tables[_title(grounds[name], study)] = findings
                 results += results_of(study.name, findings)
-            ground.close()
+            grounds[name].close()
     _save(root, tables, results)
     return QualityResult(tables, results)
 
