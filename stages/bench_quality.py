@@ -59,7 +59,7 @@ def run(
     PausedError where it is paused.
     """
     root = session.run.root / "quality"
-    studies = _studies(config, short, names, num_seeds)
+    studies = studies_of(config, short, names, num_seeds)
     every = [study for group in studies.values() for study in group]
     num_steps = steps(every)
     seconds = expected_seconds(every, config.train.batch_size * config.data.sequence_length)
@@ -81,7 +81,7 @@ def run(
 # ------------------------------------------------------------------ what there is to do
 
 
-def _studies(
+def studies_of(
     config: RunConfig, short: bool, names: Sequence[str] | None, num_seeds: int | None
 ) -> dict[str, list[Study]]:
     """Name of a ground -> its studies. Few steps; and of a long study many, and the main arms at a large vocabulary."""

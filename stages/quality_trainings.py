@@ -67,7 +67,9 @@ class Ground:
         if not arm.cache:
             return self.cache
         if arm.name not in self.caches:
-            self.caches[arm.name] = captured(arm_config(self.config, arm, {}), self.session, f"caches/{arm.name}")
+            cache = captured(arm_config(self.config, arm, {}), self.session, f"caches/{arm.name}")
+            _refuse_another_order(self.cache, cache)
+            self.caches[arm.name] = cache
         return self.caches[arm.name]
 
     def close(self) -> None:
@@ -177,6 +179,16 @@ def _identity(ground: Ground, trial: Trial, config: RunConfig) -> dict[str, Any]
         "student": student_identity(config.student),
         "train": keys_of_kind(config.train, "schedule"),
     }
+
+
+def _refuse_another_order(default: TeacherCache, cache: TeacherCache) -> None:
+    """IdentityError where a training from `cache` would take other sequences, or in another order: not paired."""
+    if (default.plan.sequences_digest, default.plan.shards) != (cache.plan.sequences_digest, cache.plan.shards):
+        raise IdentityError(
+            f"{cache.folders[0]}: expected the sequences and shards of {default.folders[0]}, so that every arm learns in "
+            f"one order; found {len(cache.plan.shards)} shards, not {len(default.plan.shards)}, or other text. Lower "
+            "cache.shard_positions and begin another study with --run-dir."
+        )
 
 
 def _unseen(cache: TeacherCache, config: RunConfig) -> np.ndarray:

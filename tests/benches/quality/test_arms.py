@@ -6,9 +6,11 @@ import pytest
 
 from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS, Arm, arms_of, chosen_arms, missing_keys
 from pipeline.benches.quality.plan import RATE_FACTORS, Study, steps, trainings
+from pipeline.benches.quality.price import expected_seconds
 from pipeline.config import keys_of_kind
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
+from stages.bench_quality import MANY, studies_of
 from stages.config import RunConfig, load_run_config
 from stages.quality_trainings import arm_config
 
@@ -82,3 +84,40 @@ def test_trainings_are_counted() -> None:
     assert RATE_FACTORS[0] == 1.0
     folders = {study.trial(arm, "", factor, seed).folder for arm in study.arms for factor in (1, 2) for seed in (0, 1)}
     assert len(folders) == 8
+
+
+def test_a_long_study_has_two_lengths_and_a_large_vocabulary() -> None:
+    short = studies_of(QUALITY, short=True, names=None, num_seeds=None)
+    assert {name: [study.name for study in group] for name, group in short.items()} == {"v4096": [""]}
+    long = studies_of(QUALITY, short=False, names=None, num_seeds=None)
+    few, many = long["v4096"]
+    assert (few.name, many.name, many.steps) == ("", "many", MANY * few.steps)
+    assert [arm.name for arm in few.arms] == [arm.name for arm in many.arms]
+    assert {arm.name for arm in few.arms} == {name for name, a in ARMS.items() if not missing_keys(a, TrainSettings)}
+    [large] = long["v49152"]
+    assert [arm.name for arm in large.arms] == [LABELS, FULL, DEFAULT, "compact", "sampled"]
+    assert {len(large.seeds(arm)) for arm in large.arms} == {3}
+    assert [len(few.seeds(arm)) for arm in few.arms[:8]] == [5] * 7 + [3]
+
+
+def test_an_arm_this_version_cannot_train_is_refused_where_it_is_asked_for() -> None:
+    for arm in ARMS.values():
+        if missing_keys(arm, TrainSettings):
+            with pytest.raises(ConfigError, match="unknown key"):
+                studies_of(QUALITY, short=True, names=[arm.name], num_seeds=None)
+        else:
+            [study] = studies_of(QUALITY, short=True, names=[arm.name], num_seeds=1)["v4096"]
+            assert arm.name in [each.name for each in study.arms]
+
+
+def test_the_price_grows_with_steps_arms_and_vocabulary() -> None:
+    arm = Arm("plain", {"": {}})
+    study = Study("", 100, 1.0, 4096, (arm,))
+    one = expected_seconds([study], 1024)
+    longer = Study("", 200, 1.0, 4096, (arm,))
+    wider = Study("", 200, 1.0, 8192, (arm,))
+    live = Study("", 100, 1.0, 4096, (Arm("live", {"": {}}, live=True),))
+    assert expected_seconds([study, study], 1024) == 2 * one
+    assert one < expected_seconds([longer], 1024) < 2 * one
+    assert expected_seconds([wider], 1024) > expected_seconds([longer], 1024)
+    assert expected_seconds([live], 1024) > one
