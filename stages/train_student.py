@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import TeacherCache
+from pipeline.cache import Plan, TeacherCache
 from pipeline.cache.roots import find_tokenizer
 from pipeline.config import keys_of_kind
 from pipeline.console import Progress
 from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.alarms import Alarms
 from pipeline.distill.batches import BatchReader
 from pipeline.distill.curriculum import in_curriculum
@@ -19,10 +20,12 @@ from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
 from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import Lessons, plan_lessons
+from pipeline.distill.live_records import LiveRecords
 from pipeline.distill.origin import origin_facts
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.validation import Validation, validate
+from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
@@ -34,20 +37,23 @@ STAGE = "train-student"
 _SLOW_DISK_BYTES_A_SECOND = 1e8  # until a first checkpoint has been timed: written, flushed, and read back
 
 
-def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork_from: Path | None = None) -> Outcome:
-    """Train until the last step or a pause; run again after any stop to continue from the newest checkpoint."""
+def run(
+    config: RunConfig,
+    session: Session,
+    use_sealed_only: bool = False,
+    fork_from: Path | None = None,
+    records_from: Teacher | None = None,
+) -> Outcome:
+    """Train until the last step or a pause; run again after any stop to continue from the newest checkpoint.
+
+    With `records_from`, a teacher in memory, the cache gives the sequences and the teacher the records.
+    """
     run, settings = session.run, config.train
     with run.at_work(STAGE, config):
         # What makes it this training and no other: compared with what is on disk before a model is loaded.
         cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
         refuse_other_settings(cache.plan, cache.folders[0], config.data, config.teacher, config.cache)
-        schedule = keys_of_kind(settings, "schedule")
-        training: dict[str, Any] = {
-            "plan": cache.plan.hash,
-            "frozen_shards": None,
-            "student": student_identity(config.student),
-            "train": schedule,
-        }
+        training = _identity(cache.plan, config, records_from)
         roots = [Path(root) for root in settings.roots]
         if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first
             earlier = frozen_shards_of(training, [run.checkpoints, *roots])
@@ -71,19 +77,14 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
             return session.finish(STAGE, Outcome("paused", f"paused while difficulties were measured: {stop}", {}))
 
         # The student, and where it stands.
-        device = choose_device(config.student.device)
         tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
-        causal = load_student(config.student, tokenizer, device)
-        refuse_leaks(causal, cache.plan.sequence_length, cache.plan.capture["packing"])
-        if settings.gradient_checkpointing:
-            recompute_activations(causal)
-        learner = Learner(causal, settings, lessons.num_steps, choose_dtype(settings.dtype, device))
+        learner = _learner(config, tokenizer, cache.plan, lessons.num_steps)
         if checkpoint is None and fork_from is not None:
             done = journal.fork(fork_from, learner)
         else:
             done = journal.resume(checkpoint, learner)
 
-        done, paused = _train(config, session, lessons, learner, journal, done)
+        done, paused = _train(config, session, lessons, learner, journal, done, records_from)
         if paused is not None:
             return session.finish(STAGE, paused)
 
@@ -93,21 +94,48 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         # What it became: the weights that validate best, as a folder anybody can load.
         best = journal.load_best(learner)
         facts = _facts(config, cache, best, done)
-        export_model(run.model, causal.model, tokenizer, model_card(facts, schedule))
+        export_model(run.model, learner.causal.model, tokenizer, model_card(facts, training["train"]))
         ended = _ending(done, lessons, journal.waiting)
         message = f"{ended}; {best.weights} weights of step {best.step:,} are in {run.model}"
         return session.finish(STAGE, _complete(done, message))
 
 
+def _learner(config: RunConfig, tokenizer: Tokenizer, plan: Plan, num_steps: int) -> Learner:
+    """The student on its device, with what is needed to teach it."""
+    device = choose_device(config.student.device)
+    causal = load_student(config.student, tokenizer, device)
+    refuse_leaks(causal, plan.sequence_length, plan.capture["packing"])
+    if config.train.gradient_checkpointing:
+        recompute_activations(causal)
+    return Learner(causal, config.train, num_steps, choose_dtype(config.train.dtype, device))
+
+
+def _identity(plan: Plan, config: RunConfig, records_from: Teacher | None) -> dict[str, Any]:
+    """What makes a training this one; the plan says which teacher, also where that is asked anew."""
+    training = {
+        "plan": plan.hash,
+        "frozen_shards": None,
+        "student": student_identity(config.student),
+        "train": keys_of_kind(config.train, "schedule"),
+    }
+    return training if records_from is None else training | {"records": records_from.layout.to_json()}
+
+
 def _train(
-    config: RunConfig, session: Session, lessons: Lessons, learner: Learner, journal: Journal, done: int
+    config: RunConfig,
+    session: Session,
+    lessons: Lessons,
+    learner: Learner,
+    journal: Journal,
+    done: int,
+    records_from: Teacher | None,
 ) -> tuple[int, Outcome | None]:
     """Do the steps from `done` on; returns how many are done, and how it paused: None after the last one."""
     settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
     steps = range(done, done if journal.waiting.stopped else num_steps)
-    reader = BatchReader(
-        lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
-    )
+    source = lessons.cache if records_from is None else LiveRecords(records_from, lessons.cache.sequences)
+    with_records = settings.kd_weight > 0
+    reader = BatchReader(source, lessons.order, steps, settings.batch_size, learner.device, with_records)
     session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
     watch, alarms, owed, begun = Stopwatch(learner.device), Alarms(settings.warmup_steps), False, time.monotonic()
     with (

@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.cache import Records, TeacherCache
 from pipeline.data.sequences import Sequences
@@ -147,6 +148,17 @@ class StepBatches:
         return self.batches
 
 
+class RecordSource(Protocol):
+    """Where sequences and their records come from: a cache, or a teacher in memory."""
+
+    @property
+    def sequences(self) -> Sequences:
+        """All of them, by number."""
+
+    def read(self, indices: NDArray[np.integer[Any]]) -> tuple[Sequences, Records]:
+        """Some of them [B, T+1], and what the teacher says of their positions [B·T]."""
+
+
 class BatchReader:
     """Iterates over the steps; one thread reads their micro-batches ahead, and time spent waiting for it is counted.
 
@@ -158,7 +170,7 @@ class BatchReader:
 
     def __init__(
         self,
-        cache: TeacherCache,
+        source: RecordSource,
         order: DataOrder,
         steps: range,
         batch_size: int,
@@ -168,7 +180,7 @@ class BatchReader:
         self.wait_seconds = 0.0
         # A cache is for one thread at a time, and the loop validates on it while this thread reads: a copy has its own
         # open files.
-        self._own_cache, self._cache, self._order, self._steps = cache, copy.copy(cache), order, steps
+        self._own_source, self._source, self._order, self._steps = source, copy.copy(source), order, steps
         self._left = 0  # micro-batches of the step under way that were not taken yet
         self._batch_size, self._device, self._with_records = batch_size, device, with_records
         self._queue: queue.Queue[tuple[int, HostBatch] | BaseException] = queue.Queue(maxsize=READ_AHEAD)
@@ -198,7 +210,7 @@ class BatchReader:
     def _read_again(self, step: int) -> Iterator[Batch]:
         """The micro-batches of a step once more, read on the thread that asks."""
         for part in self._parts(self._order.sequences_for_step(step)):
-            yield _read(self._own_cache, part, self._with_records, pinned=False).to(self._device)
+            yield _read(self._own_source, part, self._with_records, pinned=False).to(self._device)
 
     def _parts(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         return (indices[start : start + self._batch_size] for start in range(0, len(indices), self._batch_size))
@@ -217,10 +229,10 @@ class BatchReader:
         try:
             for step in self._steps:
                 indices = self._order.sequences_for_step(step)
-                num_scored = int(self._cache.sequences.loss_mask[indices].sum())
+                num_scored = int(self._source.sequences.loss_mask[indices].sum())
                 for part in self._parts(indices):
                     pinned = self._device.type == "cuda"
-                    self._put((num_scored, _read(self._cache, part, self._with_records, pinned)))
+                    self._put((num_scored, _read(self._source, part, self._with_records, pinned)))
                     if self._stopped.is_set():
                         return
         except BaseException as error:
@@ -239,8 +251,8 @@ class BatchReader:
             self._queue.get_nowait()
 
 
-def _read(cache: TeacherCache, indices: np.ndarray, with_records: bool, pinned: bool) -> HostBatch:
+def _read(source: RecordSource, indices: np.ndarray, with_records: bool, pinned: bool) -> HostBatch:
     numbers = tuple(indices.tolist())
     if with_records:
-        return HostBatch.of(*cache.read(indices), pinned, numbers)
-    return HostBatch.of(cache.sequences.select(indices), None, pinned, numbers)
+        return HostBatch.of(*source.read(indices), pinned, numbers)
+    return HostBatch.of(source.sequences.select(indices), None, pinned, numbers)
