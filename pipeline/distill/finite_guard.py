@@ -99,6 +99,7 @@ def _losses(parts: LossParts) -> Tensor:
 
 
 def _odd_records(records: RecordTensors) -> Tensor:
-    """Which positions have records that no teacher left: NaN, or a probability above every bound. −inf is padding."""
+    """Which positions have records that no teacher left: NaN, or +∞; both show in their sum. −∞ is padding."""
     fields = (records.logprobs_NK, records.tail_NR, records.draw_logprobs_NM)
-    return torch.stack([(field.isnan() | field.isposinf()).any(dim=1) for field in fields]).any(dim=0)
+    total_N = torch.stack([field.sum(dim=1) for field in fields]).sum(dim=0)
+    return total_N.isnan() | total_N.isposinf()

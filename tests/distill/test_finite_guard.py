@@ -138,6 +138,20 @@ def test_a_gradient_alone_names_the_whole_step(batches: list[Batch]) -> None:
     assert is_untouched(learner)
 
 
+def test_a_gradient_that_overflows_scales_less_and_is_not_said(
+    batches: list[Batch], capsys: pytest.CaptureFixture[str]
+) -> None:
+    learner = make_learner(torch.float16)
+    handle = next(learner.causal.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    scale = learner.scaler.get_scale()
+    assert learn(learner, batches) == Trouble(("gradient",), (0, 2, 5, 7))
+    assert is_untouched(learner)
+    assert learner.scaler.get_scale() == scale / 2
+    assert "skipped" not in capsys.readouterr().err, "a scaler finds its scale so"
+    handle.remove()
+    assert learn(learner, batches) is None
+
+
 def test_the_first_few_are_said_with_their_sequences(
     batches: list[Batch], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
