@@ -56,10 +56,6 @@ def run(config: RunConfig, session: Session, use_sealed_only: bool = False, fork
         lessons = plan_lessons(cache, settings, training["frozen_shards"])
         if checkpoint is not None and checkpoint.step == lessons.num_steps and run.model.is_dir():
             return session.finish(STAGE, _complete(lessons, f"nothing left to do; the student is in {run.model}"))
-        try:
-            lessons = in_curriculum(lessons, settings, run.student / "difficulty", session.pause)
-        except PausedError as stop:
-            return session.finish(STAGE, Outcome("paused", f"paused while difficulties were measured: {stop}", {}))
 
         # The student, and where it stands.
         device = choose_device(config.student.device)
@@ -99,6 +95,10 @@ def _train(
 ) -> Outcome | None:
     """Do the steps from `done` on; returns None after the last one, or how it paused."""
     settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
+    try:
+        lessons = in_curriculum(lessons, settings, session.run.student / "difficulty", session.pause)
+    except PausedError as stop:
+        return Outcome("paused", f"paused while difficulties were measured: {stop}", {"steps": done, "of": num_steps})
     steps = range(done, num_steps)
     reader = BatchReader(
         lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
