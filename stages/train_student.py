@@ -71,10 +71,6 @@ def run(
             if ended is not None:
                 message = f"nothing left to do: {ended}; the student is in {run.model}"
                 return session.finish(STAGE, _complete(checkpoint.step, message))
-        try:
-            lessons = in_curriculum(lessons, settings, run.student / "difficulty", session.pause)
-        except PausedError as stop:
-            return session.finish(STAGE, Outcome("paused", f"paused while difficulties were measured: {stop}", {}))
 
         # The student, and where it stands.
         tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
@@ -132,6 +128,11 @@ def _train(
 ) -> tuple[int, Outcome | None]:
     """Do the steps from `done` on; returns how many are done, and how it paused: None after the last one."""
     settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
+    try:
+        lessons = in_curriculum(lessons, settings, session.run.student / "difficulty", session.pause)
+    except PausedError as stop:
+        paused = f"paused while difficulties were measured: {stop}"
+        return done, Outcome("paused", paused, {"steps": done, "of": num_steps})
     steps = range(done, done if journal.waiting.stopped else num_steps)
     source = lessons.cache if records_from is None else LiveRecords(records_from, lessons.cache.sequences)
     with_records = settings.kd_weight > 0

@@ -49,7 +49,7 @@ class DataOrder:
         return self.num_sequences / self.batch
 
     def sequences_for_step(self, step: int) -> NDArray[np.int64]:
-        """Absolute sequence numbers [batch] of a step (from 0); over an epoch each sequence comes exactly once."""
+        """Absolute sequence numbers [batch] of a step (from 0); shuffled, each comes exactly once an epoch."""
         position, stop = step * self.batch, (step + 1) * self.batch
         parts = []
         while position < stop:

@@ -25,6 +25,7 @@ SIZES = {
 }
 OF_OWN_STUDENTS = {"data.max_documents": "6", "data.max_tokens": "4000", "train.steps": "6", "student.config": STUDENT}
 MAY_DIFFER = {*SIZES, *OF_OWN_STUDENTS, "teacher.model", "student.model", "eval.teacher", "data.dataset", "cache.roots"}
+pytestmark = pytest.mark.slow
 PLAIN, CHAT = "kaggle-p100", "kaggle-chat"
 
 
