@@ -126,7 +126,7 @@ class BatchReader:
 
     def __init__(
         self,
-        source: RecordSource,
+        cache: RecordSource,
         order: DataOrder,
         steps: range,
         batch_size: int,
@@ -136,7 +136,7 @@ class BatchReader:
         self.wait_seconds = 0.0
         # A cache is for one thread at a time, and the loop validates on it while this thread reads: a copy has its own
         # open files.
-        self._source, self._order, self._steps = copy.copy(source), order, steps
+        self._cache, self._order, self._steps = copy.copy(cache), order, steps
         self._batch_size, self._device, self._with_records = batch_size, device, with_records
         self._queue: queue.Queue[tuple[int, HostBatch] | BaseException] = queue.Queue(maxsize=READ_AHEAD)
         self._stopped = threading.Event()
@@ -175,11 +175,11 @@ class BatchReader:
         try:
             for step in self._steps:
                 indices = self._order.sequences_for_step(step)
-                num_scored = int(self._source.sequences.loss_mask[indices].sum())
+                num_scored = int(self._cache.sequences.loss_mask[indices].sum())
                 for start in range(0, len(indices), self._batch_size):
                     part = indices[start : start + self._batch_size]
                     pinned = self._device.type == "cuda"
-                    self._put((num_scored, _read(self._source, part, self._with_records, pinned)))
+                    self._put((num_scored, _read(self._cache, part, self._with_records, pinned)))
                     if self._stopped.is_set():
                         return
         except BaseException as error:
@@ -198,7 +198,7 @@ class BatchReader:
             self._queue.get_nowait()
 
 
-def _read(source: RecordSource, indices: np.ndarray, with_records: bool, pinned: bool) -> HostBatch:
+def _read(cache: RecordSource, indices: np.ndarray, with_records: bool, pinned: bool) -> HostBatch:
     if with_records:
-        return HostBatch.of(*source.read(indices), pinned)
-    return HostBatch.of(source.sequences.select(indices), None, pinned)
+        return HostBatch.of(*cache.read(indices), pinned)
+    return HostBatch.of(cache.sequences.select(indices), None, pinned)
