@@ -16,7 +16,6 @@ from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Journal, frozen_shards_of
 from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import Lessons, plan_lessons
-from pipeline.distill.live_records import LiveRecords
 from pipeline.distill.origin import origin_facts
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.validation import Validation, validate
@@ -56,7 +55,7 @@ def run(
         checkpoint = journal.find(roots)
 
         # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
-        lessons = plan_lessons(cache, settings, training["frozen_shards"])
+        lessons = plan_lessons(cache, settings, training["frozen_shards"], records_from)
         if checkpoint is not None and checkpoint.step == lessons.num_steps and run.model.is_dir():
             return session.finish(STAGE, _complete(lessons, f"nothing left to do; the student is in {run.model}"))
 
@@ -73,7 +72,7 @@ def run(
         else:
             done = journal.resume(checkpoint, learner)
 
-        paused = _train(config, session, lessons, learner, journal, done, records_from)
+        paused = _train(config, session, lessons, learner, journal, done)
         if paused is not None:
             return session.finish(STAGE, paused)
 
@@ -105,20 +104,14 @@ def _identity(plan: Plan, config: RunConfig, records_from: Teacher | None) -> di
 
 
 def _train(
-    config: RunConfig,
-    session: Session,
-    lessons: Lessons,
-    learner: Learner,
-    journal: Journal,
-    done: int,
-    records_from: Teacher | None,
+    config: RunConfig, session: Session, lessons: Lessons, learner: Learner, journal: Journal, done: int
 ) -> Outcome | None:
     """Do the steps from `done` on; returns None after the last one, or how it paused."""
     settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
     steps = range(done, num_steps)
-    source = lessons.cache if records_from is None else LiveRecords(records_from, lessons.cache.sequences)
-    with_records = settings.kd_weight > 0
-    reader = BatchReader(source, lessons.order, steps, settings.batch_size, learner.device, with_records)
+    reader = BatchReader(
+        lessons.source, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
+    )
     session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
     watch, owed, begun = Stopwatch(learner.device), False, time.monotonic()
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
