@@ -68,7 +68,7 @@ class Ground:
             return self.cache
         if arm.name not in self.caches:
             cache = captured(arm_config(self.config, arm, {}), self.session, f"caches/{arm.name}")
-            _refuse_another_order(self.cache, cache)
+            refuse_another_order(self.cache, cache)
             self.caches[arm.name] = cache
         return self.caches[arm.name]
 
@@ -181,7 +181,7 @@ def _identity(ground: Ground, trial: Trial, config: RunConfig) -> dict[str, Any]
     }
 
 
-def _refuse_another_order(default: TeacherCache, cache: TeacherCache) -> None:
+def refuse_another_order(default: TeacherCache, cache: TeacherCache) -> None:
     """IdentityError where a training from `cache` would take other sequences, or in another order: not paired."""
     if (default.plan.sequences_digest, default.plan.shards) != (cache.plan.sequences_digest, cache.plan.shards):
         raise IdentityError(

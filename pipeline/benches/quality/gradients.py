@@ -1,7 +1,8 @@
 """The gradient of an arm's whole loss by all of a student's weights, as its own training makes it.
 
-Weights of the parts, routing, ranking and balance are in it, because the Learner computes it; nothing is clipped. (Of
-whole models, as in Anshumann et al. 2025, arXiv:2503.16870.)
+Weights of the parts, routing, ranking and balance are in it, because the Learner computes it; what those remember of
+earlier steps is as at the first one, and nothing is clipped. (Of whole models, as in Anshumann et al. 2025,
+arXiv:2503.16870.)
 """
 
 from __future__ import annotations
