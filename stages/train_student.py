@@ -95,7 +95,7 @@ def _train(
     settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
     steps = range(done, num_steps)
     reader = BatchReader(
-        lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
+        lessons.cache, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.needs_teacher
     )
     session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
     watch, owed, begun = Stopwatch(learner.device), False, time.monotonic()

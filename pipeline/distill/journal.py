@@ -127,7 +127,8 @@ class Journal:
         """One metrics line of a training step."""
         line = dataclasses.asdict(result) | {"skipped_steps": skipped_steps}
         line.pop("skipped")
-        self.log.metrics({"step": step, "kind": "train"} | line)
+        routes = line.pop("routes") or {}
+        self.log.metrics({"step": step, "kind": "train"} | line | routes)
 
     def log_validation(self, step: int, found: Mapping[str, Validation], learner: Learner) -> None:
         """One metrics line for raw and one for averaged weights; the better are kept if they are the best so far."""

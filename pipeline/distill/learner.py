@@ -13,6 +13,7 @@ from pipeline.distill.batches import Batch
 from pipeline.distill.checkpoint import Checkpoint, Tensors
 from pipeline.distill.ema import WeightAverage
 from pipeline.distill.learning_rate import learning_rate_at
+from pipeline.distill.loss_weights import LossWeights, StepWeights
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from pipeline.distill.precision import autocast
@@ -40,6 +41,7 @@ class Learner:
         self.optimizer = make_optimizer(causal.model, settings)
         self.average = WeightAverage(causal.model, settings.ema_decay) if settings.ema_decay > 0 else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_dtype is torch.float16)
+        self.loss_weights = LossWeights(settings, num_steps, self.device)
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
 
@@ -50,17 +52,20 @@ class Learner:
         self.causal.model.train()
         learning_rate = learning_rate_at(step, self.num_steps, self.settings)
         temperature = temperature_at(step, self.num_steps, self.settings.temperature)
+        weights = self.loss_weights.at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
         normaliser = max(1, num_scored)
-        parts = (self._backward(batch, temperature, normaliser) for batch in batches)
-        sums = add_up(parts) | {"gradient_norm": self._clip()}
+        parts = (self._backward(batch, temperature, weights, normaliser) for batch in batches)
+        sums = add_up(parts) | self.loss_weights.figures() | {"gradient_norm": self._clip()}
         # The one transfer of a step: asking a card for each number would make it wait each time.
         figures = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
         skipped = not figures["gradient_norm"] < float("inf")
         self._update(step, skipped)
-        return StepResult.of(figures, temperature, learning_rate, normaliser, skipped)
+        if num_scored and not skipped:
+            self.loss_weights.observe(figures, normaliser, temperature)
+        return StepResult.of(figures, temperature, weights, learning_rate, normaliser, skipped)
 
     @property
     def weight_kinds(self) -> tuple[str, ...]:
@@ -85,6 +90,8 @@ class Learner:
         }
         if self.average is not None:
             tensors["average"] = self.average.state_dict()
+        if router := self.loss_weights.tensors():
+            tensors["router"] = router
         return tensors
 
     @property
@@ -104,6 +111,7 @@ class Learner:
             "skipped_steps": self.skipped_steps,
             "skipped_in_a_row": self.skipped_in_a_row,
             "scaler": self.scaler.state_dict(),
+            "loss_weights": self.loss_weights.state(),
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -115,6 +123,9 @@ class Learner:
         elif self.average is not None:  # forked from a training that kept none: it begins with these weights
             self.average = WeightAverage(self.causal.model, self.settings.ema_decay)
         state = checkpoint.state["learner"]
+        if "loss_weights" in state:
+            router = checkpoint.tensors("router") if checkpoint.holds("router") else {}
+            self.loss_weights.load(state["loss_weights"], router)
         self.skipped_steps = int(state["skipped_steps"])
         self.skipped_in_a_row = int(state["skipped_in_a_row"])
         if self.scaler.is_enabled() and state["scaler"]:  # empty where the steps so far needed none
@@ -126,7 +137,7 @@ class Learner:
                 f"(train.dtype: {self.settings.dtype}): the numbers are not those of a training that stayed in one"
             )
 
-    def _backward(self, batch: Batch, temperature: float, normaliser: int) -> LossParts:
+    def _backward(self, batch: Batch, temperature: float, weights: StepWeights, normaliser: int) -> LossParts:
         with autocast(self.device, self.autocast_dtype):
             hidden_BTD = self.causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
             hidden_nD, labels_n, records_n = batch.scored(hidden_BTD.flatten(0, 1))
@@ -137,12 +148,15 @@ class Learner:
                 records_n,
                 temperature=temperature,
                 objective=self.settings.objective,
-                ce_weight=self.settings.ce_weight,
-                kd_weight=self.settings.kd_weight,
+                ce_weight=weights.ce,
+                kd_weight=weights.kd,
                 normaliser=normaliser,
                 chunk_positions=self.settings.chunk_positions,
+                rank_weight=weights.rank,
+                router=weights.router,
             )
         torch.autograd.backward(self.scaler.scale(parts.loss))
+        self.loss_weights.note(parts)
         return parts
 
     def _clip(self) -> Tensor:

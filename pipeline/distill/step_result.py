@@ -8,6 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
+from pipeline.distill.loss_weights import StepWeights
 from pipeline.distill.losses import LossParts
 
 
@@ -20,6 +21,12 @@ class StepResult:
     kd: float | None
     agreement: float | None
     effective_draws: float | None
+    rank: float | None
+    ce_weight: float
+    kd_weight: float
+    rank_weight: float
+    routes: dict[str, float] | None
+    """how a router's weights are spread over positions, as `route_ce_mean` and so on; None without a router"""
     temperature: float
     learning_rate: float
     gradient_norm: float
@@ -28,9 +35,15 @@ class StepResult:
 
     @classmethod
     def of(
-        cls, figures: dict[str, float], temperature: float, learning_rate: float, num_positions: int, skipped: bool
+        cls,
+        figures: dict[str, float],
+        temperature: float,
+        weights: StepWeights,
+        learning_rate: float,
+        num_positions: int,
+        skipped: bool,
     ) -> Self:
-        """From the sums of `add_up` and the gradient's norm, on the host."""
+        """From the sums of `add_up`, the figures of `LossWeights` and the gradient's norm, on the host."""
 
         def mean(name: str) -> float | None:
             return figures[name] / num_positions if name in figures else None
@@ -41,6 +54,11 @@ class StepResult:
             kd=mean("kd"),
             agreement=mean("agreement"),
             effective_draws=mean("effective_draws"),
+            rank=mean("rank"),
+            ce_weight=weights.ce,
+            kd_weight=weights.kd,
+            rank_weight=weights.rank,
+            routes={name: value for name, value in figures.items() if name.startswith("route_")} or None,
             temperature=temperature,
             learning_rate=learning_rate,
             gradient_norm=figures["gradient_norm"],
@@ -54,7 +72,7 @@ def add_up(parts: Iterable[LossParts]) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     for part in parts:
         scores = {"ce": part.ce_N, "kd": part.kd_N, "agreement": part.agreement_N}
-        scores["effective_draws"] = part.effective_draws_N
+        scores |= {"effective_draws": part.effective_draws_N, "rank": part.rank_N}
         found = {name: value_n.float().sum() for name, value_n in scores.items() if value_n is not None}
         for name, value in (found | {"loss": part.loss.detach()}).items():
             sums[name] = sums[name] + value if name in sums else value
