@@ -16,6 +16,17 @@ SAMPLED_OBJECTIVES: tuple[Objective, ...] = ("sampled_tail", "bucket")
 """What records of the kind `sampled` can be used for; with no tail of their own, both mean Σ p̂·log(p̂/q)"""
 Part = Literal["ce", "kd", "rank"]
 """Parts of the loss: labels, the objective, the likelihood of the teacher's order"""
+WITHOUT_TEACHER: dict[str, Any] = {
+    "ce_weight": 1.0,
+    "kd_weight": 0.0,
+    "rank_weight": 0.0,
+    "ce_weight_end": None,
+    "kd_weight_end": None,
+    "rank_weight_end": None,
+    "balance": False,
+    "router": "uniform",
+}
+"""What turns any training into one on labels only"""
 
 
 class TemperatureSettings(Section):
