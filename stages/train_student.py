@@ -128,7 +128,7 @@ def _train(
         return done, Outcome("paused", paused, {"steps": done, "of": num_steps})
     steps = range(done, done if journal.waiting.stopped else num_steps)
     reader = BatchReader(
-        lessons.source, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.kd_weight > 0
+        lessons.source, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.needs_teacher
     )
     session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
     watch, alarms, owed, begun = Stopwatch(learner.device), Alarms(settings.warmup_steps), False, time.monotonic()

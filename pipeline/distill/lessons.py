@@ -97,11 +97,9 @@ def plan_lessons(
 
 def _refuse_unfit_target(cache: TeacherCache, settings: TrainSettings) -> None:
     """ConfigError for an objective or a temperature that records of this cache cannot give."""
-    if settings.kd_weight == 0:
-        return
     if cache.plan.layout.kind == "sampled":
         _refuse_what_sampled_lacks(cache, settings)
-    elif settings.objective == "sampled_tail" and _lacks_draws(cache.plan.layout):
+    elif "kd" in settings.parts and settings.objective == "sampled_tail" and _lacks_draws(cache.plan.layout):
         raise ConfigError(
             f"{cache.folders[0]}: this cache was made without tail draws (cache.num_draws: 0), from which the "
             "objective sampled_tail estimates the tail. Set train.objective to bucket, or make a cache with draws."
@@ -115,8 +113,16 @@ def _lacks_draws(layout: RecordLayout) -> bool:
 
 def _refuse_what_sampled_lacks(cache: TeacherCache, settings: TrainSettings) -> None:
     """Draws of all ids at temperature 1 say nothing of another temperature, nor of another divergence."""
-    temperature = settings.temperature
+    temperature, parts = settings.temperature, settings.parts
     place = f"{cache.folders[0]}: this cache is of the kind sampled, whose ids were drawn at temperature 1"
+    if "rank" in parts:
+        raise ConfigError(
+            f"{place}, by chance; train.rank_weight asks for the teacher's order of its likeliest ids, and counts of a "
+            "few draws leave most ids out and tie most others. Set train.rank_weight and train.rank_weight_end to 0, "
+            "or make a cache of the kind topk or compact."
+        )
+    if "kd" not in parts:
+        return
     if (temperature.start, temperature.end) != (1.0, 1.0):
         raise ConfigError(
             f"{place}; train.temperature is {temperature.start:g} to {temperature.end:g}. Set both ends to 1, or make "
