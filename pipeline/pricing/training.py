@@ -138,6 +138,7 @@ def _time_validation(learner: Learner, batch: Batch) -> float:
 
 def _memory(learner: Learner, weights: int, peak: int | None) -> TrainingMemory:
     head = learner.causal.head
+    elsewhere = learner.settings.ema_device == "host" and learner.device.type != "cpu"
     chunk = learner.settings.chunk_positions * learner.causal.num_effective
     matrix = 0 if head.weight_VD is None else head.weight_VD.numel()
     trained = sum(p.numel() * p.element_size() for p in learner.causal.model.parameters() if p.requires_grad)
@@ -145,7 +146,7 @@ def _memory(learner: Learner, weights: int, peak: int | None) -> TrainingMemory:
         parameters=weights,
         gradients=trained,
         optimizer=2 * trained,
-        average=trained if learner.average is not None else 0,
+        average=trained if learner.average is not None and not elsewhere else 0,
         head_chunk=_FLOAT32_BYTES * (chunk + matrix),
         peak=peak,
     )
