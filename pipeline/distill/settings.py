@@ -161,6 +161,7 @@ class TrainSettings(Section):
                 )
         return self
 
+    @pydantic.model_validator(mode="after")
     def _has_what_a_router_needs(self) -> Self:
         if self.router != "uniform" and not self.needs_teacher:
             raise ValueError(

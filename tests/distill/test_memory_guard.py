@@ -159,7 +159,7 @@ def _replaced(batch: Batch, **changes: Any) -> Batch:
 def gradients(learner: Learner, batches: list[Batch]) -> list[Tensor]:
     """Of every weight, as the optimizer would get them, in float64."""
     num_scored = sum(batch.num_scored for batch in batches)
-    learner._accumulate(0, batches, 2.0, num_scored)
+    learner._accumulate(0, batches, 2.0, learner.loss_weights.at(0), num_scored)
     found = [parameter.grad for parameter in learner.causal.model.parameters()]
     return [gradient.double() for gradient in found if gradient is not None]
 
