@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.console import format_seconds, say
+from pipeline.distill.settings import WITHOUT_TEACHER
 from pipeline.errors import ConfigError
 from pipeline.evaluation.summary import EvalResult, gain_of
 from pipeline.runs import Outcome, RunDirectory, Session
@@ -52,11 +53,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
 def _labels_only(config: RunConfig, root: Path) -> RunConfig:
     """The same student, steps and seed, on labels only, at the learning rate that is best for it."""
     assert config.demo is not None
-    train = {
-        "ce_weight": 1.0,
-        "kd_weight": 0.0,
-        "learning_rate": config.demo.labels_only_learning_rate,
-    }
+    train = WITHOUT_TEACHER | {"learning_rate": config.demo.labels_only_learning_rate}
     changed = _changed(config, train=train, cache={"roots": [str(root / "cache"), *config.cache.roots]})
     return changed.model_copy(update={"name": f"{config.name} on labels only"})
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.distill.settings import WITHOUT_TEACHER
 from pipeline.models import CausalModel
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.loading import load_model
@@ -41,7 +42,7 @@ def with_student(config: RunConfig, session: Session, cache: TeacherCache) -> St
     if config.student.config is None:
         return config.student
     run = RunDirectory(session.run.root / "student")
-    schedule: dict[str, Any] = {"steps": STUDENT_STEPS, "epochs": None, "ce_weight": 1.0, "kd_weight": 0.0, "roots": []}
+    schedule = WITHOUT_TEACHER | {"steps": STUDENT_STEPS, "epochs": None, "roots": []}
     settings = changed(config, cache={"roots": [str(cache.folders[0])]}, train=schedule)
     outcome = train_student.run(settings, Session(run, session.pause, session.command))
     if outcome.state == "paused":

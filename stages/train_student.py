@@ -20,7 +20,6 @@ from pipeline.distill.export import export_model, model_card
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
 from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import Lessons, plan_lessons
-from pipeline.distill.live_records import LiveRecords
 from pipeline.distill.origin import origin_facts
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.tensorboard_log import refuse_without_tensorboard
@@ -65,7 +64,7 @@ def run(
             refuse_without_tensorboard()
 
         # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
-        lessons = plan_lessons(cache, settings, training["frozen_shards"])
+        lessons = plan_lessons(cache, settings, training["frozen_shards"], records_from)
         if checkpoint is not None and run.model.is_dir():
             ended = _ending(checkpoint.step, lessons, Waiting.of(checkpoint.state))
             if ended is not None:
@@ -80,7 +79,7 @@ def run(
         else:
             done = journal.resume(checkpoint, learner)
 
-        done, paused = _train(config, session, lessons, learner, journal, done, records_from)
+        done, paused = _train(config, session, lessons, learner, journal, done)
         if paused is not None:
             return session.finish(STAGE, paused)
 
@@ -118,13 +117,7 @@ def _identity(plan: Plan, config: RunConfig, records_from: Teacher | None) -> di
 
 
 def _train(
-    config: RunConfig,
-    session: Session,
-    lessons: Lessons,
-    learner: Learner,
-    journal: Journal,
-    done: int,
-    records_from: Teacher | None,
+    config: RunConfig, session: Session, lessons: Lessons, learner: Learner, journal: Journal, done: int
 ) -> tuple[int, Outcome | None]:
     """Do the steps from `done` on; returns how many are done, and how it paused: None after the last one."""
     settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
@@ -134,9 +127,9 @@ def _train(
         paused = f"paused while difficulties were measured: {stop}"
         return done, Outcome("paused", paused, {"steps": done, "of": num_steps})
     steps = range(done, done if journal.waiting.stopped else num_steps)
-    source = lessons.cache if records_from is None else LiveRecords(records_from, lessons.cache.sequences)
-    with_records = settings.kd_weight > 0
-    reader = BatchReader(source, lessons.order, steps, settings.batch_size, learner.device, with_records)
+    reader = BatchReader(
+        lessons.source, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.needs_teacher
+    )
     session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
     watch, alarms, owed, begun = Stopwatch(learner.device), Alarms(settings.warmup_steps), False, time.monotonic()
     with (

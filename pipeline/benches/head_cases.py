@@ -125,6 +125,7 @@ def random_records(sizes: HeadSizes, labels_N: Tensor, generator: torch.Generato
         tail_NR=scores.tail_nR,
         draw_ids_NM=scores.draw_ids_nM,
         draw_logprobs_NM=scores.draw_logprobs_nM,
+        label_logprobs_N=scores.label_logprobs_n,
         entropies_N=scores.entropies_n,
     ).rows(rows_N)
 

@@ -34,6 +34,7 @@ from pipeline.console import say, warn_once
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.batches import BatchReader
 from pipeline.distill.learner import Learner
+from pipeline.distill.loss_weights import LossWeights
 from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import TrainSettings
 from pipeline.models.device import choose_dtype, environment
@@ -83,6 +84,7 @@ class OurLoop:
         """Seconds of the steps of one round."""
         learner = self.learner
         learner.settings = learner.settings.model_copy(update={"kd_weight": kd_weight, "ce_weight": 1 - kd_weight})
+        learner.loss_weights = LossWeights(learner.settings, learner.num_steps, learner.device)
         steps = range(self._done, self._done + self.sizes.steps)
         reader = BatchReader(
             self.cache, self._order, steps, self.sizes.batch_size, learner.device, with_records=kd_weight > 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.objectives import Goal, Scores, score_
+from pipeline.distill.routing import Router
 from pipeline.distill.softening import SoftTarget
 from pipeline.models.head import Head, product_float32
 
@@ -33,11 +34,16 @@ class LossInputs:
     target: SoftTarget
     goal: Goal
     chunk_positions: int
+    router: Router | None = None
 
     def rows(self, rows: Tensor) -> Self:
         """Some of the positions."""
         target = self.target.rows(rows)
         return replace(self, labels_N=self.labels_N[rows], weights_N=self.weights_N[rows], target=target)
+
+    def blank_scores(self, count: int) -> Scores:
+        """Room for what is found out of `count` positions."""
+        return Scores.blank(count, self.weights_N, self.goal.rank_weight != 0, self.router is not None)
 
 
 @dataclass(slots=True, eq=False)
@@ -123,7 +129,7 @@ def score_chunks(hidden_ND: Tensor, head: Head, inputs: LossInputs, gradients: H
 
     `head.weight_VD` and `hidden_ND` have the dtype the products are to be made in.
     """
-    scores, room_nV = Scores.blank(len(hidden_ND), like=inputs.weights_N), _room(hidden_ND, head, inputs)
+    scores, room_nV = inputs.blank_scores(len(hidden_ND)), _room(hidden_ND, head, inputs)
     for rows in _pieces(len(hidden_ND), inputs.chunk_positions):
         logits_nV = head.logits_float32(hidden_ND[rows], room_nV)  # ours alone, and about to be overwritten
         _score_chunk_(logits_nV, rows, head.softcap, inputs, scores, gradients is not None)
@@ -151,7 +157,7 @@ def _score_chunk_(
         logits_bV, at = logits_nV[block], slice(rows.start + block.start, rows.start + block.stop)
         slope_bV = _slope(logits_bV, softcap) if softcap is not None and with_gradient else None
         target, labels_b, weights_b = inputs.target.rows(at), inputs.labels_N[at], inputs.weights_N[at]
-        scores.put(at, score_(logits_bV, labels_b, weights_b, target, inputs.goal, with_gradient))
+        scores.put(at, score_(logits_bV, labels_b, weights_b, target, inputs.goal, with_gradient, inputs.router))
         if slope_bV is not None:
             logits_bV.mul_(slope_bV)
 
@@ -191,7 +197,7 @@ class HeadLoss(torch.autograd.Function):
         head: Head,
         inputs: LossInputs,
         wanted: tuple[bool, bool, bool],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor | None, ...]:
         ctx.scale, ctx.dtypes = head.scale, [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
         if weight_VD is not None:
             dtype = product_dtype(hidden_ND, weight_VD)
@@ -200,8 +206,9 @@ class HeadLoss(torch.autograd.Function):
             ctx.gradients = HeadGradients.blank(hidden_ND, head, wanted) if any(wanted) else None
             scores = score_chunks(hidden_ND, head, inputs, ctx.gradients)
             loss = scores.weighted_sum(inputs.weights_N, inputs.goal)
-        ctx.mark_non_differentiable(scores.ce_n, scores.kd_n, scores.agreement_n)
-        return loss, scores.ce_n, scores.kd_n, scores.agreement_n
+        parts = scores.tensors()
+        ctx.mark_non_differentiable(*(part for part in parts if part is not None))
+        return loss, *parts
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -15,6 +15,7 @@ from pipeline.distill.ema import WeightAverage
 from pipeline.distill.finite_guard import Suspects, Trouble, tell
 from pipeline.distill.gradient_norms import GradientNorms
 from pipeline.distill.learning_rate import learning_rate_at
+from pipeline.distill.loss_weights import LossWeights, StepWeights
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.memory_guard import MemoryGuard
 from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
@@ -47,6 +48,7 @@ class Learner:
         self.gradients = GradientNorms(causal.model)
         self.memory = MemoryGuard(settings, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_dtype is torch.float16)
+        self.loss_weights = LossWeights(settings, num_steps, self.device)
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
 
@@ -58,20 +60,23 @@ class Learner:
         self.causal.model.train()
         learning_rate = learning_rate_at(step, self.num_steps, self.settings)
         temperature = temperature_at(step, self.num_steps, self.settings.temperature)
+        weights = self.loss_weights.at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
         normaliser = max(1, num_scored)
-        suspects, sums = self._accumulate(step, batches, temperature, normaliser)
-        sums |= self._clip()
+        suspects, sums = self._accumulate(step, batches, temperature, weights, normaliser)
+        sums |= self.loss_weights.figures() | self._clip()
         # The one transfer of a step: asking a card for each number would make it wait each time.
         values = torch.cat([torch.stack(list(sums.values())), suspects.flags()]).tolist()
         figures = dict(zip(sums, values, strict=False))
         trouble = suspects.find(figures, values[len(figures) :])
         self._update(step, trouble)
         self.memory.watch()
+        if num_scored and trouble is None:
+            self.loss_weights.observe(figures, normaliser, temperature)
         clip_norm = self.settings.clip_norm
-        return StepResult.of(figures, temperature, learning_rate, clip_norm, normaliser, trouble)
+        return StepResult.of(figures, temperature, weights, learning_rate, clip_norm, normaliser, trouble)
 
     @property
     def weight_kinds(self) -> tuple[str, ...]:
@@ -96,6 +101,8 @@ class Learner:
         }
         if self.average is not None:
             tensors["average"] = self.average.state_dict()
+        if router := self.loss_weights.tensors():
+            tensors["router"] = router
         return tensors
 
     @property
@@ -116,6 +123,7 @@ class Learner:
             "skipped_in_a_row": self.skipped_in_a_row,
             "scaler": self.scaler.state_dict(),
             "memory": self.memory.state(),
+            "loss_weights": self.loss_weights.state(),
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -127,6 +135,9 @@ class Learner:
         elif self.average is not None:  # forked from a training that kept none: it begins with these weights
             self.average = self._new_average()
         state = checkpoint.state["learner"]
+        if "loss_weights" in state:
+            router = checkpoint.tensors("router") if checkpoint.holds("router") else {}
+            self.loss_weights.load(state["loss_weights"], router)
         self.skipped_steps = int(state["skipped_steps"])
         self.skipped_in_a_row = int(state["skipped_in_a_row"])
         self.memory.load(state.get("memory"))
@@ -149,27 +160,31 @@ class Learner:
         return WeightAverage(self.causal.model, self.settings.ema_decay, host)
 
     def _accumulate(
-        self, step: int, batches: Iterable[Batch], temperature: float, normaliser: int
+        self, step: int, batches: Iterable[Batch], temperature: float, weights: StepWeights, normaliser: int
     ) -> tuple[Suspects, dict[str, Tensor]]:
         """The gradients and sums of a step; out of memory, again from its start in smaller pieces."""
         while True:
             # Dropout, where a student has it, depends on (seed, step) alone: nothing to restore on resume.
             torch.manual_seed(self.settings.seed * 1_000_003 + step)
             suspects = Suspects()
+            self.loss_weights.forget_step()
             pieces = (piece for batch in batches for piece in batch.split(self.memory.parts))
+            parts = (self._backward(piece, temperature, weights, normaliser, suspects) for piece in pieces)
             try:
-                return suspects, add_up(self._backward(piece, temperature, normaliser, suspects) for piece in pieces)
+                return suspects, add_up(parts)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 if isinstance(batches, Iterator):
                     raise MachineError("the card's memory ran out. Set train.batch_size lower") from error
             # Here no frame of what failed holds its tensors any more.
-            del suspects, pieces
+            del suspects, pieces, parts
             self.optimizer.zero_grad(set_to_none=True)
             self.memory.make_room()
 
-    def _backward(self, batch: Batch, temperature: float, normaliser: int, suspects: Suspects) -> LossParts:
+    def _backward(
+        self, batch: Batch, temperature: float, weights: StepWeights, normaliser: int, suspects: Suspects
+    ) -> LossParts:
         with autocast(self.device, self.autocast_dtype):
             hidden_BTD = self.causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
             hidden_nD, labels_n, records_n = batch.scored(hidden_BTD.flatten(0, 1))
@@ -180,13 +195,16 @@ class Learner:
                 records_n,
                 temperature=temperature,
                 objective=self.settings.objective,
-                ce_weight=self.settings.ce_weight,
-                kd_weight=self.settings.kd_weight,
+                ce_weight=weights.ce,
+                kd_weight=weights.kd,
                 normaliser=normaliser,
                 chunk_positions=self.memory.chunk_positions,
+                rank_weight=weights.rank,
+                router=weights.router,
             )
-        suspects.note(batch, records_n if self.settings.kd_weight > 0 else None, parts)
+        suspects.note(batch, records_n, parts)
         torch.autograd.backward(self.scaler.scale(parts.loss))
+        self.loss_weights.note(parts)
         return parts
 
     def _clip(self) -> dict[str, Tensor]:

@@ -12,9 +12,12 @@ from pipeline.cache import TeacherCache
 from pipeline.cache.layout import RecordLayout
 from pipeline.console import warn_once
 from pipeline.data.sequences import TRAIN
+from pipeline.distill.batches import RecordSource
+from pipeline.distill.live_records import LiveRecords
 from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import SAMPLED_OBJECTIVES, TrainSettings
 from pipeline.errors import ConfigError, IncompleteInputError
+from pipeline.models import Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,13 @@ class Lessons:
     order: DataOrder
     num_steps: int
     validation_indices: np.ndarray
+    teacher: Teacher | None = None
+    """in memory, and asked in place of the cache; validation is against the cache all the same"""
+
+    @property
+    def source(self) -> RecordSource:
+        """Where the records come from that it learns from."""
+        return self.cache if self.teacher is None else LiveRecords(self.teacher, self.cache.sequences)
 
     @property
     def step_positions(self) -> int:
@@ -32,7 +42,12 @@ class Lessons:
         return self.order.batch * self.cache.plan.sequence_length
 
 
-def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Sequence[int] | None) -> Lessons:
+def plan_lessons(
+    cache: TeacherCache,
+    settings: TrainSettings,
+    frozen_shards: Sequence[int] | None,
+    teacher: Teacher | None = None,
+) -> Lessons:
     """Lay out a training on the shards it is frozen to, or (None) on the whole of a complete cache.
 
     IncompleteInputError where a shard that is needed is not sealed; ConfigError for a target that records of the
@@ -76,16 +91,15 @@ def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Se
         order=order,
         num_steps=num_steps,
         validation_indices=spread(np.concatenate(held_out), settings.validation_sequences),
+        teacher=teacher,
     )
 
 
 def _refuse_unfit_target(cache: TeacherCache, settings: TrainSettings) -> None:
     """ConfigError for an objective or a temperature that records of this cache cannot give."""
-    if settings.kd_weight == 0:
-        return
     if cache.plan.layout.kind == "sampled":
         _refuse_what_sampled_lacks(cache, settings)
-    elif settings.objective == "sampled_tail" and _lacks_draws(cache.plan.layout):
+    elif "kd" in settings.parts and settings.objective == "sampled_tail" and _lacks_draws(cache.plan.layout):
         raise ConfigError(
             f"{cache.folders[0]}: this cache was made without tail draws (cache.num_draws: 0), from which the "
             "objective sampled_tail estimates the tail. Set train.objective to bucket, or make a cache with draws."
@@ -99,8 +113,16 @@ def _lacks_draws(layout: RecordLayout) -> bool:
 
 def _refuse_what_sampled_lacks(cache: TeacherCache, settings: TrainSettings) -> None:
     """Draws of all ids at temperature 1 say nothing of another temperature, nor of another divergence."""
-    temperature = settings.temperature
+    temperature, parts = settings.temperature, settings.parts
     place = f"{cache.folders[0]}: this cache is of the kind sampled, whose ids were drawn at temperature 1"
+    if "rank" in parts:
+        raise ConfigError(
+            f"{place}, by chance; train.rank_weight asks for the teacher's order of its likeliest ids, and counts of a "
+            "few draws leave most ids out and tie most others. Set train.rank_weight and train.rank_weight_end to 0, "
+            "or make a cache of the kind topk or compact."
+        )
+    if "kd" not in parts:
+        return
     if (temperature.start, temperature.end) != (1.0, 1.0):
         raise ConfigError(
             f"{place}; train.temperature is {temperature.start:g} to {temperature.end:g}. Set both ends to 1, or make "

@@ -1,9 +1,9 @@
 """The distillation loss: labels and the teacher's records, through the output matrix in chunks of positions.
 
-    loss = Σ_n w_n·( ce_weight·CE_n + kd_weight·τ²·KD_n ) / normaliser
+    loss = Σ_n w_n·( r_ce·ce_weight·CE_n + r_kd·kd_weight·τ²·KD_n + r_rank·rank_weight·RANK_n ) / normaliser
 
-The terms and their gradients are in `objectives.py`, `divergences.py` and `ranking.py`, the teacher's side in
-`softening.py`, the chunks in `head_loss.py`.
+with r = 1 unless a router says otherwise. The terms and their gradients are in `objectives.py`, `divergences.py` and
+`ranking.py`, the teacher's side in `softening.py`, routers in `routing.py`, the chunks in `head_loss.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.cache.records import Records
 from pipeline.distill.head_loss import HeadLoss, LossInputs
 from pipeline.distill.objectives import Goal, Scores
 from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.routing import Router
 from pipeline.distill.settings import SAMPLED_OBJECTIVES, Objective
 from pipeline.distill.softening import SoftTarget
 from pipeline.models.head import Head
@@ -32,13 +33,19 @@ class LossParts:
     ce_N: Tensor
     """−log q_1(label), nats, unweighted"""
     kd_N: Tensor | None
-    """the objective at temperature τ, nats, unweighted and without τ²; None for labels only.
+    """the objective at temperature τ, nats, unweighted and without τ²; None where it has no weight.
 
     A single position of `sampled_tail` is an estimate and may be negative."""
     agreement_N: Tensor | None
     """bool: the student's largest logit is at the teacher's likeliest id; None for labels only"""
     effective_draws_N: Tensor | None
     """effective sample size of the tail draws, 0..M; None where the objective uses none"""
+    rank_N: Tensor | None = None
+    """`ranked` at τ = 1, nats a choice, unweighted; None where it has no weight"""
+    signals_N6: Tensor | None = None
+    """what the router looked at, in the order of `routing.Signal`; None without a router"""
+    routes_N3: Tensor | None = None
+    """the router's weights of ce, kd and rank; None without a router"""
 
 
 def distillation_loss(
@@ -53,40 +60,58 @@ def distillation_loss(
     weights_N: Tensor | None = None,
     normaliser: float | Tensor | None = None,
     chunk_positions: int = 512,
+    rank_weight: float = 0.0,
+    router: Router | None = None,
 ) -> LossParts:
     """Cross-entropy and distillation at N positions; gradients flow to the hidden states and to the head's tensors.
 
-    `records` None, or `kd_weight` 0, trains on labels only. `weights_N` weighs positions; one of weight 0 is skipped
-    before the product, whatever its label and record hold. `normaliser` is the number of positions of the whole
-    effective batch; by default the sum of the weights given here. Logits are float32 and at most [chunk_positions, V];
-    under autocast, or with half-precision hidden states and weights, products take half-precision factors.
+    `records` None, or neither weight of the teacher's nor a router, trains on labels only. `weights_N` weighs
+    positions; one of weight 0 is skipped before the product, whatever its label and record hold. `normaliser` is the
+    number of positions of the whole effective batch; by default the sum of the weights given here. Logits are float32
+    and at most [chunk_positions, V]; under autocast, or with half-precision hidden states and weights, products take
+    half-precision factors.
+
+    `rank_weight` weighs the likelihood of the teacher's order at τ = 1 (ranking.py); `router` gives each position its
+    weights of the three parts (routing.py), None all ones.
 
     Raises ValueError for a temperature outside [1, 4], shapes or vocabularies that do not match, an unknown objective,
-    and `sampled_tail` on records without tail draws.
+    `sampled_tail` on records without tail draws, and the order of `sampled` records.
     """
-    if records is None or kd_weight == 0:
-        records, objective, temperature, kd_weight = None, "subset", 1.0, 0.0
+    if records is None or (kd_weight == 0 and rank_weight == 0 and router is None):
+        records, kd_weight, rank_weight, router = None, 0.0, 0.0, None
     elif isinstance(records, Records):
         records = RecordTensors.from_records(records, hidden_ND.device)
-    _check(hidden_ND, head, labels_N, weights_N, records, objective, chunk_positions)
-    goal = Goal(objective, temperature, ce_weight, kd_weight)
+    if kd_weight == 0:  # the cheapest that leaves no gradient
+        objective, temperature = "bucket", 1.0
+    goal = Goal(objective, temperature, ce_weight, kd_weight, rank_weight)
+    _check(hidden_ND, head, labels_N, weights_N, records, goal, chunk_positions)
     all_kept = weights_N is None
     weights_N = hidden_ND.new_ones(len(hidden_ND), dtype=torch.float32) if weights_N is None else weights_N.float()
-    target = SoftTarget.nothing(weights_N) if records is None else SoftTarget.of(records, temperature, objective)
-    inputs = LossInputs(labels_N, weights_N.detach(), target, goal, chunk_positions)
+    target = _target(records, weights_N, goal, router)
+    inputs = LossInputs(labels_N, weights_N.detach(), target, goal, chunk_positions, router)
 
     through = _through_head if all_kept else _kept_through_head
     total, scores = through(hidden_ND, head, inputs)
     if normaliser is None:
         normaliser = weights_N.sum().clamp_min(torch.finfo(torch.float32).tiny)
-    labels_only, drawn = records is None, objective == "sampled_tail"
     return LossParts(
         loss=total / normaliser,
         ce_N=scores.ce_n,
-        kd_N=None if labels_only else scores.kd_n,
-        agreement_N=None if labels_only else scores.agreement_n,
-        effective_draws_N=target.effective_draws().where(weights_N != 0, 0.0) if drawn else None,
+        kd_N=None if kd_weight == 0 else scores.kd_n,
+        agreement_N=None if records is None else scores.agreement_n,
+        effective_draws_N=target.effective_draws().where(weights_N != 0, 0.0) if objective == "sampled_tail" else None,
+        rank_N=scores.rank_n,
+        signals_N6=scores.signals_n6,
+        routes_N3=scores.routes_n3,
     )
+
+
+def _target(records: RecordTensors | None, weights_N: Tensor, goal: Goal, router: Router | None) -> SoftTarget:
+    """What the student is to match, with as much of the teacher in it as the goal and the router need."""
+    if records is None:
+        return SoftTarget.nothing(weights_N)
+    with_order, with_facts = goal.rank_weight != 0, router is not None
+    return SoftTarget.of(records, goal.temperature, goal.objective, with_order, with_facts)
 
 
 def _through_head(hidden_ND: Tensor, head: Head, inputs: LossInputs) -> tuple[Tensor, Scores]:
@@ -100,7 +125,7 @@ def _through_head(hidden_ND: Tensor, head: Head, inputs: LossInputs) -> tuple[Te
 def _kept_through_head(hidden_ND: Tensor, head: Head, inputs: LossInputs) -> tuple[Tensor, Scores]:
     """The same where weights are given: positions of weight zero never reach the head. (It waits for the device.)"""
     kept_n = inputs.weights_N.nonzero()[:, 0]
-    everything = Scores.blank(len(hidden_ND), like=inputs.weights_N)
+    everything = inputs.blank_scores(len(hidden_ND))
     if len(kept_n) < len(hidden_ND):
         hidden_ND, inputs = hidden_ND[kept_n], inputs.rows(kept_n)
     total, scores = _through_head(hidden_ND, head, inputs)
@@ -114,12 +139,12 @@ def _check(
     labels_N: Tensor,
     weights_N: Tensor | None,
     records: RecordTensors | None,
-    objective: Objective,
+    goal: Goal,
     chunk_positions: int,
 ) -> None:
     """Refuse what cannot be meant; values (a label out of range, say) are the data's to check, not of every step."""
-    if objective not in get_args(Objective):
-        raise ValueError(f"distillation_loss: objective must be one of {get_args(Objective)}, found {objective!r}")
+    if goal.objective not in get_args(Objective):
+        raise ValueError(f"distillation_loss: objective must be one of {get_args(Objective)}, found {goal.objective!r}")
     if hidden_ND.dim() != 2:
         raise ValueError(
             f"distillation_loss: hidden_ND must be [N, D], found {tuple(hidden_ND.shape)}; flatten [B, T, D]"
@@ -134,10 +159,10 @@ def _check(
             )
     if records is None:
         return
-    if records.layout.kind == "sampled" and objective not in SAMPLED_OBJECTIVES:
+    if records.layout.kind == "sampled" and (goal.objective not in SAMPLED_OBJECTIVES or goal.rank_weight):
         raise ValueError(
             f"distillation_loss: records of the kind sampled estimate the whole KL and nothing else; objective must be "
-            f"one of {SAMPLED_OBJECTIVES}, found {objective!r}"
+            f"one of {SAMPLED_OBJECTIVES} and rank_weight 0, found {goal.objective!r} and {goal.rank_weight:g}"
         )
     if len(records) != len(hidden_ND):
         raise ValueError(f"distillation_loss: expected {len(hidden_ND):,} records, found {len(records):,}")

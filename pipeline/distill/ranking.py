@@ -29,14 +29,15 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.divergences import Distance
-from pipeline.distill.softening import SoftTarget
-from pipeline.distill.student_softmax import StudentSoftmax
 
 
-def ranked(soft: StudentSoftmax, target: SoftTarget) -> Distance:
-    """`ranked`; padding entries of the head (log-probability −inf) take no part, and a head of one id is no choice."""
-    teacher_nK, order_nK = target.logp_head_NK.sort(dim=1, descending=True)
-    scores_nK, real_nK = soft.head_nK.gather(1, order_nK), ~teacher_nK.isneginf()
+def ranked(student_nK: Tensor, logp_nK: Tensor) -> Distance:
+    """`ranked`, of the student's βz and the teacher's log-probabilities of the head.
+
+    Padding (log-probability −inf) takes no part, and a head of one id is no choice. The gradient is by βz.
+    """
+    teacher_nK, order_nK = logp_nK.sort(dim=1, descending=True)
+    scores_nK, real_nK = student_nK.gather(1, order_nK), ~teacher_nK.isneginf()
     first_nK, last_nK = _group_edges(teacher_nK)
 
     below_nK = scores_nK.flip(1).logcumsumexp(dim=1).flip(1)  # log Σ exp over each place and all below it

@@ -25,6 +25,8 @@ class _RecordFields:
     """log Σ_tail p^β; −inf where the tail is empty"""
     draw_ids_NM: Tensor
     draw_logprobs_NM: Tensor
+    label_logprobs_N: Tensor
+    """log p of the label"""
     entropies_N: Tensor
     """of the teacher at τ = 1"""
 
@@ -69,6 +71,7 @@ class RecordTensors(_RecordFields):
             tail_NR=to_device(host.tail_NR, device),
             draw_ids_NM=to_device(host.draw_ids_NM, device).long(),
             draw_logprobs_NM=to_device(host.draw_logprobs_NM, device),
+            label_logprobs_N=to_device(host.label_logprobs_N, device),
             entropies_N=to_device(host.entropies_N, device),
         )
 
@@ -81,6 +84,7 @@ class RecordTensors(_RecordFields):
             tail_NR=self.tail_NR[rows],
             draw_ids_NM=self.draw_ids_NM[rows],
             draw_logprobs_NM=self.draw_logprobs_NM[rows],
+            label_logprobs_N=self.label_logprobs_N[rows],
             entropies_N=self.entropies_N[rows],
         )
 
@@ -103,6 +107,7 @@ class HostRecords(_RecordFields):
             tail_NR=on_host(records.tail_TR, pinned),
             draw_ids_NM=on_host(records.draw_ids_TM.view(np.int32), pinned),
             draw_logprobs_NM=on_host(records.draw_logprobs_TM, pinned),
+            label_logprobs_N=on_host(records.label_logprobs_T, pinned),
             entropies_N=on_host(records.entropies_T, pinned),
         )
 

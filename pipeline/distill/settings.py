@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
@@ -14,6 +14,19 @@ HEAD_ONLY: tuple[Objective, ...] = ("subset", "ranked")
 """Objectives that never look at the tail, the teacher's or the student's"""
 SAMPLED_OBJECTIVES: tuple[Objective, ...] = ("sampled_tail", "bucket")
 """What records of the kind `sampled` can be used for; with no tail of their own, both mean Σ p̂·log(p̂/q)"""
+Part = Literal["ce", "kd", "rank"]
+"""Parts of the loss: labels, the objective, the likelihood of the teacher's order"""
+WITHOUT_TEACHER: dict[str, Any] = {
+    "ce_weight": 1.0,
+    "kd_weight": 0.0,
+    "rank_weight": 0.0,
+    "ce_weight_end": None,
+    "kd_weight_end": None,
+    "rank_weight_end": None,
+    "balance": False,
+    "router": "uniform",
+}
+"""What turns any training into one on labels only"""
 
 
 DataOrderKind = Literal["shuffled", "easy_first", "hard_first", "weighted"]
@@ -32,7 +45,25 @@ class TemperatureSettings(Section):
 
     start: float = schedule(1.0, "temperature at the first step", ge=1, le=4)
     end: float = schedule(1.0, "temperature at the last step", ge=1, le=4)
-    shape: Literal["linear", "cosine"] = schedule("linear", "how it moves between the two")
+    shape: Literal["linear", "cosine", "constant"] = schedule(
+        "linear", "how it moves between the two; constant: it does not, and end may be left out"
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _end_of_a_constant(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("shape") == "constant" and "start" in values:
+            return {"end": values["start"]} | values
+        return values
+
+    @pydantic.model_validator(mode="after")
+    def _stays_where_it_is_constant(self) -> Self:
+        if self.shape == "constant" and self.start != self.end:
+            raise ValueError(
+                f"the shape is constant and the temperature goes from {self.start:g} to {self.end:g}; leave end out, "
+                "or take the shape linear or cosine"
+            )
+        return self
 
 
 class TrainSettings(Section):
@@ -50,6 +81,23 @@ class TrainSettings(Section):
     )
     ce_weight: float = schedule(0.1, "weight of the labels' cross-entropy", ge=0)
     kd_weight: float = schedule(0.9, "weight of the distillation objective; 0 trains on labels only", ge=0)
+    rank_weight: float = schedule(
+        0.0, "weight of the likelihood of the teacher's order of the head, at temperature 1, beside the objective", ge=0
+    )
+    ce_weight_end: float | None = schedule(None, "ce_weight at the last step; none: as at the first", ge=0)
+    kd_weight_end: float | None = schedule(None, "kd_weight at the last step; none: as at the first", ge=0)
+    rank_weight_end: float | None = schedule(None, "rank_weight at the last step; none: as at the first", ge=0)
+    weight_shape: Literal["linear", "cosine"] = schedule("linear", "how the three weights move between the two")
+    balance: bool = schedule(
+        False, "keep each part's share of the loss at its weight, whatever its magnitude in earlier steps"
+    )
+    balance_decay: float = schedule(0.99, "of the running magnitudes behind balance", ge=0, lt=1)
+    router: Literal["uniform", "gap", "trust", "learned"] = schedule(
+        "uniform",
+        "what each position is to learn: all parts alike (uniform); more where the student lags behind the teacher "
+        "(gap); the teacher where it is right or close, the labels where it is wrong (trust); or as a small gate "
+        "learns to choose (learned)",
+    )
     temperature: TemperatureSettings = TemperatureSettings()
     learning_rate: float = schedule(1e-3, "peak of the schedule", gt=0)
     warmup_steps: int = schedule(50, "steps of linear warm-up", ge=0)
@@ -94,8 +142,12 @@ class TrainSettings(Section):
     def _has_an_end_and_a_goal(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either train.steps or train.epochs")
-        if self.ce_weight == 0 and self.kd_weight == 0:
-            raise ValueError("train.ce_weight and train.kd_weight are both 0: there is nothing to learn")
+        for weights, when in ((self.weights_at_start, "first"), (self.weights_at_end, "last")):
+            if not any(weights.values()):
+                raise ValueError(
+                    f"train.ce_weight, train.kd_weight and train.rank_weight are all 0 at the {when} step: there is "
+                    "nothing to learn. Give one of them, or its _end, a weight"
+                )
         return self
 
     @pydantic.model_validator(mode="after")
@@ -108,3 +160,42 @@ class TrainSettings(Section):
                     f"{' and '.join(orders)}; leave it out, or choose one of these"
                 )
         return self
+
+    def _has_what_a_router_needs(self) -> Self:
+        if self.router != "uniform" and not self.needs_teacher:
+            raise ValueError(
+                f"train.router is {self.router}, and trains on labels only (train.kd_weight and train.rank_weight are "
+                "0): the teacher is never read. Give the teacher a weight, or set train.router to uniform"
+            )
+        if self.router == "learned" and len(self.parts) < 2:
+            raise ValueError(
+                f"train.router learned chooses among parts, and {self.parts[0]} alone has a weight. Give another one a "
+                "weight, or set train.router to uniform or gap"
+            )
+        return self
+
+    @property
+    def weights_at_start(self) -> dict[Part, float]:
+        """Weights of the parts at the first step."""
+        return {"ce": self.ce_weight, "kd": self.kd_weight, "rank": self.rank_weight}
+
+    @property
+    def weights_at_end(self) -> dict[Part, float]:
+        """Weights of the parts at the last step."""
+        ends: dict[Part, float | None] = {
+            "ce": self.ce_weight_end,
+            "kd": self.kd_weight_end,
+            "rank": self.rank_weight_end,
+        }
+        return {part: start if (end := ends[part]) is None else end for part, start in self.weights_at_start.items()}
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the loss that have a weight at some step."""
+        starts, ends = self.weights_at_start, self.weights_at_end
+        return tuple(part for part in starts if starts[part] > 0 or ends[part] > 0)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher's records are read: anything but labels has a weight at some step."""
+        return any(part != "ce" for part in self.parts)

@@ -38,17 +38,34 @@ class SoftTarget:
     """m_j: the mass of p_τ each draw stands for; Σ_j m_j is p_τ(tail) in expectation"""
     draw_logp_NM: Tensor
     """log p_τ(j | tail); meaningless where m_j is 0"""
+    order_NK: Tensor
+    """log p of the head ids as stored, which say in what order they come; [N, 0] unless wanted"""
+    facts_N3: Tensor
+    """at τ = 1: entropy, log p of the label, mass in the head; [N, 0] unless wanted"""
 
     @classmethod
-    def of(cls, records: RecordTensors, temperature: float, objective: Objective) -> Self:
-        """Soften records; ValueError outside temperatures 1 to 4, or for `sampled_tail` without draws."""
+    def of(
+        cls,
+        records: RecordTensors,
+        temperature: float,
+        objective: Objective,
+        with_order: bool = False,
+        with_facts: bool = False,
+    ) -> Self:
+        """Soften records; ValueError outside temperatures 1 to 4, or for `sampled_tail` without draws.
+
+        `with_order` is for the likelihood of the head's order, `with_facts` for a router.
+        """
         logp_head_NK, logp_tail_N = soften(records, temperature)
         if objective in HEAD_ONLY:
             logp_head_NK = records.logprobs_NK if objective == "ranked" else logp_head_NK.log_softmax(dim=1)
             logp_tail_N = torch.full_like(logp_tail_N, -torch.inf)
         draws = tail_draws(records, temperature, logp_tail_N, objective)
         top_NI = records.logprobs_NK.argmax(dim=1, keepdim=True)
-        return cls(records.ids_NK, logp_head_NK, logp_tail_N, records.ids_NK.gather(1, top_NI)[:, 0], *draws)
+        top_ids_N, nothing_N0 = records.ids_NK.gather(1, top_NI)[:, 0], records.logprobs_NK[:, :0]
+        order_NK = records.logprobs_NK if with_order else nothing_N0
+        facts_N3 = teacher_facts(records) if with_facts else nothing_N0
+        return cls(records.ids_NK, logp_head_NK, logp_tail_N, top_ids_N, *draws, order_NK, facts_N3)
 
     @classmethod
     def nothing(cls, weights_N: Tensor) -> Self:
@@ -56,7 +73,7 @@ class SoftTarget:
         floats_N0 = weights_N.new_zeros(len(weights_N), 0)
         ids_N0 = floats_N0.long()
         empty_N, ids_N = torch.full_like(weights_N, -torch.inf), torch.zeros_like(weights_N, dtype=torch.int64)
-        return cls(ids_N0, floats_N0, empty_N, ids_N, ids_N0, floats_N0, floats_N0)
+        return cls(ids_N0, floats_N0, empty_N, ids_N, ids_N0, floats_N0, floats_N0, floats_N0, floats_N0)
 
     def rows(self, rows: slice | Tensor) -> Self:
         """The targets of some positions."""
@@ -68,12 +85,21 @@ class SoftTarget:
             self.draw_ids_NM[rows],
             self.draw_masses_NM[rows],
             self.draw_logp_NM[rows],
+            self.order_NK[rows],
+            self.facts_N3[rows],
         )
 
     def effective_draws(self) -> Tensor:
         """Effective sample size (Σ m_j)² / Σ m_j² of the draws [N], 1 to M; 0 where the tail is empty."""
         squares_N = self.draw_masses_NM.square().sum(dim=1)
         return torch.where(squares_N > 0, self.draw_masses_NM.sum(dim=1).square() / squares_N, 0.0)
+
+
+def teacher_facts(records: RecordTensors) -> Tensor:
+    """What the cache says of the teacher at τ = 1 [N, 3]: entropy and log p of the label, in nats, and the head's mass
+    as a share (1 of `sampled` records, whose head is all that was drawn)."""
+    mass_N = records.logprobs_NK.logsumexp(dim=1).exp()
+    return torch.stack([records.entropies_N, records.label_logprobs_N, mass_N], dim=1)
 
 
 def soften(records: RecordTensors, temperature: float) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.distill.finite_guard import Trouble
 from pipeline.distill.gradient_norms import GROUPS, TOTAL, clipped
+from pipeline.distill.loss_weights import StepWeights
 from pipeline.distill.losses import LossParts
 
 
@@ -22,6 +23,12 @@ class StepResult:
     kd: float | None
     agreement: float | None
     effective_draws: float | None
+    rank: float | None
+    ce_weight: float
+    kd_weight: float
+    rank_weight: float
+    routes: dict[str, float] | None
+    """how a router's weights are spread over positions, as `route_ce_mean` and so on; None without a router"""
     temperature: float
     learning_rate: float
     gradient_norm: float
@@ -41,9 +48,9 @@ class StepResult:
     def line(self) -> dict[str, Any]:
         """For the log."""
         line = asdict(self)
-        for name in ("trouble", "group_norms"):
+        for name in ("trouble", "group_norms", "routes"):
             del line[name]
-        return line | {f"{TOTAL}_{group}": norm for group, norm in self.group_norms.items()}
+        return line | {f"{TOTAL}_{group}": norm for group, norm in self.group_norms.items()} | (self.routes or {})
 
     def note(self, skipped_steps: int) -> str:
         """For the end of a progress line."""
@@ -56,12 +63,13 @@ class StepResult:
         cls,
         figures: dict[str, float],
         temperature: float,
+        weights: StepWeights,
         learning_rate: float,
         clip_norm: float,
         num_positions: int,
         trouble: Trouble | None,
     ) -> Self:
-        """From the sums of `add_up` and the gradients' norms, on the host."""
+        """From the sums of `add_up`, the figures of `LossWeights` and the gradients' norms, on the host."""
 
         def mean(name: str) -> float | None:
             return figures[name] / num_positions if name in figures else None
@@ -72,6 +80,11 @@ class StepResult:
             kd=mean("kd"),
             agreement=mean("agreement"),
             effective_draws=mean("effective_draws"),
+            rank=mean("rank"),
+            ce_weight=weights.ce,
+            kd_weight=weights.kd,
+            rank_weight=weights.rank,
+            routes={name: value for name, value in figures.items() if name.startswith("route_")} or None,
             temperature=temperature,
             learning_rate=learning_rate,
             gradient_norm=figures[TOTAL],
@@ -87,7 +100,7 @@ def add_up(parts: Iterable[LossParts]) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     for part in parts:
         scores = {"ce": part.ce_N, "kd": part.kd_N, "agreement": part.agreement_N}
-        scores["effective_draws"] = part.effective_draws_N
+        scores |= {"effective_draws": part.effective_draws_N, "rank": part.rank_N}
         found = {name: value_n.float().sum() for name, value_n in scores.items() if value_n is not None}
         for name, value in (found | {"loss": part.loss.detach()}).items():
             sums[name] = sums[name] + value if name in sums else value

@@ -49,6 +49,19 @@ class StudentSoftmax:
         """log q of the tail as a whole [n, 1]."""
         return self.log_tail_n1 - self.log_z_n1
 
+    def entropy(self) -> Tensor:
+        """−Σ_V q·log q [n, 1], in nats: one more pass over [n, V].
+
+        The tail's share is −q_t·log q_t + q_t·H(tail), where with powers e_v and their sum S the entropy within the
+        tail is H(tail) = log S − 1/S·Σ_v e_v·log e_v.
+        """
+        log_head_nK, log_tail_n1 = self.log_head(), self.log_tail()
+        entropy_n1: Tensor = torch.special.entr(self.powers_nV).sum(dim=1, keepdim=True)
+        within_n1 = entropy_n1 / self.total_n1 + self.total_n1.log()
+        outcomes_nJ = torch.cat([log_head_nK, log_tail_n1], dim=1)
+        among_nJ = torch.where(outcomes_nJ.isneginf(), 0.0, -outcomes_nJ * outcomes_nJ.exp())
+        return among_nJ.sum(dim=1, keepdim=True) + log_tail_n1.exp() * within_n1
+
 
 def student_softmaxes_(
     logits_nV: Tensor, head_nK: Tensor, highest_n1: Tensor, beta: float, objective: Objective

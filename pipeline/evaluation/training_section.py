@@ -38,6 +38,12 @@ _PANELS = (
         "The teacher's part of the loss at the temperature of the step, before its weight and τ².",
     ),
     _Panel(
+        "rank",
+        "Loss to the teacher's order",
+        "nats a choice",
+        "How unlikely the student finds the order of the teacher's likeliest tokens, before its weight.",
+    ),
+    _Panel(
         "agreement",
         "Agreement with the teacher",
         "positions with the same first choice",
@@ -90,6 +96,12 @@ _GROUP_STYLES: tuple[tuple[str, Colour, Dash], ...] = (
     ("head", "rest", "dashed"),
     ("other", "muted", "dotted"),
 )
+_PART_LOOKS: dict[str, tuple[str, Colour]] = {
+    "ce": ("labels", "baseline"),
+    "kd": ("teacher", "student"),
+    "rank": ("teacher's order", "second"),
+}
+_ROUTE_DASHES: dict[str, Dash] = {"p10": "dotted", "p50": "solid", "p90": "dashed"}
 _MACHINE_PANELS = (
     _Panel("tokens_per_second", "Throughput", "tokens a second", "Masked positions included.", from_zero=True),
     _Panel(
@@ -109,6 +121,8 @@ def training_section(history: TrainingHistory, others: Others, teacher_nats: flo
     charts = [
         _validation_chart(name, history, others, teacher_nats),
         *(_chart(panel, name, history.curve(panel.key), _curves(panel.key, others)) for panel in _PANELS),
+        _weights_chart(history),
+        _routes_chart(history),
         _group_norms_chart(history),
         *(_chart(panel, name, history.timing(panel.key), {}) for panel in _MACHINE_PANELS),
     ]
@@ -167,6 +181,33 @@ def _chart(panel: _Panel, name: str, curve: Curve, beside: Mapping[str, Curve]) 
     )
     constant = "" if panel.noisy or not curve.is_constant() else f"Constant: {curve.last:g} at every step."
     return figure(panel.title, chart, constant or panel.caption)
+
+
+def _weights_chart(history: TrainingHistory) -> Markup:
+    """The weights of the parts, where one of them moves, by a schedule or by balance."""
+    curves = {part: history.curve(f"{part}_weight") for part in _PART_LOOKS}
+    if all(not curve or curve.is_constant() for curve in curves.values()):
+        return Markup("")
+    looks = ((_PART_LOOKS[part], curve) for part, curve in curves.items() if curve and any(curve.values))
+    lines = [Line(words, curve.steps, curve.values, colour) for (words, colour), curve in looks]
+    chart = line_chart("weights", lines, "weight", from_zero=True)
+    return figure("Weights of the loss", chart, "By their schedule, and by balance where that is on.")
+
+
+def _routes_chart(history: TrainingHistory) -> Markup:
+    """How a router spreads the weights of each part over positions; nothing where there was none."""
+    lines = []
+    for part, (words, colour) in _PART_LOOKS.items():
+        if not any(history.curve(f"{part}_weight").values):
+            continue
+        for quantile, dash in _ROUTE_DASHES.items():
+            if curve := history.curve(f"route_{part}_{quantile}"):
+                lines.append(Line(f"{words}, {quantile}", curve.steps, curve.values, colour, dash))
+    if not lines:
+        return Markup("")
+    chart = line_chart("routes", lines, "weight of a position", from_zero=True)
+    caption = "What the router gives positions: a tenth of them lies below p10, half below p50, a tenth above p90."
+    return figure("Routing", chart, caption)
 
 
 def _curves(key: str, others: Others) -> dict[str, Curve]:

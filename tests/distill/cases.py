@@ -67,13 +67,15 @@ def make_case(kind: str = "plain", count: int = N, vocab_size: int = V, head_siz
         head, hidden_ND = Head(None, num_effective=vocab_size), leaf(count, rows)
     teacher_NV = 2.5 * torch.randn(count, vocab_size, generator=generator)
     head_size = vocab_size if kind == "everything" else head_size
-    return Case(
+    case = Case(
         hidden_ND,
         head,
         torch.randint(0, vocab_size, (count,), generator=generator),
         torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) > 0.3),
         dense.make_teacher(teacher_NV, head_size, M),
     )
+    case.teacher.records.label_logprobs_T[:] = case.teacher.logp_NV.gather(1, case.labels_N[:, None])[:, 0].numpy()
+    return case
 
 
 def on_logits(logits_NV: Tensor, teacher: dense.Teacher, objective: Any, temperature: float = 1.0) -> LossParts:

@@ -45,7 +45,7 @@ def make_teacher(logits_NV: Tensor, head_size: int, num_draws: int, seed: int = 
         generator = torch.Generator().manual_seed(seed)
         weights_NV = (hidden_NV * DRAW_BETA).softmax(1)
         draws_NM = torch.multinomial(weights_NV, layout.num_draws, replacement=True, generator=generator)
-    zeros_N = np.zeros(count, np.float32)
+    entropies_N = -(logp_NV.exp() * logp_NV).sum(1).numpy().astype(np.float32)
     return Teacher(
         logp_NV,
         Records(
@@ -55,8 +55,8 @@ def make_teacher(logits_NV: Tensor, head_size: int, num_draws: int, seed: int = 
             tail_NR.numpy().astype(np.float32),
             draws_NM.numpy().astype(np.uint32),
             logp_NV.gather(1, draws_NM).numpy().astype(np.float32),
-            zeros_N,
-            zeros_N,
+            np.zeros(count, np.float32),
+            entropies_N,
         ),
     )
 
@@ -111,6 +111,12 @@ def plackett_luce(scores_NK: Tensor, teacher_NK: Tensor) -> Tensor:
     chooses_NK = not_above_NKK.sum(2) > 1
     nats_NK = (rivals_NKK.logsumexp(2) - scores_NK).where(chooses_NK, 0.0)
     return nats_NK.sum(1) / chooses_NK.sum(1).clamp_min(1)
+
+
+def rank(logits_NV: Tensor, teacher: Teacher) -> Tensor:
+    """Plackett and Luce's model of the teacher's order of the head at temperature 1, nats a choice [N]."""
+    ids_NK = torch.from_numpy(teacher.records.ids_TK.astype(np.int64))
+    return plackett_luce(logits_NV.gather(1, ids_NK), torch.from_numpy(teacher.records.logprobs_TK))
 
 
 def kd(logits_NV: Tensor, teacher: Teacher, temperature: float, objective: str) -> Tensor:

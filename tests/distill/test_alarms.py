@@ -7,12 +7,13 @@ import pytest
 from pipeline import console
 from pipeline.distill.alarms import Alarms
 from pipeline.distill.finite_guard import Trouble
+from pipeline.distill.loss_weights import StepWeights
 from pipeline.distill.step_result import StepResult
 
 
 def result(ce: float = 3.0, kd: float = 1.0, norm: float = 1.0, trouble: Trouble | None = None) -> StepResult:
     figures = {"loss": ce + kd, "ce": 7 * ce, "kd": 7 * kd, "gradient_norm": norm}
-    return StepResult.of(figures, 1.0, 1e-3, 1.0, 7, trouble)
+    return StepResult.of(figures, 1.0, StepWeights(0.1, 0.9, 0.0, None), 1e-3, 1.0, 7, trouble)
 
 
 @pytest.fixture

@@ -26,6 +26,11 @@ def test_shapes_differ_a_quarter_of_the_way() -> None:
     assert cosine == pytest.approx(3 - 2 * (1 - 2**-0.5) / 2)
 
 
+def test_a_constant_is_its_start_at_every_step() -> None:
+    settings = TemperatureSettings(start=2.5, shape="constant")
+    assert {temperature_at(step, 11, settings) for step in range(11)} == {2.5}
+
+
 def test_trainings_of_one_and_two_steps() -> None:
     settings = TemperatureSettings(start=3, end=2)
     assert temperature_at(0, 1, settings) == 3

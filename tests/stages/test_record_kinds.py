@@ -78,10 +78,14 @@ def test_what_sampled_cannot_give_is_refused_before_any_work(
     root = f"cache.roots=[{run_dir}]"
     curriculum = options(kind, root, "train.temperature.start=3")
     subset = options(kind, root, "train.objective=subset")
+    order = options(kind, root, "train.rank_weight=0.2")
+    toy.ran("train-student", tmp_path / "routed", *options(kind, root, "train.router=trust"))
     if kind == "compact":
         toy.ran("train-student", tmp_path / "curriculum", *curriculum)
         toy.ran("train-student", tmp_path / "subset", *subset)
+        toy.ran("train-student", tmp_path / "order", *order)
         return
+    refuse(toy.run("train-student", tmp_path / "order", *order), 2, "train.rank_weight asks", "topk or compact")
     refuse(
         toy.run("train-student", tmp_path / "curriculum", *curriculum),
         2,

@@ -39,7 +39,7 @@ def whole_gradient(
     hook = learner.optimizer.register_step_pre_hook(keep)
     try:
         parts = np.split(indices, range(settings.batch_size, len(indices), settings.batch_size))
-        batches = (_batch(source, part, settings.kd_weight > 0).to(causal.device) for part in parts)
+        batches = (_batch(source, part, settings.needs_teacher).to(causal.device) for part in parts)
         learner.learn(step, batches, int(source.sequences.loss_mask[indices].sum()))
     finally:
         hook.remove()

@@ -1,0 +1,52 @@
+"""What the report draws of the weights of the loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from typing import Any
+
+from pipeline.evaluation.history import TrainingHistory
+from pipeline.evaluation.training_section import training_section
+from tests.evaluation.stories import make_history
+
+STEADY = {"ce_weight": 0.1, "kd_weight": 0.9, "rank_weight": 0.0}
+
+
+def section_of(**more: Any) -> str:
+    """The section of a training whose lines also hold these; a callable is asked for each line's step."""
+    history: TrainingHistory = make_history()
+    train = tuple(
+        line | {name: value(line["step"]) if callable(value) else value for name, value in more.items()}
+        for line in history.train
+    )
+    return str(training_section(dataclasses.replace(history, train=train), {}, None))
+
+
+def test_routes_are_drawn_for_each_part_that_has_a_weight() -> None:
+    routes = {f"route_{part}_{name}": 0.8 for part in ("ce", "kd", "rank") for name in ("mean", "p10", "p50", "p90")}
+    section = section_of(**STEADY, **routes)
+    assert "Routing" in section
+    for words in ("labels, p10", "labels, p90", "teacher, p50"):
+        assert words in section
+    assert "teacher's order" not in html.unescape(section)
+    with_order = html.unescape(section_of(**(STEADY | {"rank_weight": 0.3}), **routes))
+    assert "teacher's order, p50" in with_order
+
+
+def test_weights_are_drawn_where_they_move() -> None:
+    assert "Weights of the loss" not in section_of(**STEADY)
+    section = section_of(**(STEADY | {"kd_weight": lambda step: 0.9 - 0.001 * step}))
+    assert "Weights of the loss" in section
+    assert "Routing" not in section
+
+
+def test_a_training_of_before_has_neither() -> None:
+    section = section_of()
+    assert "Weights of the loss" not in section
+    assert "Routing" not in section
+    assert "order" not in section
+
+
+def test_the_loss_to_the_order_is_drawn_where_there_is_one() -> None:
+    assert "nats a choice" in section_of(rank=lambda step: 3.0 - 0.001 * step)
