@@ -37,6 +37,7 @@ from stages.quality_trainings import Ground, arm_config, is_kept, load_trained, 
 
 MANY = 4
 """times the steps of the first study, in the one with many"""
+_MANY_RATE = 0.5**0.5  # of the first study's middle rate: the more steps, the lower the best one
 LARGE_VOCAB, LARGE_HEAD = 49_152, 256
 _CONFIRMED = ("labels", "full", "default", "compact", "sampled")
 _CONFIRMING_SEEDS = 3
@@ -93,7 +94,8 @@ def studies_of(
     few = Study("", config.train.steps, config.train.learning_rate, vocab_size, _known(config, arms, names), num_seeds)
     if short:
         return {ground: [few]}
-    studies = {ground: [few, replace(few, name="many", steps=MANY * few.steps)]}
+    many = replace(few, name="many", steps=MANY * few.steps, learning_rate=_MANY_RATE * few.learning_rate)
+    studies = {ground: [few, many]}
     if config.demo is not None and vocab_size < LARGE_VOCAB and names is None:
         arms = tuple(arm for arm in arms_of(LARGE_HEAD, LARGE_VOCAB) if arm.name in _CONFIRMED)
         seeds = num_seeds or _CONFIRMING_SEEDS

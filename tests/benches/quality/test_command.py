@@ -95,9 +95,10 @@ def test_each_arm_is_at_its_best_rate_of_three_on_seed_0(study: Study) -> None:
             float(path.name.partition("-rate")[2].rpartition("-seed")[0]): read(path / "chosen.json")
             for path in (trainings / finding["arm"]).glob(f"{prefix}3steps-rate*-seed0")
         }
-        assert sorted(rates) == pytest.approx([1.5e-3, 3e-3, 6e-3])
-        assert finding["learning_rate"] == min(rates, key=lambda rate: rates[rate]["validation_ce_nats"])
-        assert finding["at_an_edge"] == (finding["learning_rate"] != 3e-3)
+        assert sorted(rates) == pytest.approx([4e-3 / 2**0.5, 4e-3, 4e-3 * 2**0.5], rel=1e-5)
+        best = min(rates, key=lambda rate: rates[rate]["validation_ce_nats"])
+        assert finding["learning_rate"] == pytest.approx(best, rel=1e-5)
+        assert finding["at_an_edge"] == (finding["learning_rate"] != 4e-3)
 
 
 def test_full_distillation_is_at_its_best_temperature_and_weights(study: Study) -> None:
@@ -106,7 +107,7 @@ def test_full_distillation_is_at_its_best_temperature_and_weights(study: Study) 
     [full] = [finding for finding in described["findings"] if finding["arm"] == "full"]
     tried = {
         path.name.partition("-")[0]: read(path / "chosen.json")["validation_ce_nats"]
-        for path in (root / "v320" / "trainings" / "full").glob("*-rate0.003-seed0")
+        for path in (root / "v320" / "trainings" / "full").glob("*-rate0.004-seed0")
     }
     assert len(tried) == 6
     assert full["candidate"] == min(tried, key=lambda name: tried[name])
