@@ -50,10 +50,10 @@ def bench_command(command: Callable[..., list[Result]]) -> Callable[..., None]:
     return wrapped
 
 
-def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def session_options(command: Callable[..., Any], default: str = "bench") -> Callable[..., Any]:
     """-c, --set and --run-dir; the command is given a Session, and may raise PausedError."""
 
-    @functools.partial(config_options, default="bench")
+    @functools.partial(config_options, default=default)
     @functools.wraps(command)
     def wrapped(run: RunDirectory, **others: Any) -> None:
         with PauseRequest() as pause:
@@ -172,3 +172,32 @@ def train(config: RunConfig, session: Session, device: Device, **sizes: Any) -> 
     from stages.bench import train as stage
 
     return stage(session, device, TrainSizes(**sizes))
+
+
+@bench.command()
+@functools.partial(session_options, default="quality")
+@click.option("--short/--long", default=True, help="The main arms after few steps, or all of it.  [short]")
+@click.option("--arms", metavar="A,B", help="Only these, beside labels and full.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Of every arm.  [5 where a default hangs on it, else 3]")
+@json_option
+def quality(
+    config: RunConfig, session: Session, short: bool, arms: str | None, seeds: int | None, as_json: bool
+) -> None:
+    """What helps a student, and what a cache loses.
+
+    One factor at a time beside full distillation, with the teacher in memory, and labels only: the same beginnings and
+    order for every arm, each at its best of three learning rates. Every training is kept in the run directory.
+
+    \b
+    Example: sad-pipeline bench quality --arms default,bucket --seeds 3
+    """
+    from pipeline.benches.machine import describe_machine
+    from pipeline.benches.quality.table import print_findings
+    from pipeline.benches.results import to_json
+    from stages.bench_quality import run as stage
+
+    names = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
+    found, machine = stage(config, session, short, names, seeds), describe_machine()
+    print_findings(machine, found.tables)
+    if as_json:
+        print_json(to_json(machine, found.results))

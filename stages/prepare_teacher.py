@@ -102,6 +102,7 @@ def _train(
             begun = time.monotonic()
             batch = make_batch(sequences.select(order.sequences_for_step(step)), None, learner.device)
             result = learner.learn(step, [batch], batch.num_scored)
+            journal.log_skipped(step + 1, result, learner)
             journal.refuse_endless_skipping(step + 1, learner)
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
             session.pause.note_unit(time.monotonic() - begun)

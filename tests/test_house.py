@@ -38,7 +38,10 @@ TOP_LEVEL = {
     "README.md", "CHANGELOG.md", "LICENSE", "Makefile", ".ci", ".gitignore", "pyproject.toml", "constraints.txt",
     "constraints-oldest.txt", "pipeline", "stages", "configs", "tests", "artifacts",
 }  # fmt: skip
-RUNS_STAGES = ("stages/cli.py", "stages/cli_bench.py", "stages/demo.py", "stages/bench.py", "stages/prepare_bench.py")
+RUNS_STAGES = (
+    "stages/cli.py", "stages/cli_bench.py", "stages/demo.py", "stages/bench.py", "stages/prepare_bench.py",
+    "stages/bench_quality.py", "stages/quality_trainings.py",
+)  # fmt: skip
 GIVEN_BY_TORCH = ("forward", "backward")  # of an autograd.Function, whose class says what it is
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 60

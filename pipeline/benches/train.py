@@ -92,7 +92,7 @@ class OurLoop:
         started = 0.0
         for lesson in reader:
             started = started or time.perf_counter()
-            learner.learn(lesson.step, lesson.batches, lesson.num_scored)
+            learner.learn(lesson.step, lesson, lesson.num_scored)
             self._done += 1
         _wait(learner.device)
         return time.perf_counter() - started

@@ -10,6 +10,7 @@ mask read back as zeros. The kinds `compact` and `sampled` have codecs of their 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline.cache.ids import id_bytes, ids_from_planes, ids_to_planes
 from pipeline.cache.planes import from_planes, from_zigzag, narrow_from_planes, to_planes, zigzag
 from pipeline.cache.precisions import PRECISIONS, Coded, Precision
 from pipeline.cache.records import Records
-from pipeline.cache.schema import Arrays, ArraySchema
+from pipeline.cache.schema import Arrays, ArraySchema, Facts
 
 _FIELD_BYTES = 4
 
@@ -87,6 +88,12 @@ class ByteCodec(ChunkedCodec):
             numbers.label_logprobs_n,
             numbers.entropies_n,
         )
+
+    def facts_of_chunk(self, columns: NDArray[np.uint8]) -> Facts:
+        """Label log p and entropy of one chunk: the last two fields, at the end of its row."""
+        shape = _FIELD_BYTES, self.precision.num_fields(self.layout), self.chunk_positions
+        planes = columns[-math.prod(shape) :].reshape(shape)
+        return self.precision.facts(from_zigzag(from_planes(planes[:, -2:])))
 
     @property
     def _id_bytes(self) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import Records, check_records
-from pipeline.cache.schema import Arrays
+from pipeline.cache.schema import Arrays, Facts
 
 _CHUNK_POSITIONS = 1024  # fewer a chunk pack worse (5 % at 256), more cost a random read more
 
@@ -63,6 +63,15 @@ class ChunkedCodec(ABC):
         [num_chunks] = {len(array) for array in arrays.values()}
         parts = [self.decode_chunk({name: rows[chunk] for name, rows in arrays.items()}) for chunk in range(num_chunks)]
         return Records.concatenate(parts) if parts else Records.blank(self.layout, 0)
+
+    def facts(self, columns: NDArray[np.uint8]) -> Facts:
+        """Label log p and entropy of all positions of rows of `columns`, without what else a record holds."""
+        label_n, entropy_n = zip(*map(self.facts_of_chunk, columns), strict=True)
+        return np.concatenate(label_n), np.concatenate(entropy_n)
+
+    @abstractmethod
+    def facts_of_chunk(self, columns: NDArray[np.uint8]) -> Facts:
+        """Label log p and entropy of one chunk, from its row of `columns`."""
 
     @abstractmethod
     def decode_chunk(self, rows: Arrays) -> Records:

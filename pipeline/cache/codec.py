@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from pipeline.cache.layout import RecordLayout
 from pipeline.cache.plan import Plan
 from pipeline.cache.records import Records
 from pipeline.cache.sampled_codec import SampledCodec
-from pipeline.cache.schema import Arrays, ArraySchema
+from pipeline.cache.schema import Arrays, ArraySchema, Facts
 from pipeline.cache.settings import Kind
 
 
@@ -34,6 +34,9 @@ class RecordCodec(Protocol):
 
     def decode(self, arrays: Arrays) -> Records:
         """Records of all positions of the arrays, those that fill up the last chunk too; ValueError for nonsense."""
+
+    def facts(self, columns: NDArray[Any]) -> Facts:
+        """Label log p and entropy of the same positions, from rows of the array `columns` alone."""
 
 
 MaskedRecords = tuple[Records, NDArray[np.bool_]]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import Records, check_records
-from pipeline.cache.schema import Arrays, ArraySchema
+from pipeline.cache.schema import Arrays, ArraySchema, Facts
 
 VALUE_STEP_NATS = 1 / 32
 VALUE_ERROR_NATS = VALUE_STEP_NATS / 2
@@ -85,7 +85,7 @@ class CodecV1:
         )
         head, num_betas = layout.head_size, layout.num_betas
         logprobs = values * np.float32(-VALUE_STEP_NATS)
-        halves = np.ascontiguousarray(columns[:, num_betas:]).view(np.float16).astype(np.float32)
+        label_n, entropy_n = self.facts(columns)
         return Records(
             layout,
             _decode_ids(ids[:, :head], layout),
@@ -93,9 +93,15 @@ class CodecV1:
             _decode_tail(columns[:, :num_betas]),
             _decode_ids(ids[:, head:], layout),
             logprobs[:, head:],
-            halves[:, 0],
-            halves[:, 1],
+            label_n,
+            entropy_n,
         )
+
+    def facts(self, columns: NDArray[np.int32]) -> Facts:
+        """Label log p and entropy of all positions, from rows of `columns` alone."""
+        last = np.ascontiguousarray(columns.reshape(-1, columns.shape[-1])[:, self.layout.num_betas :])
+        halves = last.view(np.float16).astype(np.float32)
+        return halves[:, 0], halves[:, 1]
 
 
 def _encode_ids(scored: Records) -> NDArray[np.uint32]:

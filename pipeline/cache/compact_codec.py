@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.cache.byte_codec import ByteCodec
 from pipeline.cache.chunked_codec import ChunkedCodec
 from pipeline.cache.records import PADDING_ID, Records
-from pipeline.cache.schema import Arrays, ArraySchema
+from pipeline.cache.schema import Arrays, ArraySchema, Facts
 
 _OF_THE_HEAD = ("ids", "values")
 
@@ -62,6 +62,10 @@ class CompactCodec(ChunkedCodec):
             ids_TK=np.where(missing_nK, np.uint32(PADDING_ID), records.ids_TK),
             logprobs_TK=np.where(missing_nK, np.float32(-np.inf), records.logprobs_TK),
         )
+
+    def facts_of_chunk(self, columns: NDArray[np.uint8]) -> Facts:
+        """Label log p and entropy of one chunk, which lie where they do without the counts: at the end."""
+        return self._padded.facts_of_chunk(columns)
 
     def _with_counts(self, array: ArraySchema) -> ArraySchema:
         if array.name in _OF_THE_HEAD:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.layout import PrecisionName, RecordLayout
 from pipeline.cache.records import Records, tail_weights
+from pipeline.cache.schema import Facts
 from pipeline.cache.value_law import FLOOR_STEP_NATS, TARGET_BETAS, ValueLaw
 
 TAIL_STEP_NATS = 1 / 256
@@ -69,6 +70,9 @@ class Precision(Protocol):
 
     def decode(self, coded: Coded, layout: RecordLayout) -> Numbers:
         """The numbers again; ValueError for codes that no encoder writes."""
+
+    def facts(self, fields_2n: NDArray[np.int32]) -> Facts:
+        """Label log p and entropy, from the last two fields."""
 
     def error_nats(self, logprobs: NDArray[np.floating]) -> NDArray[np.float64]:
         """Largest error of a head entry's stored log p."""
@@ -128,16 +132,19 @@ class Rounded:
 
     def decode(self, coded: Coded, layout: RecordLayout) -> Numbers:
         """The numbers again; ValueError for codes that no encoder writes."""
-        floors_n, steps_n, gaps_n, *tail, label_n, entropy_n = coded.fields_Fn
+        floors_n, steps_n, gaps_n, *tail = coded.fields_Fn[:-2]
         floor_n = floors_n * FLOOR_STEP_NATS
         best_n = (floor_n - gaps_n * _GAP_STEP_NATS).astype(np.float32)
         return Numbers(
             self.law.decode(floors_n, steps_n, coded.codes_nK),
             _decode_tail(np.stack(tail, axis=1), floor_n, layout),
             best_n[:, None] - coded.draw_codes_nM.astype(np.float32) * np.float32(self.draw_step_nats),
-            -_half(label_n),
-            _half(entropy_n),
+            *self.facts(coded.fields_Fn[-2:]),
         )
+
+    def facts(self, fields_2n: NDArray[np.int32]) -> Facts:
+        """Label log p and entropy, from the last two fields."""
+        return -_half(fields_2n[0]), _half(fields_2n[1])
 
     def _encode_draws(
         self, draw_logprobs_nM: NDArray[np.float32], floor_n: NDArray[np.floating]
@@ -192,9 +199,13 @@ class Lossless:
             _from_distances(floats_Fn[0], coded.codes_nK.astype(np.uint32, copy=False)),
             np.ascontiguousarray(floats_Fn[2:-2].T),
             _from_distances(floats_Fn[1], coded.draw_codes_nM),
-            floats_Fn[-2],
-            floats_Fn[-1],
+            *self.facts(coded.fields_Fn[-2:]),
         )
+
+    def facts(self, fields_2n: NDArray[np.int32]) -> Facts:
+        """Label log p and entropy, from the last two fields."""
+        floats_2n = np.ascontiguousarray(fields_2n).view(np.float32)
+        return floats_2n[0], floats_2n[1]
 
 
 PRECISIONS: dict[PrecisionName, Precision] = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.cache.chunked_codec import ChunkedCodec
 from pipeline.cache.ids import id_bytes, ids_from_planes, ids_to_planes
 from pipeline.cache.records import PADDING_ID, Records
-from pipeline.cache.schema import Arrays, ArraySchema
+from pipeline.cache.schema import Arrays, ArraySchema, Facts
 
 _FACT_SCALE = 16
 FACT_LIMIT_NATS = (255 / _FACT_SCALE) ** 2
@@ -53,16 +53,21 @@ class SampledCodec(ChunkedCodec):
         """Records of one chunk; id 0 alone outside the loss mask."""
         layout, positions = self.layout, self.chunk_positions
         planes = rows["ids"].reshape(id_bytes(layout.vocab_size), positions, layout.num_draws)
-        facts_2n = np.square(rows["columns"].reshape(2, positions).astype(np.float32) / np.float32(_FACT_SCALE))
+        label_n, entropy_n = self.facts_of_chunk(rows["columns"])
         return Records(
             layout,
             *unique_with_counts(ids_from_planes(planes, layout.vocab_size), layout.head_size),
             np.full((positions, layout.num_betas), -np.inf, np.float32),
             np.zeros((positions, 0), np.uint32),
             np.zeros((positions, 0), np.float32),
-            -facts_2n[0],
-            facts_2n[1],
+            label_n,
+            entropy_n,
         )
+
+    def facts_of_chunk(self, columns: NDArray[np.uint8]) -> Facts:
+        """Label log p and entropy of one chunk, from its row of `columns`."""
+        facts_2n = np.square(columns.reshape(2, self.chunk_positions).astype(np.float32) / np.float32(_FACT_SCALE))
+        return -facts_2n[0], facts_2n[1]
 
 
 def fact_error_nats(facts: NDArray[np.floating]) -> NDArray[np.float64]:

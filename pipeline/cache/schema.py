@@ -57,4 +57,6 @@ class ArraySchema:
         return rows
 
 
+Facts = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Log p of the label and entropy of the teacher, a number a position each"""
 Arrays = Mapping[str, NDArray[Any]]

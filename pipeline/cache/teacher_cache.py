@@ -18,7 +18,7 @@ from pipeline.cache.codec import codec_of
 from pipeline.cache.plan import Plan, ShardSpan
 from pipeline.cache.records import Records
 from pipeline.cache.roots import SealedShard, find_plan, find_sealed, find_sequences, require_roots
-from pipeline.cache.schema import ArraySchema
+from pipeline.cache.schema import ArraySchema, Facts
 from pipeline.cache.seal import REPAIR
 from pipeline.cache.sequence_file import read_sequences
 from pipeline.cache.shard import ShardFile
@@ -28,6 +28,7 @@ from pipeline.data.sequences import Sequences
 from pipeline.errors import DamagedDataError, IncompleteInputError
 
 MAX_OPEN_SHARDS = 16
+_FACT_ROWS = 64  # chunks unpacked at once: some 6 MB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,6 +126,24 @@ class TeacherCache:
         parts = [self._read_run(span, start, stop) for span, start, stop in self._runs(wanted)]
         records = Records.concatenate(parts) if parts else Records.blank(self.plan.layout, 0)
         return self.sequences.select(wanted), records
+
+    def facts(self, span: ShardSpan) -> Facts:
+        """Label log p and entropy of every position of a sealed shard, [count, T] each; zeros where none is scored.
+
+        A tenth of the work of `read`: of a record only the columns are unpacked, and of those two fields decoded.
+        """
+        codec, length = codec_of(self.plan), self.plan.sequence_length
+        schema, parts = codec.schema(span.count), []
+        num_rows = next(array.shape[0] for array in schema if array.name == "columns")
+        for start in range(0, num_rows, _FACT_ROWS):
+            self._renew_after_fork()
+            with self._lock:
+                file = self._shard_file(span, schema)
+                parts.append(codec.facts(file.read("columns", start, min(start + _FACT_ROWS, num_rows))))
+        label_ST, entropy_ST = (
+            np.concatenate(part)[: span.count * length].reshape(span.count, length) for part in zip(*parts, strict=True)
+        )
+        return label_ST, entropy_ST
 
     def close(self) -> None:
         """Close all shard files; a later read opens them again."""

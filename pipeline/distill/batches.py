@@ -6,12 +6,13 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.cache import Records, TeacherCache
 from pipeline.data.sequences import Sequences
@@ -32,6 +33,8 @@ class Batch:
     records: RecordTensors | None  # None: labels only
     num_scored: int
     scored_n: torch.Tensor | None  # int64, which positions are scored; None: all of them
+    sequences: tuple[int, ...] = ()  # B numbers in the cache; empty where they are of none
+    num_scored_B: tuple[int, ...] = ()  # on the host, so that a card need not be asked where a row begins
 
     def scored(self, hidden_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, RecordTensors | None]:
         """Hidden states, labels and records of the scored positions alone."""
@@ -39,6 +42,31 @@ class Batch:
         if rows is None:
             return hidden_ND, self.labels_N, self.records
         return hidden_ND[rows], self.labels_N[rows], None if self.records is None else self.records.rows(rows)
+
+    def split(self, parts: int) -> list[Batch]:
+        """At most `parts` batches of as many whole sequences each (the last may have fewer), on the same device."""
+        num_rows = len(self.input_ids_BT)
+        size = -(-num_rows // parts)
+        if size >= num_rows:
+            return [self]
+        return [self._rows(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+    def _rows(self, start: int, stop: int) -> Batch:
+        length = self.input_ids_BT.shape[1]
+        places = slice(start * length, stop * length)
+        before, num_scored = sum(self.num_scored_B[:start]), sum(self.num_scored_B[start:stop])
+        scored_n = None if self.scored_n is None else self.scored_n[before : before + num_scored] - start * length
+        return Batch(
+            input_ids_BT=self.input_ids_BT[start:stop],
+            position_ids_BT=self.position_ids_BT[start:stop],
+            labels_N=self.labels_N[places],
+            weights_N=self.weights_N[places],
+            records=None if self.records is None else self.records.rows(places),
+            num_scored=num_scored,
+            scored_n=scored_n,
+            sequences=self.sequences[start:stop],
+            num_scored_B=self.num_scored_B[start:stop],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +79,14 @@ class HostBatch:
     scored_n: torch.Tensor | None
     records: HostRecords | None
     num_scored: int
+    sequences: tuple[int, ...]
+    num_scored_B: tuple[int, ...]
 
     @classmethod
-    def of(cls, sequences: Sequences, records: Records | None, pinned: bool = False) -> Self:
-        """From sequences, and what the teacher said of their positions."""
+    def of(
+        cls, sequences: Sequences, records: Records | None, pinned: bool = False, numbers: tuple[int, ...] = ()
+    ) -> Self:
+        """From sequences, their `numbers` in the cache where they are of one, and what the teacher said of them."""
         mask_N = sequences.loss_mask.reshape(-1)
         return cls(
             input_ids=on_host(sequences.input_ids.astype(np.int64), pinned),
@@ -64,6 +96,8 @@ class HostBatch:
             scored_n=None if mask_N.all() else on_host(np.flatnonzero(mask_N), pinned),
             records=None if records is None else HostRecords.from_records(records, pinned),
             num_scored=int(mask_N.sum()),
+            sequences=numbers,
+            num_scored_B=tuple(sequences.loss_mask.sum(axis=1).tolist()),
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -77,6 +111,8 @@ class HostBatch:
             records=None if self.records is None else RecordTensors.from_host(self.records, device),
             num_scored=self.num_scored,
             scored_n=None if self.scored_n is None else to_device(self.scored_n, device),
+            sequences=self.sequences,
+            num_scored_B=self.num_scored_B,
         )
 
 
@@ -90,17 +126,37 @@ def make_batch(sequences: Sequences, records: Records | None, device: torch.devi
     return HostBatch.of(sequences, records).to(device)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepBatches:
-    """What one optimizer step learns from: iterate once; each micro-batch comes to the device as it is taken."""
+    """What one optimizer step learns from; each micro-batch comes to the device as it is taken.
+
+    The first time it is gone through they come from the reader, which holds them no longer then; where a step has to be
+    done again, they are read again.
+    """
 
     step: int
     num_scored: int
     """scored positions of all its micro-batches"""
     batches: Iterator[Batch]
+    read_again: Callable[[int], Iterator[Batch]]
+    begun: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.begun:
+            return self.read_again(self.step)
+        self.begun = True
         return self.batches
+
+
+class RecordSource(Protocol):
+    """Where sequences and their records come from: a cache, or a teacher in memory."""
+
+    @property
+    def sequences(self) -> Sequences:
+        """All of them, by number."""
+
+    def read(self, indices: NDArray[np.integer[Any]]) -> tuple[Sequences, Records]:
+        """Some of them [B, T+1], and what the teacher says of their positions [B·T]."""
 
 
 class BatchReader:
@@ -114,7 +170,7 @@ class BatchReader:
 
     def __init__(
         self,
-        cache: TeacherCache,
+        source: RecordSource,
         order: DataOrder,
         steps: range,
         batch_size: int,
@@ -124,7 +180,8 @@ class BatchReader:
         self.wait_seconds = 0.0
         # A cache is for one thread at a time, and the loop validates on it while this thread reads: a copy has its own
         # open files.
-        self._cache, self._order, self._steps = copy.copy(cache), order, steps
+        self._own_source, self._source, self._order, self._steps = source, copy.copy(source), order, steps
+        self._left = 0  # micro-batches of the step under way that were not taken yet
         self._batch_size, self._device, self._with_records = batch_size, device, with_records
         self._queue: queue.Queue[tuple[int, HostBatch] | BaseException] = queue.Queue(maxsize=READ_AHEAD)
         self._stopped = threading.Event()
@@ -134,11 +191,11 @@ class BatchReader:
         self._thread.start()
         try:
             for step in self._steps:
+                self._left = -(-self._order.batch // self._batch_size)
                 num_scored, first = self._take()
-                batches = self._batches_of_step(first)
-                yield StepBatches(step, num_scored, batches)
-                for _ in batches:  # what was not asked for must not be taken for the next step's
-                    pass
+                yield StepBatches(step, num_scored, self._batches_of_step(first), self._read_again)
+                while self._left:  # what was not asked for must not be taken for the next step's
+                    self._take()
         finally:
             self._stopped.set()
             while self._thread.is_alive():
@@ -147,8 +204,16 @@ class BatchReader:
 
     def _batches_of_step(self, first: HostBatch) -> Iterator[Batch]:
         yield first.to(self._device)
-        for _ in range(1, -(-self._order.batch // self._batch_size)):
+        while self._left:
             yield self._take()[1].to(self._device)
+
+    def _read_again(self, step: int) -> Iterator[Batch]:
+        """The micro-batches of a step once more, read on the thread that asks."""
+        for part in self._parts(self._order.sequences_for_step(step)):
+            yield _read(self._own_source, part, self._with_records, pinned=False).to(self._device)
+
+    def _parts(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        return (indices[start : start + self._batch_size] for start in range(0, len(indices), self._batch_size))
 
     def _take(self) -> tuple[int, HostBatch]:
         """The next micro-batch, with the number of scored positions of its whole step."""
@@ -157,17 +222,17 @@ class BatchReader:
         self.wait_seconds += time.monotonic() - started
         if isinstance(item, BaseException):
             raise item
+        self._left -= 1
         return item
 
     def _read_ahead(self) -> None:
         try:
             for step in self._steps:
                 indices = self._order.sequences_for_step(step)
-                num_scored = int(self._cache.sequences.loss_mask[indices].sum())
-                for start in range(0, len(indices), self._batch_size):
-                    part = indices[start : start + self._batch_size]
+                num_scored = int(self._source.sequences.loss_mask[indices].sum())
+                for part in self._parts(indices):
                     pinned = self._device.type == "cuda"
-                    self._put((num_scored, _read(self._cache, part, self._with_records, pinned)))
+                    self._put((num_scored, _read(self._source, part, self._with_records, pinned)))
                     if self._stopped.is_set():
                         return
         except BaseException as error:
@@ -186,7 +251,8 @@ class BatchReader:
             self._queue.get_nowait()
 
 
-def _read(cache: TeacherCache, indices: np.ndarray, with_records: bool, pinned: bool) -> HostBatch:
+def _read(source: RecordSource, indices: np.ndarray, with_records: bool, pinned: bool) -> HostBatch:
+    numbers = tuple(indices.tolist())
     if with_records:
-        return HostBatch.of(*cache.read(indices), pinned)
-    return HostBatch.of(cache.sequences.select(indices), None, pinned)
+        return HostBatch.of(*source.read(indices), pinned, numbers)
+    return HostBatch.of(source.sequences.select(indices), None, pinned, numbers)

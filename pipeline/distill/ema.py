@@ -17,12 +17,16 @@ class WeightAverage:
         average ← average + (1 − d_s)·(weights − average)        d_s = min(d, (1 + s)/(10 + s)) at step s
 
     The warmed-up decay d_s lets the average forget the random start quickly (the schedule of TensorFlow's
-    ExponentialMovingAverage). Tied weights are kept once.
+    ExponentialMovingAverage). Tied weights are kept once. On a `device` other than the weights' (None) it takes none of
+    a card's memory, and each update a copy of the weights from there.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self._average = {name: weight.detach().float().clone() for name, weight in model.named_parameters()}
+    def __init__(self, model: nn.Module, decay: float, device: torch.device | None = None) -> None:
+        self.decay, self._device = decay, device
+        self._average = {
+            name: weight.detach().to(device or weight.device, torch.float32, copy=True)
+            for name, weight in model.named_parameters()
+        }
 
     def decay_at(self, step: int) -> float:
         """d_s, for the update after step s (from 0)."""
@@ -31,7 +35,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights as they are after step `step`."""
-        weights = [weight.detach().float() for _, weight in model.named_parameters()]
+        weights = [
+            weight.detach().to(average.device, torch.float32)
+            for (_, weight), average in zip(model.named_parameters(), self._average.values(), strict=True)
+        ]
         torch._foreach_lerp_(list(self._average.values()), weights, 1.0 - self.decay_at(step))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -58,9 +65,13 @@ class WeightAverage:
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
         """Let the model carry the averages inside the block; its own weights come back bit for bit after it.
 
-        Weights change in place, so whoever holds a parameter or a view of one sees the average too.
+        Weights change in place, so whoever holds a parameter or a view of one sees the average too. Meanwhile its own
+        lie where the average does.
         """
-        own = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        own = {
+            name: weight.detach().to(self._device or weight.device, copy=True)
+            for name, weight in model.named_parameters()
+        }
         _write_into(model, self._average)
         try:
             yield

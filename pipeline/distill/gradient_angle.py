@@ -86,6 +86,11 @@ def gradient_angles(
     return GradientAngles(_mean(by_logits), _mean(by_hidden) if by_hidden else None, sums.angle())
 
 
+def angle_between(ours: Tensor, full: Tensor) -> GradientAngle:
+    """Of two gradients of one shape; ValueError where `full` is zero."""
+    return _mean([_compare(ours.double().reshape(1, -1), full.double().reshape(1, -1))])
+
+
 def without_tail(records: RecordTensors) -> RecordTensors:
     """What a cache of plain top-K knows: the head, renormalised on itself at any temperature, and of the tail nothing.
 

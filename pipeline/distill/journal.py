@@ -19,14 +19,14 @@ from pipeline.distill.checkpoint import (
     save_checkpoint,
     training_hash,
 )
+from pipeline.distill.early_stopping import Waiting
 from pipeline.distill.learner import Learner
 from pipeline.distill.metrics_log import MetricsLog
+from pipeline.distill.perplexity import CAP_NATS, perplexity_of
 from pipeline.distill.step_result import StepResult
 from pipeline.distill.student_weights import load_weights, unique_tensors
 from pipeline.distill.validation import Validation
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, NumericsError
-
-MAX_SKIPPED_IN_A_ROW = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Journal:
         self.folder, self.training = folder, training
         self.log = MetricsLog(folder)
         self.best: Best | None = None
+        self.waiting = Waiting()
         self._checkpoints = folder / "checkpoints"
         self._places = [self._checkpoints]
         self._hash = training_hash(training)
@@ -83,6 +84,7 @@ class Journal:
         self._places.append(checkpoint.folder.parent)
         best = checkpoint.state["best"]
         self.best = None if best is None else Best(**best)
+        self.waiting = Waiting.of(checkpoint.state)
         self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
         say(f"continuing after step {checkpoint.step:,}, from {checkpoint.folder}")
         if self.best is not None:
@@ -100,14 +102,14 @@ class Journal:
         changed = differences(checkpoint.state["training"], self.training)
         say("\n".join([f"forked after step {checkpoint.step:,}, from {checkpoint.folder}; what differs:", *changed]))
         learner.load(checkpoint)
-        learner.skipped_in_a_row = 0  # what was skipped there is not held against other settings
+        learner.begin_anew()  # what went wrong there is not held against other settings
         self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
         self.save(checkpoint.step, learner)
         return checkpoint.step
 
     def refuse_endless_skipping(self, step: int, learner: Learner) -> None:
         """NumericsError where too many steps in a row were skipped; it names the newest checkpoint from before them."""
-        if learner.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW:
+        if learner.skipped_in_a_row < learner.settings.max_skipped_in_a_row:
             return
         good = newest_checkpoint(self._places, lambda state: state["learner"]["skipped_in_a_row"] == 0)
         if good is None:
@@ -118,23 +120,37 @@ class Journal:
                 f"--fork-from {good.folder} (or from an older one, where its weights had already gone bad),"
             )
         raise NumericsError(
-            f"step {step:,}: the last {learner.skipped_in_a_row} steps had gradients that are not finite and were "
-            f"skipped; this training cannot go on. {way_on} with a lower train.learning_rate, or with train.dtype "
-            "float32 if it is not."
+            f"step {step:,}: the last {learner.skipped_in_a_row} steps had losses or gradients that are not finite and "
+            f"were skipped (train.max_skipped_in_a_row); this training cannot go on. {way_on} with a lower "
+            "train.learning_rate, or with train.dtype float32 if it is not. What was not finite, and in which "
+            f"sequences, is in {self.log.metrics_path}, in lines of the kind skipped."
         )
 
     def log_step(self, step: int, result: StepResult, skipped_steps: int) -> None:
         """One metrics line of a training step."""
-        line = dataclasses.asdict(result) | {"skipped_steps": skipped_steps}
-        line.pop("skipped")
-        routes = line.pop("routes") or {}
-        self.log.metrics({"step": step, "kind": "train"} | line | routes)
+        self.log.metrics({"step": step, "kind": "train"} | result.line() | {"skipped_steps": skipped_steps})
+
+    def log_skipped(self, step: int, result: StepResult, learner: Learner) -> None:
+        """One metrics line of a step that was skipped, whether or not it is one that is logged; none of others."""
+        if result.trouble is not None:
+            counts = {"skipped_steps": learner.skipped_steps, "skipped_in_a_row": learner.skipped_in_a_row}
+            self.log.metrics({"step": step, "kind": "skipped"} | result.trouble.line() | counts)
 
     def log_validation(self, step: int, found: Mapping[str, Validation], learner: Learner) -> None:
-        """One metrics line for raw and one for averaged weights; the better are kept if they are the best so far."""
+        """One metrics line for raw and one for averaged weights; the better are kept if they are the best so far.
+
+        Counts how long there was no improvement; where that is too long, one more line says that training stops here.
+        """
         for weights, validation in found.items():
-            self.log.metrics({"step": step, "kind": "validation", "weights": weights} | dataclasses.asdict(validation))
+            line = {"step": step, "kind": "validation", "weights": weights} | dataclasses.asdict(validation)
+            if validation.ce > CAP_NATS:
+                warn_once(f"a validation above {CAP_NATS:.0f} nats is logged as the perplexity exp({CAP_NATS:.0f})")
+            self.log.metrics(line | {"perplexity": perplexity_of(validation.ce)})
         self.choose_best(step, found, learner)
+        lowest = min((v.ce for v in found.values() if math.isfinite(v.ce)), default=math.nan)
+        self.waiting = self.waiting.after(lowest, learner.settings.patience, learner.settings.min_delta)
+        if self.waiting.stopped:
+            self.log.metrics({"step": step, "kind": "stopped", "evaluations": self.waiting.evaluations})
 
     def choose_best(self, step: int, found: Mapping[str, Validation], learner: Learner) -> None:
         """Keep the weights with the lowest cross-entropy if they are the best so far; one that is not finite is not."""
@@ -194,7 +210,8 @@ class Journal:
 
     def _state(self) -> dict[str, Any]:
         best = None if self.best is None else dataclasses.asdict(self.best)
-        return {"training": self.training, "training_hash": self._hash, "best": best}
+        waiting = self.waiting.state()
+        return {"training": self.training, "training_hash": self._hash, "best": best, "waiting": waiting}
 
 
 def _to_fork_from(origin: Path) -> Checkpoint:

@@ -12,24 +12,29 @@ from pipeline.console import warn_once
 from pipeline.distill.batches import Batch
 from pipeline.distill.checkpoint import Checkpoint, Tensors
 from pipeline.distill.ema import WeightAverage
+from pipeline.distill.finite_guard import Suspects, Trouble, tell
+from pipeline.distill.gradient_norms import GradientNorms
 from pipeline.distill.learning_rate import learning_rate_at
 from pipeline.distill.loss_weights import LossWeights, StepWeights
 from pipeline.distill.losses import LossParts, distillation_loss
+from pipeline.distill.memory_guard import MemoryGuard
 from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from pipeline.distill.precision import autocast
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult, add_up
 from pipeline.distill.student_weights import load_weights, unique_tensors
 from pipeline.distill.temperature import temperature_at
+from pipeline.errors import MachineError
 from pipeline.models import CausalModel
+from pipeline.models.memory import is_out_of_memory
 
 
 class Learner:
     """The student with everything that changes while it learns; `tensors` and `state` are all a resume needs.
 
     Weights and optimizer are float32; under `autocast_dtype` the forward pass runs in that type, with a gradient
-    scaler where it is float16. A step whose loss or gradient is not finite leaves weights, optimizer and average
-    untouched and is counted.
+    scaler where it is float16. A step in which a loss, a record or a gradient is not finite leaves weights, optimizer
+    and average untouched and is counted. On a card, `memory` decides in which pieces a step is computed.
     """
 
     def __init__(
@@ -39,16 +44,19 @@ class Learner:
         self.device = causal.device
         self.autocast_dtype = autocast_dtype
         self.optimizer = make_optimizer(causal.model, settings)
-        self.average = WeightAverage(causal.model, settings.ema_decay) if settings.ema_decay > 0 else None
+        self.average = self._new_average() if settings.ema_decay > 0 else None
+        self.gradients = GradientNorms(causal.model)
+        self.memory = MemoryGuard(settings, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_dtype is torch.float16)
         self.loss_weights = LossWeights(settings, num_steps, self.device)
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
 
     def learn(self, step: int, batches: Iterable[Batch], num_scored: int) -> StepResult:
-        """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them."""
-        # Dropout, where a student has it, depends on (seed, step) alone: nothing to restore on resume.
-        torch.manual_seed(self.settings.seed * 1_000_003 + step)
+        """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them.
+
+        Where a card's memory runs out, `batches` are gone through once more; an iterator cannot be (MachineError).
+        """
         self.causal.model.train()
         learning_rate = learning_rate_at(step, self.num_steps, self.settings)
         temperature = temperature_at(step, self.num_steps, self.settings.temperature)
@@ -57,15 +65,18 @@ class Learner:
             group["lr"] = learning_rate
         # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
         normaliser = max(1, num_scored)
-        parts = (self._backward(batch, temperature, weights, normaliser) for batch in batches)
-        sums = add_up(parts) | self.loss_weights.figures() | {"gradient_norm": self._clip()}
+        suspects, sums = self._accumulate(step, batches, temperature, weights, normaliser)
+        sums |= self.loss_weights.figures() | self._clip()
         # The one transfer of a step: asking a card for each number would make it wait each time.
-        figures = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
-        skipped = not figures["gradient_norm"] < float("inf")
-        self._update(step, skipped)
-        if num_scored and not skipped:
+        values = torch.cat([torch.stack(list(sums.values())), suspects.flags()]).tolist()
+        figures = dict(zip(sums, values, strict=False))
+        trouble = suspects.find(figures, values[len(figures) :])
+        self._update(step, trouble)
+        if num_scored and trouble is None:
             self.loss_weights.observe(figures, normaliser, temperature)
-        return StepResult.of(figures, temperature, weights, learning_rate, normaliser, skipped)
+        self.memory.watch()
+        clip_norm = self.settings.clip_norm
+        return StepResult.of(figures, temperature, weights, learning_rate, clip_norm, normaliser, trouble)
 
     @property
     def weight_kinds(self) -> tuple[str, ...]:
@@ -112,6 +123,7 @@ class Learner:
             "skipped_in_a_row": self.skipped_in_a_row,
             "scaler": self.scaler.state_dict(),
             "loss_weights": self.loss_weights.state(),
+            "memory": self.memory.state(),
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -121,13 +133,14 @@ class Learner:
         if self.average is not None and checkpoint.holds("average"):
             self.average.load_state_dict(checkpoint.tensors("average"))
         elif self.average is not None:  # forked from a training that kept none: it begins with these weights
-            self.average = WeightAverage(self.causal.model, self.settings.ema_decay)
+            self.average = self._new_average()
         state = checkpoint.state["learner"]
         if "loss_weights" in state:
             router = checkpoint.tensors("router") if checkpoint.holds("router") else {}
             self.loss_weights.load(state["loss_weights"], router)
         self.skipped_steps = int(state["skipped_steps"])
         self.skipped_in_a_row = int(state["skipped_in_a_row"])
+        self.memory.load(state.get("memory"))
         if self.scaler.is_enabled() and state["scaler"]:  # empty where the steps so far needed none
             self.scaler.load_state_dict(state["scaler"])
         before, now = state.get("dtype", _name(self.autocast_dtype)), _name(self.autocast_dtype)
@@ -137,7 +150,42 @@ class Learner:
                 f"(train.dtype: {self.settings.dtype}): the numbers are not those of a training that stayed in one"
             )
 
-    def _backward(self, batch: Batch, temperature: float, weights: StepWeights, normaliser: int) -> LossParts:
+    def begin_anew(self) -> None:
+        """Forget what other settings led to: steps skipped in a row, and pieces cut smaller for want of memory."""
+        self.skipped_in_a_row = 0
+        self.memory = MemoryGuard(self.settings, self.device)
+
+    def _new_average(self) -> WeightAverage:
+        host = torch.device("cpu") if self.settings.ema_device == "host" else None
+        return WeightAverage(self.causal.model, self.settings.ema_decay, host)
+
+    def _accumulate(
+        self, step: int, batches: Iterable[Batch], temperature: float, weights: StepWeights, normaliser: int
+    ) -> tuple[Suspects, dict[str, Tensor]]:
+        """The gradients and sums of a step; out of memory, again from its start in smaller pieces."""
+        while True:
+            # Dropout, where a student has it, depends on (seed, step) alone: nothing to restore on resume.
+            torch.manual_seed(self.settings.seed * 1_000_003 + step)
+            suspects = Suspects()
+            self.loss_weights.forget_step()
+            pieces = (piece for batch in batches for piece in batch.split(self.memory.parts))
+            try:
+                return suspects, add_up(
+                    self._backward(piece, temperature, weights, normaliser, suspects) for piece in pieces
+                )
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if isinstance(batches, Iterator):
+                    raise MachineError("the card's memory ran out. Set train.batch_size lower") from error
+            # Here no frame of what failed holds its tensors any more.
+            del suspects, pieces
+            self.optimizer.zero_grad(set_to_none=True)
+            self.memory.make_room()
+
+    def _backward(
+        self, batch: Batch, temperature: float, weights: StepWeights, normaliser: int, suspects: Suspects
+    ) -> LossParts:
         with autocast(self.device, self.autocast_dtype):
             hidden_BTD = self.causal.hidden(batch.input_ids_BT, batch.position_ids_BT)
             hidden_nD, labels_n, records_n = batch.scored(hidden_BTD.flatten(0, 1))
@@ -151,37 +199,39 @@ class Learner:
                 ce_weight=weights.ce,
                 kd_weight=weights.kd,
                 normaliser=normaliser,
-                chunk_positions=self.settings.chunk_positions,
+                chunk_positions=self.memory.chunk_positions,
                 rank_weight=weights.rank,
                 router=weights.router,
             )
+        suspects.note(batch, records_n if self.settings.needs_teacher else None, parts)
         torch.autograd.backward(self.scaler.scale(parts.loss))
         self.loss_weights.note(parts)
         return parts
 
-    def _clip(self) -> Tensor:
-        """Clip the gradients; their norm before it, which is not finite where one of them is not."""
+    def _clip(self) -> dict[str, Tensor]:
+        """Clip the gradients; their norms before it, which are not finite where one of them is not."""
         self.scaler.unscale_(self.optimizer)
-        parameters = [p for p in self.causal.model.parameters() if p.grad is not None]
-        return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm or float("inf"))
+        return self.gradients.clip(self.settings.clip_norm)
 
-    def _update(self, step: int, skipped: bool) -> None:
-        if self.scaler.is_enabled() or not skipped:
-            self.scaler.step(self.optimizer)
+    def _update(self, step: int, trouble: Trouble | None) -> None:
+        if trouble is None:
+            with self.memory.update_fits():
+                self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if skipped:
-            self._count_skipped()
+        if trouble is not None:
+            self._count_skipped(step, trouble)
             return
         self.skipped_in_a_row = 0
         if self.average is not None:
             self.average.update(self.causal.model, step)
 
-    def _count_skipped(self) -> None:
+    def _count_skipped(self, step: int, trouble: Trouble) -> None:
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
-        if not self.scaler.is_enabled():  # a scaler finds its scale by overflowing now and then
-            warn_once("a step had a loss or gradient that is not finite; it was skipped and counted")
+        # A scaler finds its scale by gradients that overflow now and then.
+        if not (self.scaler.is_enabled() and trouble.what == ("gradient",)):
+            tell(step + 1, trouble, self.skipped_steps)
 
 
 def _name(dtype: torch.dtype) -> str:

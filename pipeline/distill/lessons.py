@@ -12,9 +12,12 @@ from pipeline.cache import TeacherCache
 from pipeline.cache.layout import RecordLayout
 from pipeline.console import warn_once
 from pipeline.data.sequences import TRAIN
+from pipeline.distill.batches import RecordSource
+from pipeline.distill.live_records import LiveRecords
 from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import SAMPLED_OBJECTIVES, TrainSettings
 from pipeline.errors import ConfigError, IncompleteInputError
+from pipeline.models import Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,13 @@ class Lessons:
     order: DataOrder
     num_steps: int
     validation_indices: np.ndarray
+    teacher: Teacher | None = None
+    """in memory, and asked in place of the cache; validation is against the cache all the same"""
+
+    @property
+    def source(self) -> RecordSource:
+        """Where the records come from that it learns from."""
+        return self.cache if self.teacher is None else LiveRecords(self.teacher, self.cache.sequences)
 
     @property
     def step_positions(self) -> int:
@@ -32,7 +42,12 @@ class Lessons:
         return self.order.batch * self.cache.plan.sequence_length
 
 
-def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Sequence[int] | None) -> Lessons:
+def plan_lessons(
+    cache: TeacherCache,
+    settings: TrainSettings,
+    frozen_shards: Sequence[int] | None,
+    teacher: Teacher | None = None,
+) -> Lessons:
     """Lay out a training on the shards it is frozen to, or (None) on the whole of a complete cache.
 
     IncompleteInputError where a shard that is needed is not sealed; ConfigError for a target that records of the
@@ -76,6 +91,7 @@ def plan_lessons(cache: TeacherCache, settings: TrainSettings, frozen_shards: Se
         order=order,
         num_steps=num_steps,
         validation_indices=spread(np.concatenate(held_out), settings.validation_sequences),
+        teacher=teacher,
     )
 
 

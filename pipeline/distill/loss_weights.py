@@ -54,7 +54,7 @@ class LossWeights:
             self.router = Gate(settings.parts, device)
         elif settings.router != "uniform":
             self.router = Gap() if settings.router == "gap" else Trust()
-        self._forget_step()
+        self.forget_step()
 
     def scheduled(self, step: int) -> dict[Part, float]:
         """w_k(step), whatever the training has been like."""
@@ -64,7 +64,7 @@ class LossWeights:
 
     def at(self, step: int) -> StepWeights:
         """The weights of a step; what was noted of an earlier one, and never observed, is forgotten."""
-        self._forget_step()
+        self.forget_step()
         weights = self.scheduled(step)
         if self.settings.balance:
             weights = balanced(weights, self.magnitudes)
@@ -105,7 +105,7 @@ class LossWeights:
         )
         if isinstance(self.router, Gate):
             self.router.learn(num_positions)
-        self._forget_step()
+        self.forget_step()
 
     def state(self) -> dict[str, Any]:
         """The numbers beside the tensors, for a checkpoint."""
@@ -138,7 +138,8 @@ class LossWeights:
         if all(part in self.losses and part in losses_n for part in gate.parts):
             gate.study(signals_n6, losses_n, {part: max(LEAST_MEAN, self.losses.get(part)) for part in gate.parts})
 
-    def _forget_step(self) -> None:
+    def forget_step(self) -> None:
+        """Let go of what was noted of a step that was not observed: it was skipped, or begins again."""
         self._routes: list[Tensor] = []
         self._sums: dict[str, Tensor] = {}
         if isinstance(self.router, Gate):

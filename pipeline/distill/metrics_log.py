@@ -6,12 +6,15 @@ resumed training are the same bytes as those of a straight one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.distill.tensorboard_log import TensorBoardLog
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 
@@ -21,26 +24,53 @@ class MetricsLog:
 
     def __init__(self, folder: Path) -> None:
         self._metrics, self._timings = folder / METRICS, folder / TIMINGS
+        self._folder, self._step = folder, 0
+        self._board: TensorBoardLog | None = None
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where what is learned is logged."""
+        return self._metrics
 
     def rewind(self, step: int, history: Path) -> None:
         """Start again after `step`, from the lines that `history` (this folder, or an earlier session's) holds."""
         for target, source in ((self._metrics, history / METRICS), (self._timings, history / TIMINGS)):
             lines = [_to_json(line) for line in read_log(source) if line["step"] <= step]
             files.write_file(target, "".join(f"{line}\n" for line in lines).encode())
+        self._step = step
+
+    @contextlib.contextmanager
+    def shown_in_tensorboard(self, wanted: bool) -> Iterator[None]:
+        """In the block lines go to TensorBoard too, where that is wanted; MachineError where it is not installed."""
+        if not wanted:
+            yield
+            return
+        self._board = TensorBoardLog(self._folder, self._step)
+        try:
+            yield
+        finally:
+            self._board.close()
+            self._board = None
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Log what was learned at a step."""
         files.append_lines(self._metrics, [_to_json(line)])
+        if self._board is not None:
+            self._board.add(line)
 
     def timings(self, line: dict[str, Any]) -> None:
         """Log what it took."""
         files.append_lines(self._timings, [_to_json(line)])
+        if self._board is not None:
+            self._board.add(line | {"kind": "machine"})
 
     def sync(self) -> None:
         """Make both logs durable."""
         for path in (self._metrics, self._timings):
             if path.exists():
                 files.sync_file(path)
+        if self._board is not None:
+            self._board.flush()
 
 
 def _to_json(line: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 An epoch puts the shards in random order, cuts that order into windows of a few shards, and shuffles the sequences of
 each window together; the stream of sequences runs on from one epoch into the next, and a step takes the next batch of
-it. A window keeps a reader at a few open shards, however large the cache.
+it. A window keeps a reader at a few open shards, however large the cache. `curriculum.py` has other orders.
 """
 
 from __future__ import annotations
@@ -30,9 +30,18 @@ class DataOrder:
         if not self._spans:
             raise ConfigError("data order: expected at least one training sequence, found none in the sealed shards")
         self.seed, self.window_shards, self.batch = seed, window_shards, batch
-        self.num_sequences = sum(count for _, count in self._spans)
-        self._windows = lru_cache(maxsize=4)(self._epoch_windows)
-        self._shuffled = lru_cache(maxsize=4)(self._shuffled_window)
+        # The sequences of all spans, one after another; elsewhere here a sequence is its place in this row.
+        self._numbers = np.concatenate(
+            [np.arange(first, first + count, dtype=np.int64) for first, count in self._spans]
+        )
+        self.num_sequences = len(self._numbers)
+        self._epochs = lru_cache(maxsize=2)(self._epoch_parts_and_ends)
+        self._shuffled = lru_cache(maxsize=4)(self._shuffled_part)
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """(First sequence, count) of the shards it goes over."""
+        return self._spans
 
     @property
     def steps_per_epoch(self) -> float:
@@ -40,38 +49,49 @@ class DataOrder:
         return self.num_sequences / self.batch
 
     def sequences_for_step(self, step: int) -> NDArray[np.int64]:
-        """Absolute sequence numbers [batch] of a step (from 0); over an epoch each sequence comes exactly once."""
+        """Absolute sequence numbers [batch] of a step (from 0); shuffled, each comes exactly once an epoch."""
         position, stop = step * self.batch, (step + 1) * self.batch
         parts = []
         while position < stop:
             epoch, offset = divmod(position, self.num_sequences)
-            ends = self._windows(epoch)[1]
-            window = int(np.searchsorted(ends, offset, side="right"))
-            sequences = self._shuffled(epoch, window)
-            begin = offset - (int(ends[window]) - len(sequences))
+            ends = self._epochs(epoch)[1]
+            part = int(np.searchsorted(ends, offset, side="right"))
+            sequences = self._shuffled(epoch, part)
+            begin = offset - (int(ends[part]) - len(sequences))
             parts.append(sequences[begin : begin + stop - position])
             position += len(parts[-1])
         return np.concatenate(parts)
 
-    def _epoch_windows(self, epoch: int) -> tuple[list[list[tuple[int, int]]], NDArray[np.int64]]:
-        """The windows of an epoch as lists of spans, and where in the epoch each ends."""
-        order = self._permutation(len(self._spans), epoch, 0)
-        shards = [self._spans[index] for index in order]
-        windows = [shards[start : start + self.window_shards] for start in range(0, len(shards), self.window_shards)]
-        return windows, np.cumsum([sum(count for _, count in window) for window in windows])
+    def _epoch_parts(self, epoch: int) -> list[NDArray[np.int64]]:
+        """What is shuffled together, in the order it comes: of each window its places in `_numbers`.
 
-    def _shuffled_window(self, epoch: int, window: int) -> NDArray[np.int64]:
-        spans = self._windows(epoch)[0][window]
-        sequences = np.concatenate([np.arange(first, first + count, dtype=np.int64) for first, count in spans])
-        return sequences[self._permutation(len(sequences), epoch, 1 + window)]
+        An order of its own gives other parts, of `num_sequences` places in all.
+        """
+        begins = np.cumsum([0, *(count for _, count in self._spans)])
+        order = self._permutation(len(self._spans), epoch, 0)
+        shards = [np.arange(begins[index], begins[index + 1], dtype=np.int64) for index in order]
+        starts = range(0, len(shards), self.window_shards)
+        return [np.concatenate(shards[start : start + self.window_shards]) for start in starts]
+
+    def _epoch_parts_and_ends(self, epoch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+        """The parts of an epoch, and where in the epoch each ends."""
+        parts = self._epoch_parts(epoch)
+        return parts, np.cumsum([len(part) for part in parts])
+
+    def _shuffled_part(self, epoch: int, number: int) -> NDArray[np.int64]:
+        part = self._epochs(epoch)[0][number]
+        return self._numbers[part[self._permutation(len(part), epoch, 1 + number)]]
 
     def _permutation(self, count: int, epoch: int, stream: int) -> NDArray[np.intp]:
-        """A permutation of `count` from counter-based random words.
+        """A permutation of `count` things."""
+        return np.argsort(self._words(count, epoch, stream), kind="stable")
+
+    def _words(self, count: int, epoch: int, stream: int) -> NDArray[np.uint64]:
+        """Counter-based random words.
 
         Sorting raw words, not Generator.permutation: NumPy keeps the words the same over its versions, the generator's
         methods it may change.
         """
         key = np.array([self.seed % _WORD, self.seed // _WORD % _WORD], np.uint64)  # a list would pass through floats
         counter = np.array([0, 0, stream, epoch], np.uint64)
-        words = np.random.Philox(key=key, counter=counter).random_raw(count)
-        return np.argsort(words, kind="stable")
+        return np.asarray(np.random.Philox(key=key, counter=counter).random_raw(count), np.uint64)

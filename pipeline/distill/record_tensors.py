@@ -75,7 +75,7 @@ class RecordTensors(_RecordFields):
             entropies_N=to_device(host.entropies_N, device),
         )
 
-    def rows(self, rows: Tensor) -> Self:
+    def rows(self, rows: Tensor | slice) -> Self:
         """Some of the positions."""
         return replace(
             self,

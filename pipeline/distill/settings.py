@@ -29,6 +29,17 @@ WITHOUT_TEACHER: dict[str, Any] = {
 """What turns any training into one on labels only"""
 
 
+DataOrderKind = Literal["shuffled", "easy_first", "hard_first", "weighted"]
+Difficulty = Literal["entropy", "surprise"]
+_OF_ORDERS: dict[str, tuple[DataOrderKind, ...]] = {
+    "difficulty": ("easy_first", "hard_first", "weighted"),
+    "curriculum_levels": ("easy_first", "hard_first"),
+    "curriculum_epochs": ("easy_first", "hard_first"),
+    "hard_share": ("weighted",),
+}
+"""Which orders of the data each key of a curriculum is for."""
+
+
 class TemperatureSettings(Section):
     """Temperature over training, from the first step to the last."""
 
@@ -100,9 +111,29 @@ class TrainSettings(Section):
     gradient_checkpointing: bool = schedule(False, "recompute activations in backward: less memory, a third slower")
     chunk_positions: int = schedule(512, "positions that go through the output matrix at once", ge=1)
     window_shards: int = schedule(4, "shards whose sequences are shuffled together", ge=1)
+    data_order: DataOrderKind = schedule(
+        "shuffled",
+        "how sequences come: shuffled; in levels of what the teacher found difficult (easy_first, hard_first); or "
+        "difficult ones more often (weighted)",
+    )
+    difficulty: Difficulty = schedule("entropy", "mean over a sequence of the teacher's entropy, or of -log p(label)")
+    curriculum_levels: int = schedule(8, "easy_first, hard_first: levels, one after another", ge=2, le=64)
+    curriculum_epochs: int = schedule(1, "easy_first, hard_first: epochs in levels; later ones are shuffled", ge=1)
+    hard_share: float = schedule(0.5, "weighted: share given out by difficulty, the rest evenly", gt=0, lt=1)
     seed: int = schedule(0, "of the data order and of dropout", ge=0)
     evaluate_every: int = schedule(100, "steps between validations", ge=1)
     validation_sequences: int = schedule(64, "validation sequences used while training", ge=1)
+    patience: int | None = schedule(None, "evaluations without improvement before training stops; null: never", ge=1)
+    min_delta: float = schedule(0.0, "nats of cross-entropy that count as an improvement", ge=0)
+    max_skipped_in_a_row: int = free(20, "steps in a row that are not finite before training stops", ge=1)
+    memory_guard: float = free(
+        0.85,
+        "share of a card's memory above which the head's chunk, then the micro-batch, is halved; 0: none",
+        ge=0,
+        le=1,
+    )
+    ema_device: Literal["auto", "host"] = free("auto", "where the average lives: beside the weights, or in host memory")
+    tensorboard: bool = free(False, "write student/tensorboard too; needs the extra tensorboard")
     checkpoint_every: int = free(200, "steps between checkpoints", ge=1)
     roots: list[str] = free([], "further folders with checkpoints of this training, read-only, searched at any depth")
     log_every: int = free(10, "steps between lines of metrics.jsonl", ge=1)
@@ -131,6 +162,17 @@ class TrainSettings(Section):
                 f"train.router learned chooses among parts, and {self.parts[0]} alone has a weight. Give another one a "
                 "weight, or set train.router to uniform or gap"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _curriculum_fits_the_order(self) -> Self:
+        """What has no meaning for an order must not look as if it had one."""
+        for name, orders in _OF_ORDERS.items():
+            if self.data_order not in orders and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"train.{name} has no meaning for train.data_order {self.data_order}, only for "
+                    f"{' and '.join(orders)}; leave it out, or choose one of these"
+                )
         return self
 
     @property

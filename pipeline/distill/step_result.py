@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 from torch import Tensor
 
+from pipeline.distill.finite_guard import Trouble
+from pipeline.distill.gradient_norms import GROUPS, TOTAL, clipped
 from pipeline.distill.loss_weights import StepWeights
 from pipeline.distill.losses import LossParts
 
@@ -30,8 +32,32 @@ class StepResult:
     temperature: float
     learning_rate: float
     gradient_norm: float
+    """before clipping"""
+    gradient_norm_clipped: float
+    group_norms: dict[str, float]
+    """before clipping, of the kinds of weights of gradient_norms.GROUPS"""
     num_positions: int
-    skipped: bool
+    trouble: Trouble | None
+    """why the step was skipped; None where it was learned from"""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether weights, optimizer and average are as they were."""
+        return self.trouble is not None
+
+    def line(self) -> dict[str, Any]:
+        """For the log."""
+        line = asdict(self)
+        for name in ("trouble", "group_norms", "routes"):
+            del line[name]
+        norms = {f"{TOTAL}_{group}": norm for group, norm in self.group_norms.items()}
+        return line | norms | (self.routes or {})
+
+    def note(self, skipped_steps: int) -> str:
+        """For the end of a progress line."""
+        parts = [f"loss {self.loss:.3f}", f"norm {self.gradient_norm:.2g}", f"lr {self.learning_rate:.1e}"]
+        parts += [f"τ {self.temperature:.3g}"] * (self.kd is not None)
+        return ", ".join(parts + [f"{skipped_steps:,} skipped"] * (skipped_steps > 0))
 
     @classmethod
     def of(
@@ -40,10 +66,11 @@ class StepResult:
         temperature: float,
         weights: StepWeights,
         learning_rate: float,
+        clip_norm: float,
         num_positions: int,
-        skipped: bool,
+        trouble: Trouble | None,
     ) -> Self:
-        """From the sums of `add_up`, the figures of `LossWeights` and the gradient's norm, on the host."""
+        """From the sums of `add_up`, the figures of `LossWeights` and the gradients' norms, on the host."""
 
         def mean(name: str) -> float | None:
             return figures[name] / num_positions if name in figures else None
@@ -61,9 +88,11 @@ class StepResult:
             routes={name: value for name, value in figures.items() if name.startswith("route_")} or None,
             temperature=temperature,
             learning_rate=learning_rate,
-            gradient_norm=figures["gradient_norm"],
+            gradient_norm=figures[TOTAL],
+            gradient_norm_clipped=clipped(figures[TOTAL], clip_norm),
+            group_norms={group: figures[key] for group in GROUPS if (key := f"{TOTAL}_{group}") in figures},
             num_positions=num_positions,
-            skipped=skipped,
+            trouble=trouble,
         )
 
 

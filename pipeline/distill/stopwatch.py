@@ -29,8 +29,8 @@ class Stopwatch:
         self._seconds += seconds
         return seconds
 
-    def lap(self, wait_seconds: float) -> dict[str, Any]:
-        """Figures since the last lap; `wait_seconds` is the reader's running total."""
+    def lap(self, wait_seconds: float, memory_share: float | None = None) -> dict[str, Any]:
+        """Figures since the last lap; `wait_seconds` is the reader's running total, `memory_share` of a card."""
         seconds = max(self._seconds, 1e-9)
         figures = {
             "tokens_per_second": self._positions / seconds,
@@ -38,4 +38,4 @@ class Stopwatch:
             "memory_bytes": peak_memory_bytes(self._device),
         }
         self._positions, self._seconds, self._wait_before = 0, 0.0, wait_seconds
-        return figures
+        return figures if memory_share is None else figures | {"memory_share": memory_share}

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from typing import Any
 
 import matplotlib
@@ -21,9 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pipeline.evaluation.series import Chart, Colour, Dash, Key, Level, Line, Point, running_mean, thin
+from pipeline.evaluation.series import Chart, Colour, Dash, Key, Level, Line, Point, Spot, running_mean, thin
 
 WIDTH, HEIGHT = 420, 236
 _SMOOTH_FROM = 40  # points from which a noisy line is drawn faint, under its running mean
@@ -117,6 +118,39 @@ def scale_chart(name: str, points: Sequence[Point], unit: str) -> Chart:
             axes.text(1, row - 0.24, f"{point.value:.3f}", transform=axes.get_yaxis_transform(), va="bottom",
                       ha="right", fontweight="bold")  # fmt: skip
         return Chart(_svg(figure, name))
+
+
+def scatter_chart(name: str, spots: Sequence[Spot], unit: str, levels: Sequence[Level], x_label: str) -> Chart:
+    """Named spots, their x on a scale of powers, their y as shares; levels to compare with."""
+    with _figure() as figure:
+        axes = _axes(figure, unit)
+        for level in levels:
+            axes.axhline(level.value, color=_MARKS[level.colour], linestyle=_DASHES["dotted"])
+        for spot in spots:
+            colour = _MARKS[spot.colour]
+            if spot.ends is not None:
+                axes.plot([spot.x, spot.x], spot.ends, color=colour, linewidth=1.2)
+            axes.plot([spot.x], [spot.y], "o", color=colour, markersize=7)
+            axes.annotate(_fit(spot.label, 20), (spot.x, spot.y), (5, -12), textcoords="offset points", fontsize=9)
+        axes.set_xscale("log")
+        axes.margins(x=0.14, y=0.12)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(_Short())
+        axes.set_xlabel(x_label)
+        _value_axis(axes, log_y=False, percent=True)
+        return Chart(_svg(figure, name), tuple(Key(level.label, level.colour, "dotted") for level in levels))
+
+
+def standalone(chart: Chart) -> bytes:
+    """A chart as an SVG file that needs no page around it: on white, with the colours of a page in the light."""
+    css = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    light = css[css.index("{") + 1 : css.index("}")]
+    tag, _, rest = chart.svg.partition(">")
+    left, top, width, height = tag.partition('viewBox="')[2].partition('"')[0].split()
+    paper = f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="#fff"/>'
+    size = f' xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+    return f"{tag}{size}><style>svg {{{light}}}</style>{paper}{rest}\n".encode()
 
 
 def share_chart(name: str, curves: Sequence[tuple[str, Sequence[float], Colour]], x_label: str) -> Chart:

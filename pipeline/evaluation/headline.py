@@ -89,7 +89,7 @@ def _eval_settings(story: Story) -> list[str]:
 def _unfinished(story: Story) -> str | None:
     """Where the training stands, unless that is its end."""
     num_steps = story.num_steps()
-    if story.standing is None or num_steps is None or story.standing.step >= num_steps:
+    if story.standing is None or num_steps is None or story.standing.step >= num_steps or story.standing.stopped_early:
         return None
     return f"The training stands at step {story.standing.step:,} of {num_steps:,}."
 

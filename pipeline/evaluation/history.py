@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.distill.early_stopping import Waiting
 from pipeline.distill.metrics_log import read_log
 from pipeline.errors import DamagedDataError
 
@@ -47,6 +48,8 @@ class TrainingHistory:
     train: tuple[Record, ...]
     validation: tuple[Record, ...]
     timings: tuple[Record, ...]
+    stopped: Record | None = None
+    """where and after how many evaluations it stopped early, if it did"""
 
     def curve(self, name: str) -> Curve:
         """A quantity of the training lines, without steps where it is absent or not finite."""
@@ -80,6 +83,7 @@ def read_history(metrics: Path, timings: Path) -> TrainingHistory | None:
         train=tuple(line for line in lines if line.get("kind") == "train"),
         validation=tuple(line for line in lines if line.get("kind") == "validation"),
         timings=tuple(read_log(timings)),
+        stopped=next((line for line in lines if line.get("kind") == "stopped"), None),
     )
 
 
@@ -89,6 +93,7 @@ class Standing:
 
     step: int
     training_hash: str
+    stopped_early: bool = False
 
 
 def read_standing(checkpoints: Path) -> Standing | None:
@@ -97,7 +102,7 @@ def read_standing(checkpoints: Path) -> Standing | None:
     for commit in commits:
         with contextlib.suppress(DamagedDataError, OSError, KeyError, ValueError):
             state = files.read_json(commit.with_name("state.json"))
-            return Standing(int(state["step"]), str(state["training_hash"]))
+            return Standing(int(state["step"]), str(state["training_hash"]), Waiting.of(state).stopped)
     return None
 
 

@@ -20,6 +20,7 @@ from pipeline.console import warn_once
 from pipeline.data.sequences import VALIDATION, Sequences
 from pipeline.distill.batches import Batch, load_batch
 from pipeline.distill.lessons import spread
+from pipeline.distill.perplexity import CAP_NATS, perplexity_of
 from pipeline.distill.validation import score_against_cache
 from pipeline.errors import IncompleteInputError, NumericsError
 from pipeline.evaluation.memory import Card, MemoryMeter, card_of
@@ -27,7 +28,6 @@ from pipeline.evaluation.summary import EvalData, Measures, MemoryKind
 from pipeline.models import CausalModel
 from pipeline.models.device import peak_memory_bytes
 
-CAP_NATS = 20.0  # a perplexity above exp(20) says nothing more
 CHUNK_POSITIONS = 512
 
 
@@ -179,7 +179,7 @@ def _measures(
         warn_once(f"a cross-entropy of {mean_nats:.1f} nats is reported as the perplexity exp({CAP_NATS:.0f}), its cap")
     return Measures(
         cross_entropy_nats=mean_nats,
-        perplexity=math.exp(min(mean_nats, CAP_NATS)),
+        perplexity=perplexity_of(mean_nats),
         perplexity_capped=mean_nats > CAP_NATS,
         bits_per_byte=ce_nats / (math.log(2) * num_bytes) if num_bytes else None,
         kl_bucket_nats=kl_bucket_nats,

@@ -46,6 +46,17 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Spot:
+    """One thing of two measures, with its name beside it; `ends` are where its y may lie."""
+
+    label: str
+    x: float
+    y: float
+    ends: tuple[float, float] | None = None
+    colour: Colour = "student"
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """One entry of a legend, which the page sets as text."""
 

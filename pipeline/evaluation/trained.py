@@ -10,6 +10,7 @@ from pipeline import files
 from pipeline.cache import TeacherCache
 from pipeline.config import differences
 from pipeline.distill.checkpoint import Checkpoint, newest_checkpoint
+from pipeline.distill.early_stopping import Waiting
 from pipeline.distill.lessons import plan_lessons
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import IdentityError, IncompleteInputError
@@ -24,7 +25,7 @@ class Trained:
     """A student on disk; there is a checkpoint, an exported model, or both."""
 
     checkpoint: Checkpoint | None
-    num_steps: int | None  # of the whole training; None where nothing here says it
+    num_steps: int | None  # of the whole training, or where it stopped early; None where nothing here says it
     model: Path | None
 
     @property
@@ -68,7 +69,8 @@ def find_student(run: RunDirectory, cache: TeacherCache, student: StudentSetting
         return Trained(None, None, model)
     training = checkpoint.state["training"]
     _refuse_other_student(checkpoint, training, student)
-    return Trained(checkpoint, _num_steps(training, cache, train), model)
+    stopped = Waiting.of(checkpoint.state).stopped
+    return Trained(checkpoint, checkpoint.step if stopped else _num_steps(training, cache, train), model)
 
 
 def _refuse_other_student(checkpoint: Checkpoint, training: dict[str, Any], student: StudentSettings) -> None:

@@ -74,6 +74,13 @@ _PANELS = (
         log_y=True,
     ),
     _Panel(
+        "gradient_norm_clipped",
+        "Gradient norm, clipped",
+        "norm after clipping",
+        "What the optimizer was given; flat where every step was clipped.",
+        from_zero=True,
+    ),
+    _Panel(
         "effective_draws",
         "Effective tail draws",
         "effective sample size",
@@ -87,6 +94,14 @@ _PART_LOOKS: dict[str, tuple[str, Colour]] = {
     "rank": ("teacher's order", "second"),
 }
 _ROUTE_DASHES: dict[str, Dash] = {"p10": "dotted", "p50": "solid", "p90": "dashed"}
+_GROUP_STYLES: tuple[tuple[str, Colour, Dash], ...] = (
+    ("embedding", "student", "solid"),
+    ("attention", "second", "dashed"),
+    ("mlp", "baseline", "solid"),
+    ("norm", "extra", "dotted"),
+    ("head", "rest", "dashed"),
+    ("other", "muted", "dotted"),
+)
 _MACHINE_PANELS = (
     _Panel("tokens_per_second", "Throughput", "tokens a second", "Masked positions included.", from_zero=True),
     _Panel(
@@ -108,6 +123,7 @@ def training_section(history: TrainingHistory, others: Others, teacher_nats: flo
         *(_chart(panel, name, history.curve(panel.key), _curves(panel.key, others)) for panel in _PANELS),
         _weights_chart(history),
         _routes_chart(history),
+        _group_norms_chart(history),
         *(_chart(panel, name, history.timing(panel.key), {}) for panel in _MACHINE_PANELS),
     ]
     lead = "Faint lines are what was logged, strong ones its running mean."
@@ -132,6 +148,19 @@ def _validation_chart(name: str, history: TrainingHistory, others: Others, teach
     levels = [Level("teacher", teacher_nats)] if teacher_nats is not None else []
     chart = line_chart("validation", lines, "cross-entropy of held-out labels, nats", levels)
     return figure("Validation", chart, "Lower is better. EMA: the moving average of the weights.")
+
+
+def _group_norms_chart(history: TrainingHistory) -> Markup:
+    """Gradient norms by the kind of weight, of this training alone; nothing where it does not log them."""
+    lines = [
+        Line(group, curve.steps, curve.values, colour, dash, noisy=True)
+        for group, colour, dash in _GROUP_STYLES
+        if (curve := history.curve(f"gradient_norm_{group}"))
+    ]
+    if not lines:
+        return Markup("")
+    chart = line_chart("gradient-norm-groups", lines, "norm before clipping", log_y=True)
+    return figure("Gradient norm by kind of weight", chart, "Trouble begins in one that leaves the others behind.")
 
 
 def _chart(panel: _Panel, name: str, curve: Curve, beside: Mapping[str, Curve]) -> Markup:
@@ -188,12 +217,15 @@ def _curves(key: str, others: Others) -> dict[str, Curve]:
 
 def _facts(history: TrainingHistory) -> Markup:
     facts = [(f"{history.last_step:,}", "optimizer steps")]
+    if history.stopped is not None:
+        evaluations = int(history.stopped["evaluations"])
+        facts.append((f"{history.stopped['step']:,}", f"step it stopped early at, {evaluations:,} evaluations in vain"))
     for weights, words in (("raw", "raw weights"), ("ema", "EMA weights")):
         if curve := history.validated("ce", weights):
             facts.append((f"{curve.last:.3f}", f"nats, last validation, {words}"))
     skipped = history.curve("skipped_steps")
     if skipped and skipped.last:
-        facts.append((f"{skipped.last:,.0f}", "steps skipped, gradients not finite"))
+        facts.append((f"{skipped.last:,.0f}", "steps skipped, not finite"))
     if speed := history.timing("tokens_per_second"):
         facts.append((f"{speed.mean:,.0f}", "tokens a second, mean"))
     if wait := history.timing("data_wait_share"):

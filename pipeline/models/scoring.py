@@ -18,11 +18,11 @@ from torch import Tensor
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.models.draws import draw_ids
+from pipeline.models.head_and_tail import HeadAndTail
 from pipeline.models.scores import Scores
 from pipeline.models.scoring_compact import score_compact
 from pipeline.models.scoring_sampled import score_sampled
-from pipeline.models.tail_sums import NOT_TAIL, tail_sums
-from pipeline.models.top_ids import top_ids
+from pipeline.models.tail_sums import tail_sums
 
 _CPU_BLOCK_BYTES = 2 * 2**20  # logits worked on at once on CPU: what stays in a core's cache
 
@@ -65,12 +65,8 @@ def _score_block(
 def _score_topk(
     logits_nV: Tensor, labels_n: Tensor, uniforms_nM: Tensor, layout: RecordLayout, work_nV: Tensor
 ) -> Scores:
-    ids_nK, tail_max_n1 = top_ids(logits_nV, layout.head_size)
-    # From here on everything is relative to the tail's largest logit.
-    head_nK = logits_nV.gather(1, ids_nK).double() - tail_max_n1
-    label_n1 = logits_nV.gather(1, labels_n.unsqueeze(1)).double() - tail_max_n1
-    tail_nV = logits_nV.sub_(tail_max_n1).scatter_(1, ids_nK, NOT_TAIL)
-
+    split = HeadAndTail.of(logits_nV, labels_n, layout.head_size)
+    head_nK, tail_nV = split.head_nK, split.tail_nV
     draws_nM = torch.empty(uniforms_nM.shape, dtype=torch.int64, device=tail_nV.device)
 
     def draw(beta: float, powers_nV: Tensor) -> None:
@@ -83,12 +79,12 @@ def _score_topk(
     head_logp_nK = head_nK - log_z_n1
     energy_n1 = (head_logp_nK.exp() * head_nK).sum(dim=1, keepdim=True) + sums.energy_n1 * torch.exp(-log_z_n1)
     return Scores(
-        ids_nK=ids_nK,
+        ids_nK=split.ids_nK,
         logprobs_nK=head_logp_nK.float(),
         tail_nR=tail_nR.float(),
         draw_ids_nM=draws_nM,
         draw_logprobs_nM=(tail_nV.gather(1, draws_nM) - log_z_n1).float(),
-        label_logprobs_n=(label_n1 - log_z_n1).squeeze(1).float(),
+        label_logprobs_n=(split.label_n1 - log_z_n1).squeeze(1).float(),
         entropies_n=(log_z_n1 - energy_n1).squeeze(1).float(),
     )
 

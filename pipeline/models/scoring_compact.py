@@ -14,20 +14,17 @@ from torch import Tensor
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import PADDING_ID
 from pipeline.models.draws import draw_ids, running_sums
+from pipeline.models.head_and_tail import HeadAndTail
 from pipeline.models.scores import Scores
 from pipeline.models.tail_sums import LOG2_E, NOT_TAIL, tail_sums
-from pipeline.models.top_ids import top_ids
 
 
 def score_compact(
     logits_nV: Tensor, labels_n: Tensor, uniforms_nM: Tensor, layout: RecordLayout, work_nV: Tensor
 ) -> Scores:
     """Score a block; heads are padded to K with PADDING_ID and log p −inf."""
-    ids_nK, beyond_max_n1 = top_ids(logits_nV, layout.head_size)
-    # From here on everything is relative to the largest logit beyond the candidates.
-    candidates_nK = logits_nV.gather(1, ids_nK).double() - beyond_max_n1
-    label_n1 = logits_nV.gather(1, labels_n.unsqueeze(1)).double() - beyond_max_n1
-    beyond_nV = logits_nV.sub_(beyond_max_n1).scatter_(1, ids_nK, NOT_TAIL)
+    split = HeadAndTail.of(logits_nV, labels_n, layout.head_size)
+    ids_nK, candidates_nK, beyond_nV = split.ids_nK, split.head_nK, split.tail_nV
     sums = tail_sums(beyond_nV, layout.betas, work_nV)
 
     log_z_n1 = torch.logaddexp(candidates_nK.logsumexp(dim=1, keepdim=True), sums.log_sums[1.0])
@@ -49,7 +46,7 @@ def score_compact(
         tail_nR=torch.cat(log_tails, dim=1).float(),
         draw_ids_nM=draws_nM,
         draw_logprobs_nM=(tail_nV.gather(1, draws_nM) + (highest_n1 - log_z_n1)).float(),
-        label_logprobs_n=(label_n1 - log_z_n1).squeeze(1).float(),
+        label_logprobs_n=(split.label_n1 - log_z_n1).squeeze(1).float(),
         entropies_n=(log_z_n1 - energy_n1).squeeze(1).float(),
     )
 

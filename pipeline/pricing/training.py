@@ -100,7 +100,7 @@ def probe_training(
         # Each that is kept may refer to best weights of its own, and there may be better ones since.
         checkpoints_bytes=(KEPT + 1) * (learner.checkpoint_bytes + weights),
         model_bytes=weights,
-        memory=_memory(learner, weights, None if meter is None else meter.peak_bytes),
+        memory=memory_of(learner, weights, None if meter is None else meter.peak_bytes),
     )
 
 
@@ -136,7 +136,8 @@ def _time_validation(learner: Learner, batch: Batch) -> float:
     return time.monotonic() - started
 
 
-def _memory(learner: Learner, weights: int, peak: int | None) -> TrainingMemory:
+def memory_of(learner: Learner, weights: int, peak: int | None = None) -> TrainingMemory:
+    """The known parts of what a training needs; `weights` are the student's bytes, `peak` what a card has shown."""
     head = learner.causal.head
     chunk = learner.settings.chunk_positions * learner.causal.num_effective
     matrix = 0 if head.weight_VD is None else head.weight_VD.numel()

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.cache import TeacherCache
 from pipeline.distill.batches import Batch, load_batch
+from pipeline.distill.finite_guard import Suspects
 from pipeline.distill.learner import Learner
 from pipeline.distill.loss_weights import LossWeights, spread_of
 from pipeline.distill.routing import PARTS
@@ -104,7 +105,7 @@ def test_balance_counts_what_a_router_lets_through(cache: TeacherCache) -> None:
     weights = learner.loss_weights.at(0)
     routed = dict.fromkeys(PARTS, 0.0)
     for batch in batches:
-        parts = learner._backward(batch, 1.0, weights, 1)
+        parts = learner._backward(batch, 1.0, weights, 1, Suspects())
         losses = torch.stack([parts.ce_N, parts.kd_N, parts.rank_N], dim=1)
         for part, total in zip(PARTS, (losses * parts.routes_N3).sum(0).tolist(), strict=True):
             routed[part] += total
@@ -125,14 +126,14 @@ def test_routes_are_normalised_by_what_earlier_steps_gave(cache: TeacherCache, r
     results = learn(learner, cache, 3)
     raw = learner.loss_weights.router
     assert raw is not None
-    first = torch.cat([learner._backward(b, 1.0, LossWeights(learner.settings, 10).at(0), 1).routes_N3
+    first = torch.cat([learner._backward(b, 1.0, LossWeights(learner.settings, 10).at(0), 1, Suspects()).routes_N3
                        for b in micro_batches(cache)])  # fmt: skip
     assert first.min() >= 0
     if router == "trust":  # of the cache alone, so its first step can be had again
         assert results[0].routes["route_ce_mean"] == pytest.approx(first[:, 0].mean().item(), rel=1e-5)
         assert results[0].routes["route_ce_p90"] == pytest.approx(np.quantile(first[:, 0], 0.9, method="nearest"))
         factor = results[0].routes["route_ce_mean"]
-        again = torch.cat([learner._backward(b, 1.0, LossWeights(learner.settings, 10).at(0), 1).routes_N3
+        again = torch.cat([learner._backward(b, 1.0, LossWeights(learner.settings, 10).at(0), 1, Suspects()).routes_N3
                            for b in micro_batches(cache, 1)])  # fmt: skip
         assert results[1].routes["route_ce_mean"] == pytest.approx(again[:, 0].mean().item() / factor, rel=1e-5)
     assert results[2].routes["route_kd_mean"] == pytest.approx(1.0, abs=0.35)
@@ -233,3 +234,21 @@ def test_what_settings_may_say() -> None:
     assert not settings(ce_weight=1.0, kd_weight=0.0, rank_weight=0.0).needs_teacher
     constant = settings(temperature={"start": 3.0, "shape": "constant"}).temperature
     assert (constant.start, constant.end) == (3.0, 3.0)
+
+
+def test_a_step_that_begins_again_counts_its_positions_once(cache: TeacherCache) -> None:
+    """Out of memory half-way: what was noted of the first try is not in the second."""
+    once, twice = make_learner(router="learned"), make_learner(router="learned")
+    for learner in (once, twice):
+        learn(learner, cache, 2)
+    [batch, _] = micro_batches(cache, 2)
+    twice._backward(batch, 1.0, twice.loss_weights.at(2), 1, Suspects())
+    twice.optimizer.zero_grad(set_to_none=True)
+    for learner in (once, twice):
+        batches = micro_batches(cache, 2)
+        suspects, _ = learner._accumulate(2, batches, 1.0, learner.loss_weights.at(2), 1)
+        assert len(learner.loss_weights.figures()) == 15
+        assert suspects.flags().sum() == 0
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(*(
+        [learner.loss_weights.router.weight_PF, learner.loss_weights.router.bias_P] for learner in (once, twice)
+    ), strict=True))  # fmt: skip

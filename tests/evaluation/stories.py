@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,10 @@ def make_history(end_nats: float = 4.2, steps: int = 300, listens: bool = True) 
                 "effective_draws": 9 + 0.3 * noise.normal() if listens else None,
                 "temperature": 3 - 2 * step / steps,
                 "learning_rate": 1e-3 * min(step / 50, 1) * (0.55 + 0.45 * math.cos(math.pi * step / steps)),
-                "gradient_norm": math.exp(0.3 * noise.normal()),
+                "gradient_norm": (norm := math.exp(0.3 * noise.normal())),
+                "gradient_norm_clipped": min(1.0, norm),
+                "gradient_norm_attention": 0.6 * norm,
+                "gradient_norm_mlp": 0.8 * norm,
                 "num_positions": 4096,
                 "skipped_steps": 0,
             }
@@ -161,6 +165,7 @@ def partial_stories() -> dict[str, Story]:
         "no cache here": make_story(cache=None, data=None),
         "labels only": make_story(training=make_history(listens=False), compare={}),
         "worse": make_story(evaluation=make_result(student_nats=4.8)),
+        "stopped early": make_story(training=replace(make_history(), stopped={"step": 300, "evaluations": 10})),
     }
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.evaluation.charts import bar_chart, line_chart, scale_chart, share_chart
-from pipeline.evaluation.series import Chart, Level, Line, Point, thin
+from pipeline.evaluation.charts import bar_chart, line_chart, scale_chart, scatter_chart, share_chart, standalone
+from pipeline.evaluation.series import Chart, Level, Line, Point, Spot, thin
 
 STEPS = list(range(0, 1000, 10))
 
@@ -22,6 +22,7 @@ def texts(chart: Chart) -> list[str]:
 
 
 WAVE = [8 + np.sin(step) for step in STEPS]
+SPOTS = [Spot("topk", 300.0, 0.99, (0.97, 1.01)), Spot("sampled", 40.0, 0.93, colour="second")]
 CHARTS: dict[str, Callable[[], Chart]] = {
     "line": lambda: line_chart("a", [Line("one", STEPS, WAVE, noisy=True)], "nats", [Level("teacher", 7.0)]),
     "log": lambda: line_chart("b", [Line("one", STEPS, np.geomspace(0.01, 100, 100).tolist())], "norm", log_y=True),
@@ -31,6 +32,7 @@ CHARTS: dict[str, Callable[[], Chart]] = {
     "share": lambda: share_chart("f", [("τ = 1", [0] * 99 + [5], "student"), ("τ = 2", [1] * 9, "extra")], "mass"),
     "bars": lambda: bar_chart("g", [str(index) for index in range(50)], [200.0] * 50, "bytes", "shard"),
     "log bars": lambda: bar_chart("h", ["min", "max"], [1.0, 1e6], "tokens", "quantile", log_y=True),
+    "scatter": lambda: scatter_chart("j", SPOTS, "share", [Level("full", 1.0)], "bytes"),
     "zeros": lambda: bar_chart("i", ["min", "max"], [0.0, 0.0], "tokens", "quantile"),
 }
 
@@ -97,3 +99,15 @@ def test_a_long_training_stays_a_small_chart() -> None:
     steps = list(range(200_000))
     chart = line_chart("a", [Line("one", steps, [float(step % 7) for step in steps], noisy=True)], "nats")
     assert len(chart.svg) < 60_000
+
+
+def test_a_chart_can_be_a_file_of_its_own(charts: dict[str, Chart]) -> None:
+    content = standalone(charts["scatter"]).decode()
+    root = ElementTree.fromstring(content)
+    box = [float(number) for number in root.attrib["viewBox"].split()]
+    assert [float(root.attrib[side]) for side in ("width", "height")] == box[2:]
+    named = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"topk", "sampled", "bytes", "share"} <= set(named)
+    used = set(re.findall(r"var\((--[a-z]+)\)", content))
+    assert used
+    assert not {name for name in used if f"{name}:" not in content}, "a colour that nothing gives"

@@ -61,11 +61,12 @@ def test_a_whole_run_has_every_part(page: str) -> None:
     assert {"summary", "models", "training", "cache", "data", "samples", "reproduce"} <= set(reader.ids)
     for title in (
         "Validation", "Loss on the labels", "Loss to the teacher", "Agreement with the teacher", "Temperature",
-        "Learning rate", "Gradient norm", "Effective tail draws", "Throughput", "Waiting for data",
+        "Learning rate", "Gradient norm", "Gradient norm, clipped", "Gradient norm by kind of weight",
+        "Effective tail draws", "Throughput", "Waiting for data",
         "Mass kept in the head", "Size by shard", "Length of documents",
     ):  # fmt: skip
         assert title in reader.words
-    assert reader.tags.count("svg") == 14
+    assert reader.tags.count("svg") == 16
     assert "Not in this report yet" not in reader.words
 
 
@@ -74,6 +75,11 @@ def test_the_headline_is_the_gain(page: str) -> None:
     assert "0.250" in words
     assert "from 4.525 nats a token for labels only to 4.275 for student (EMA)" in words
     assert "That is 21% of the way from labels only to the teacher." in words
+
+
+def test_where_a_training_stopped_early_is_told() -> None:
+    assert "step it stopped early at, 10 evaluations in vain" in Reader(rendered("stopped early")).words
+    assert "stopped early" not in Reader(rendered("whole")).words
 
 
 def test_a_loss_is_told_as_a_loss() -> None:

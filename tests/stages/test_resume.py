@@ -108,6 +108,8 @@ GPT2 = "student.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_p
         ["train.router=trust", "train.balance=true"],
         ["train.router=learned", "train.accumulation=2", "train.rank_weight=0.3"],
         ["train.router=learned", "train.dtype=float16", "train.balance=true"],
+        ["train.data_order=easy_first", "train.difficulty=surprise", "train.curriculum_levels=3"],
+        ["train.data_order=weighted", "train.hard_share=0.8"],
         ["student.config.tie_word_embeddings=true"],
         [GPT2],  # with dropout
     ],
@@ -118,8 +120,10 @@ def test_every_kind_of_training_resumes_exactly(settings: list[str], toy: Toy, c
         word for setting in ["train.steps=4", "train.evaluate_every=2", *settings] for word in ("--set", setting)
     ]
     train(toy, cached, tmp_path / "straight", *options)
-    for _ in range(4):
+    starts = 4 + ("data_order" in settings[0]) * 6  # of 7 shards, each start but the last measures one
+    for _ in range(starts):
         train(toy, cached, tmp_path / "stopped", *options, "--time-budget", "1e-6")
+    assert status(tmp_path / "stopped")["state"] == "complete"
     straight, stopped = (tree(tmp_path / name / "student") for name in ("straight", "stopped"))
     for name in straight.keys() - {"timings.jsonl"}:
         assert straight[name] == stopped[name], name

@@ -57,6 +57,11 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     assert "not finite; it was skipped and counted" in ended.stderr
     lines = [line for line in metrics(tmp_path / "run") if line["kind"] == "train"]
     assert [line["skipped_steps"] for line in lines] == [0, 0, 0, 0, 1]
+    skipped = [line for line in metrics(tmp_path / "run") if line["kind"] == "skipped"]
+    assert [(line["step"], line["what"]) for line in skipped] == [(5, ["loss", "gradient"])]
+    numbers = skipped[0]["sequences"]
+    assert len(numbers) == 4
+    assert f"Sequences of the cache: {', '.join(map(str, numbers))}." in ended.stderr
     assert (lines[4]["loss"], lines[4]["gradient_norm"]) == (None, None)
     before, after = (tree(checkpoint(tmp_path / "run", step)) for step in (4, 5))
     for name in ("weights.safetensors", "optimizer.safetensors", "average.safetensors"):
@@ -86,7 +91,7 @@ def test_twenty_in_a_row_end_the_training_and_its_good_checkpoint_goes_on(
     train(toy, cached, run_dir, "--set", "train.steps=60", "--time-budget", "1e-6")
     ended = toy.run(STAGE, run_dir, *roots)
     assert ended.code == 1
-    assert "step 26: the last 20 steps had gradients that are not finite" in ended.stderr
+    assert "step 26: the last 20 steps had losses or gradients that are not finite" in ended.stderr
     assert f"--fork-from {checkpoint(run_dir, 4)}" in ended.stderr
     assert status(run_dir)["state"] == "failed"
     assert checkpoints(run_dir) == [1, 4], "none was made of weights that may have gone bad"
@@ -100,6 +105,25 @@ def test_twenty_in_a_row_end_the_training_and_its_good_checkpoint_goes_on(
     lines = [line for line in metrics(tmp_path / "new") if line["kind"] == "train"]
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert lines[-1]["skipped_steps"] == 0
+
+
+def test_how_many_in_a_row_end_it_is_a_setting(
+    toy: Toy, cached: Path, tmp_path: Path, poison: Callable[..., None]
+) -> None:
+    poison(lambda step: step in (3, 4, 6, 7, 8))
+    options = ["--set", f"cache.roots=[{cached}]", "--set", "train.max_skipped_in_a_row=3"]
+    ended = toy.run(STAGE, tmp_path / "run", *options, "--set", "train.log_every=5")
+    assert ended.code == 1
+    assert "step 8: the last 3 steps had losses or gradients that are not finite" in ended.stderr
+    assert "(train.max_skipped_in_a_row)" in ended.stderr
+    skipped = [line for line in metrics(tmp_path / "run") if line["kind"] == "skipped"]
+    assert [(line["step"], line["skipped_in_a_row"], line["skipped_steps"]) for line in skipped] == [
+        (3, 1, 1),
+        (4, 2, 2),
+        (6, 1, 3),
+        (7, 2, 4),
+        (8, 3, 5),
+    ], "each of them, whatever is logged otherwise"
 
 
 def test_a_pause_among_skipped_steps_keeps_what_came_before_them(

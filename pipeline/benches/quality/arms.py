@@ -1,0 +1,117 @@
+"""The arms of the study: the default, and what differs from it in one factor each.
+
+Full distillation is the reference: the same student and loop, with the teacher in memory and all V log-probabilities,
+at the best temperature and weights of those tried. K arms keep a sixteenth to a half of the default head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.cache.settings import DEFAULTS
+from pipeline.config import Section
+from pipeline.errors import ConfigError
+
+LABELS, FULL, DEFAULT = "labels", "full", "default"
+_K_PARTS = (16, 8, 4, 2)
+_COMPACT_PART = DEFAULTS["topk"]["head_size"] // DEFAULTS["compact"]["head_size"]  # its head beside that of topk
+
+Changes = dict[str, Any]
+
+
+def _weights(ce: float) -> Changes:
+    return {"ce_weight": ce, "kd_weight": 1.0 - ce}
+
+
+def _temperature(start: float, end: float) -> Changes:
+    return {"temperature": {"start": start, "end": end}}
+
+
+_FULL = {"objective": "bucket"}
+FULL_CANDIDATES: Mapping[str, Changes] = {
+    "ce0": _FULL | _weights(0.0) | _temperature(1.0, 1.0),
+    "ce0_1": _FULL | _weights(0.1) | _temperature(1.0, 1.0),
+    "ce0_1_tau1_5": _FULL | _weights(0.1) | _temperature(1.5, 1.5),
+    "ce0_1_tau2": _FULL | _weights(0.1) | _temperature(2.0, 2.0),
+    "ce0_5": _FULL | _weights(0.5) | _temperature(1.0, 1.0),
+    "ce0_5_tau2": _FULL | _weights(0.5) | _temperature(2.0, 2.0),
+}
+"""Temperatures and weights that full distillation chooses from; the objective is exact with an empty tail"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arm:
+    """One way to train, by what differs from the default."""
+
+    name: str
+    candidates: Mapping[str, Changes]
+    """name -> changes of the train section; the best one counts"""
+    cache: Changes = field(default_factory=dict)
+    """changes of the cache section"""
+    live: bool = False
+    """whether the teacher is in memory and gives the records"""
+    decides: bool = False
+    """whether a default hangs on it: five seeds, and part of the short study"""
+
+    @property
+    def factors(self) -> set[str]:
+        """What differs from the default: `cache`, or keys of train; the two weights are one factor."""
+        keys = {key for changes in self.candidates.values() for key in changes}
+        return {"weights" if key in ("ce_weight", "kd_weight") else key for key in keys} | (
+            {"cache"} if self.cache else set()
+        )
+
+
+def _arm(name: str, changes: Changes, *, cache: Changes | None = None, decides: bool = False) -> Arm:
+    return Arm(name, {"": changes}, cache or {}, decides=decides)
+
+
+def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
+    """Every arm, for the default head size K and the vocabulary V of a study (0: not known)."""
+    compact = {**DEFAULTS["compact"], "kind": "compact", "head_size": max(1, head_size // _COMPACT_PART)}
+    unused = {"head_size": DEFAULTS["topk"]["head_size"], "precision": "fine"}  # as they are where nobody set them
+    sampled = {**DEFAULTS["sampled"], "kind": "sampled", **unused}
+    of = f"of{vocab_size}" if vocab_size else ""
+    sizes = dict.fromkeys(max(1, head_size // part) for part in _K_PARTS)
+    return (
+        _arm(LABELS, _weights(1.0), decides=True),
+        Arm(FULL, FULL_CANDIDATES, live=True, decides=True),
+        _arm(DEFAULT, {}, decides=True),
+        _arm("bucket", {"objective": "bucket"}, decides=True),
+        _arm("subset", {"objective": "subset"}, decides=True),
+        _arm("compact", {}, cache=compact, decides=True),
+        _arm("sampled", {}, cache=sampled, decides=True),
+        _arm("tau1_5", _temperature(1.5, 1.5)),
+        _arm("tau2", _temperature(2.0, 2.0)),
+        _arm("tau3to2", _temperature(3.0, 2.0)),
+        _arm("ce0", _weights(0.0)),
+        _arm("ce0_3", _weights(0.3)),
+        _arm("ce0_5", _weights(0.5)),
+        _arm("router_gap", {"router": "gap"}),
+        _arm("router_trust", {"router": "trust"}),
+        _arm("router_learned", {"router": "learned"}),
+        _arm("ranking", {"rank_weight": 0.1}),
+        _arm("balance", {"balance": True}),
+        _arm("no_ema", {"ema_decay": 0.0}),
+        *(_arm(f"k{size}{of}", {}, cache={"head_size": size}) for size in sizes),
+    )
+
+
+def chosen_arms(arms: Sequence[Arm], names: Sequence[str] | None, short: bool) -> tuple[Arm, ...]:
+    """Those named, or (None) those of the short or the long study; labels and full are what all are held against.
+
+    ConfigError for a name that no arm has.
+    """
+    known = [arm.name for arm in arms]
+    if unknown := [name for name in names or () if name not in known]:
+        raise ConfigError(f"--arms: no arm is called {', '.join(unknown)}. There are: {', '.join(known)}.")
+    if names is not None:
+        return tuple(arm for arm in arms if arm.name in (LABELS, FULL, *names))
+    return tuple(arm for arm in arms if arm.decides or not short)
+
+
+def missing_keys(arm: Arm, train: type[Section]) -> list[str]:
+    """Keys of the train section that an arm changes and this version does not have."""
+    return sorted({key for each in arm.candidates.values() for key in each} - train.model_fields.keys())

@@ -1,0 +1,170 @@
+"""From trainings to figures: every arm beside full distillation, labels only and the default, paired by seed.
+
+gain share        ( labels − arm ) / ( labels − full )      of the KL to the teacher; of CE: ce_gain_share
+perplexity lost   exp( CE_arm − CE_full ) − 1
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS
+from pipeline.benches.quality.statistics import Interval, mean_interval, ratio_interval
+from pipeline.benches.results import Result, measured
+
+_SHARE_GOALS = {DEFAULT: 0.99, "compact": 0.95, "sampled": 0.95}
+_LOW_GOALS = {DEFAULT: 0.95}
+_LOST_GOALS = {DEFAULT: 1.0}  # percent
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A student on held-out text that chose nothing: mean nats a scored position."""
+
+    ce_nats: float
+    kl_nats: float
+    """to the teacher, over the full vocabulary, at τ = 1"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one arm came to."""
+
+    arm: str
+    candidate: str
+    learning_rate: float
+    at_an_edge: bool
+    """whether the best rate of three is the lowest or the highest: a better one may lie beyond"""
+    students: Mapping[int, Measured]
+    """by seed"""
+    bytes_per_token: float | None
+    """of its cache; None where it reads none"""
+    gradients: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """student it was taken at -> degrees to full distillation's gradient, and norm beside it"""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; nothing in it depends on the clock or on how often the study was stopped."""
+        students = {str(seed): {"ce_nats": m.ce_nats, "kl_nats": m.kl_nats} for seed, m in self.students.items()}
+        return {
+            "arm": self.arm,
+            "candidate": self.candidate,
+            "learning_rate": self.learning_rate,
+            "at_an_edge": self.at_an_edge,
+            "students": students,
+            "bytes_per_token": self.bytes_per_token,
+            "gradients": {name: list(pair) for name, pair in self.gradients.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An arm beside the others, over the seeds it shares with them; None where there is nothing to compare with."""
+
+    kl_nats: Interval
+    ce_nats: Interval
+    kl_gain_share: Interval | None
+    ce_gain_share: Interval | None
+    perplexity_lost: Interval | None
+    """percent, beside full distillation"""
+    kl_vs_default: Interval | None
+    ce_vs_default: Interval | None
+
+
+def compare(finding: Finding, findings: Mapping[str, Finding]) -> Comparison:
+    """Set one arm of a study beside the others of it."""
+    labels, full, default = (findings.get(name) for name in (LABELS, FULL, DEFAULT))
+    own = finding.students.values()
+    lost = _difference(finding, full, "ce_nats")
+    return Comparison(
+        kl_nats=mean_interval([student.kl_nats for student in own]),
+        ce_nats=mean_interval([student.ce_nats for student in own]),
+        kl_gain_share=_gain_share(finding, labels, full, "kl_nats"),
+        ce_gain_share=_gain_share(finding, labels, full, "ce_nats"),
+        perplexity_lost=None if lost is None else _each(lost, lambda nats: 100.0 * math.expm1(nats)),
+        kl_vs_default=_difference(finding, default, "kl_nats"),
+        ce_vs_default=_difference(finding, default, "ce_nats"),
+    )
+
+
+def results_of(study: str, findings: Mapping[str, Finding]) -> list[Result]:
+    """The figures of a study; its name, where it has one, follows the arm's."""
+    results: list[Result] = []
+    for finding in findings.values():
+        place = f"quality.{finding.arm}" + (f".{study}" if study else "")
+        results += _figures(place, finding, compare(finding, findings))
+    return results
+
+
+def _figures(place: str, finding: Finding, found: Comparison) -> Iterator[Result]:
+    name = finding.arm
+    yield from _spread(f"{place}.kl_nats", found.kl_nats, "nats")
+    yield from _spread(f"{place}.ce_nats", found.ce_nats, "nats")
+    yield measured(f"{place}.seeds", len(finding.students), "trainings")
+    yield measured(f"{place}.learning_rate", finding.learning_rate)
+    if finding.bytes_per_token is not None:
+        yield measured(f"{place}.bytes_per_token", finding.bytes_per_token, "bytes")
+    if found.kl_gain_share is not None and name not in (LABELS, FULL):
+        goal, low_goal = _SHARE_GOALS.get(name), _LOW_GOALS.get(name)
+        yield from _spread(f"{place}.gain_share", found.kl_gain_share, at_least=goal, low_at_least=low_goal)
+    if found.ce_gain_share is not None and name not in (LABELS, FULL):
+        yield from _spread(f"{place}.ce_gain_share", found.ce_gain_share)
+    if found.perplexity_lost is not None and name != FULL:
+        yield from _spread(f"{place}.perplexity_lost", found.perplexity_lost, "%", below=_LOST_GOALS.get(name))
+    for key, difference in (("kl", found.kl_vs_default), ("ce", found.ce_vs_default)):
+        if difference is not None and name != DEFAULT:
+            yield from _spread(f"{place}.{key}_vs_default_nats", difference, "nats")
+    for student, (degrees, norm) in finding.gradients.items():
+        yield measured(f"{place}.gradient_angle.{student}", degrees, "degrees")
+        yield measured(f"{place}.gradient_norm.{student}", norm, "of full KD's")
+
+
+def _spread(
+    name: str,
+    interval: Interval,
+    unit: str = "",
+    *,
+    at_least: float | None = None,
+    low_at_least: float | None = None,
+    below: float | None = None,
+) -> Iterator[Result]:
+    """A mean and the ends of its interval where it has them."""
+    yield measured(name, interval.mean, unit, at_least=at_least, below=below)
+    if interval.low is not None and interval.high is not None:
+        yield measured(f"{name}.low", interval.low, unit, at_least=low_at_least)
+        yield measured(f"{name}.high", interval.high, unit)
+
+
+def _values(finding: Finding, measure: str, seeds: list[int]) -> list[float]:
+    return [float(getattr(finding.students[seed], measure)) for seed in seeds]
+
+
+def _shared(*findings: Finding) -> list[int]:
+    return sorted(set.intersection(*(set(finding.students) for finding in findings)))
+
+
+def _difference(finding: Finding, other: Finding | None, measure: str) -> Interval | None:
+    """This arm less the other, seed by seed."""
+    if other is None or not (seeds := _shared(finding, other)):
+        return None
+    pairs = zip(_values(finding, measure, seeds), _values(other, measure, seeds), strict=True)
+    return mean_interval([own - others for own, others in pairs])
+
+
+def _gain_share(finding: Finding, labels: Finding | None, full: Finding | None, measure: str) -> Interval | None:
+    if labels is None or full is None or not (seeds := _shared(finding, labels, full)):
+        return None
+    base = _values(labels, measure, seeds)
+    gains = [
+        [start - end for start, end in zip(base, _values(side, measure, seeds), strict=True)]
+        for side in (finding, full)
+    ]
+    return ratio_interval(*gains)
+
+
+def _each(interval: Interval, function: Any) -> Interval:
+    """A rising function of the mean and of both ends."""
+    ends = (None if end is None else function(end) for end in (interval.low, interval.high))
+    return Interval(function(interval.mean), *ends)

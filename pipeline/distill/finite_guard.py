@@ -1,0 +1,105 @@
+"""What is not finite in a step, and which sequences it came from; such a step never reaches the optimizer.
+
+Nothing is clamped to hide it: a step is learned from as it is, or skipped as a whole. What training bounds are the
+gradients' norm (`train.clip_norm`) and divisors that may be zero: the default normaliser of a loss without weights, the
+number of choices of `ranked`, and the size of a row that float16 products scale by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.console import warn_once
+from pipeline.distill.batches import Batch
+from pipeline.distill.losses import LossParts
+from pipeline.distill.record_tensors import RecordTensors
+
+LOSS_PARTS = ("ce", "kd", "rank")
+"""Names of the parts of a loss, as figures of a step"""
+_TOLD = 5  # skipped steps that are said, as well as logged
+_SHOWN = 8  # sequences that a warning names; the log names all
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a step was skipped."""
+
+    what: tuple[str, ...]
+    """what was not finite, of: records, ce, kd, rank, loss, gradient"""
+    sequences: tuple[int, ...]
+    """numbers in the cache of the sequences it came from; where the gradient alone was not finite, all of the step"""
+
+    def line(self) -> dict[str, Any]:
+        """For the log."""
+        return {"what": list(self.what), "sequences": list(self.sequences)}
+
+
+class Suspects:
+    """Collects, over the micro-batches of a step, which of its sequences hold something that is not finite.
+
+    On the device until the step's figures are fetched: `flags` travels with them, and `find` reads it.
+    """
+
+    def __init__(self) -> None:
+        self._sequences: list[int] = []
+        self._flags: list[Tensor] = []
+
+    def note(self, batch: Batch, records: RecordTensors | None, parts: LossParts) -> None:
+        """Look at the scored positions of a micro-batch: `records` and `parts` are theirs."""
+        num_rows, length = batch.input_ids_BT.shape
+        odd_loss_n = ~torch.isfinite(_losses(parts))
+        odd_record_n = torch.zeros_like(odd_loss_n) if records is None else _odd_records(records)
+        flags_2n = torch.stack([odd_loss_n, odd_record_n]).float()
+        flags_2B = flags_2n.new_zeros(2, num_rows)
+        if batch.scored_n is None:
+            flags_2B += flags_2n.reshape(2, num_rows, length).sum(dim=2)
+        else:
+            flags_2B.index_add_(1, batch.scored_n // length, flags_2n)
+        self._flags.append(flags_2B)
+        self._sequences += batch.sequences or [-1] * num_rows
+
+    def flags(self) -> Tensor:
+        """How many odd positions each sequence has, of losses and then of records; [2·S] for S sequences."""
+        return torch.cat(self._flags, dim=1).flatten()
+
+    def find(self, figures: Mapping[str, float], flags: Sequence[float]) -> Trouble | None:
+        """What was not finite, from the step's figures (name -> sum) and `flags`, on the host; None where all was."""
+        num_sequences = len(self._sequences)
+        losses, records = flags[:num_sequences], flags[num_sequences:]
+        what = ["records"] * any(records)
+        what += [name for name in (*LOSS_PARTS, "loss") if name in figures and not math.isfinite(figures[name])]
+        what += ["gradient"] * (not math.isfinite(figures["gradient_norm"]))
+        if not what:
+            return None
+        odd = [number for number, *found in zip(self._sequences, losses, records, strict=True) if any(found)]
+        return Trouble(tuple(what), tuple(sorted({number for number in odd or self._sequences if number >= 0})))
+
+
+def tell(step: int, trouble: Trouble, num_skipped: int) -> None:
+    """Say that step number `step` (from 1) was skipped; the first few of a training, all of which are in its log."""
+    if num_skipped > _TOLD:
+        return
+    shown = ", ".join(f"{number:,}" for number in trouble.sequences[:_SHOWN])
+    more = f" and {len(trouble.sequences) - _SHOWN:,} more" if len(trouble.sequences) > _SHOWN else ""
+    named = f" Sequences of the cache: {shown}{more}." if shown else ""
+    last = " Further ones are in metrics.jsonl alone, as lines of the kind skipped." if num_skipped == _TOLD else ""
+    warn_once(f"step {step:,}: {', '.join(trouble.what)} not finite; it was skipped and counted.{named}{last}")
+
+
+def _losses(parts: LossParts) -> Tensor:
+    """One number a position that is finite where all its parts are."""
+    found = (getattr(parts, f"{name}_N", None) for name in LOSS_PARTS)
+    return torch.stack([part_N.float() for part_N in found if part_N is not None]).sum(dim=0)
+
+
+def _odd_records(records: RecordTensors) -> Tensor:
+    """Which positions have records that no teacher left: NaN, or +∞; both show in their sum. −∞ is padding."""
+    fields = (records.logprobs_NK, records.tail_NR, records.draw_logprobs_NM)
+    total_N = torch.stack([field.sum(dim=1) for field in fields]).sum(dim=0)
+    return total_N.isnan() | total_N.isposinf()

@@ -1,0 +1,116 @@
+"""Keeps a training within a card's memory: smaller pieces of the same step, before and after it runs out.
+
+First the output matrix takes fewer positions at once, down to 64; then a micro-batch is cut by rows, so that a step has
+more passes of fewer sequences. The effective batch and its normaliser stay, so what is learned is the same but for
+rounding. The decisions are part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pipeline.console import format_bytes, warn_once
+from pipeline.distill.settings import TrainSettings
+from pipeline.errors import MachineError
+from pipeline.models.memory import memory_errors
+
+SMALLEST_CHUNK = 64
+Probe = Callable[[], tuple[int, int]]
+"""Bytes in use at most since it was last asked to forget, and bytes there are"""
+
+
+def card_probe(device: torch.device) -> Probe | None:
+    """What a card's memory holds at most: our own tensors at their peak, and what is not ours; None for a CPU."""
+    if device.type != "cuda":
+        return None
+
+    def probe() -> tuple[int, int]:
+        free, total = torch.cuda.mem_get_info(device)
+        others = max(0, total - free - torch.cuda.memory_reserved(device))
+        return others + torch.cuda.max_memory_allocated(device), total
+
+    return probe
+
+
+class MemoryGuard:
+    """In which pieces a step is computed; they only ever get smaller."""
+
+    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        self._limit, self._rows, self._accumulation = settings.memory_guard, settings.batch_size, settings.accumulation
+        self._device, self._probe = device, card_probe(device)
+        self.chunk_positions = settings.chunk_positions
+        """positions that go through the output matrix at once"""
+        self.parts = 1
+        """what each micro-batch is cut into, by rows"""
+
+    def share(self) -> float | None:
+        """The share of the card's memory that is in use at most; None without a card."""
+        if self._probe is None:
+            return None
+        used, total = self._probe()
+        return used / total
+
+    def rows(self) -> int:
+        """Sequences a pass."""
+        return -(-self._rows // self.parts)
+
+    def watch(self) -> None:
+        """After a step: make the pieces smaller where the memory is fuller than `train.memory_guard`."""
+        if self._limit == 0 or self._probe is None:
+            return
+        used, total = self._probe()
+        if used <= self._limit * total:
+            return
+        why = f"{format_bytes(used)} of the card's {format_bytes(total)} are in use, above {self._limit:.0%}"
+        if not self._shrink(f"{why} (train.memory_guard)"):
+            warn_once(f"above {self._limit:.0%} of the card's memory is in use, and nothing is left to cut smaller")
+
+    def make_room(self) -> None:
+        """After the memory ran out: smaller pieces, or MachineError where there are none."""
+        if not self._shrink("the card's memory ran out in this step, which is done again"):
+            raise MachineError(
+                f"the card's memory ran out with {self.rows()} sequence a pass and {self.chunk_positions:,} positions "
+                f"through the output matrix at once: there is nothing left to cut smaller. {_FIXES}"
+            )
+
+    def update_fits(self) -> contextlib.AbstractContextManager[None]:
+        """MachineError where the optimizer's own tensors do not fit."""
+        return memory_errors(f"the card's memory ran out in the optimizer, where smaller pieces are no help. {_FIXES}")
+
+    def state(self) -> dict[str, int]:
+        """The decisions, for a checkpoint."""
+        return {"chunk_positions": self.chunk_positions, "parts": self.parts}
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """Go on with the decisions of a checkpoint; one of before there were any has none."""
+        if state is not None:
+            self.chunk_positions, self.parts = int(state["chunk_positions"]), int(state["parts"])
+
+    def _shrink(self, why: str) -> bool:
+        """Make one piece smaller and say so; False where none can be."""
+        before, rows = self.chunk_positions, self.rows()
+        if before > SMALLEST_CHUNK:
+            self.chunk_positions = max(SMALLEST_CHUNK, before // 2)
+            what = f"the output matrix takes {self.chunk_positions:,} positions at once instead of {before:,}"
+        elif rows > 1:
+            while self.rows() == rows:
+                self.parts *= 2
+            passes = self._accumulation * -(-self._rows // self.rows())
+            what = f"a step is {passes:,} passes of {self.rows()} sequences instead of {rows}, its batch stays the same"
+        else:
+            return False
+        warn_once(f"{why}: from here on {what}")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)
+        return True
+
+
+_FIXES = (
+    "Set train.gradient_checkpointing: true, train.ema_device: host or train.dtype: float16, choose a smaller student, "
+    "or end other programs that use the card (nvidia-smi lists them); the newest checkpoint is kept"
+)

@@ -1,0 +1,203 @@
+"""Trainings of `bench quality`: each an ordinary run of train-student in a folder of its own, done once and kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import files
+from pipeline.benches.quality.arms import Arm
+from pipeline.benches.quality.findings import Measured
+from pipeline.benches.quality.plan import Trial
+from pipeline.cache import TeacherCache
+from pipeline.cache.roots import find_tokenizer
+from pipeline.config import differences, dump_config, keys_of_kind, parse_config
+from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.distill.lessons import spread
+from pipeline.distill.live_records import whole_teacher
+from pipeline.distill.metrics_log import read_log
+from pipeline.errors import ConfigError, IdentityError, NumericsError
+from pipeline.evaluation.measures import held_out_indices, measure_model
+from pipeline.models import CausalModel
+from pipeline.models.settings import StudentSettings
+from pipeline.models.student import student_identity
+from pipeline.pause import PausedError
+from pipeline.plain_yaml import load_yaml
+from pipeline.runs import RunDirectory, Session
+from stages import train_student
+from stages.config import RunConfig
+from stages.prepare_bench import captured, load_scorer, with_teacher
+
+_CHOSEN, _MEASURED = "chosen.json", "measured.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the trainings of one vocabulary share: a teacher that is there, and caches of one text."""
+
+    root: Path
+    config: RunConfig
+    session: Session
+    cache: TeacherCache
+    """of the default: every arm is measured on its sequences"""
+    tokenizer: Tokenizer
+    teacher: CausalModel
+    held_out: np.ndarray
+    """validation sequences that no training validates on: rates and weights are chosen on the others"""
+    caches: dict[str, TeacherCache] = field(default_factory=dict)
+
+    @classmethod
+    def lay(cls, root: Path, config: RunConfig, session: Session) -> Ground:
+        """Make the teacher and the default's cache in `root`, or find them there; PausedError where that is paused."""
+        session = Session(RunDirectory(root), session.pause, session.command)
+        config = with_teacher(config, session)
+        cache = captured(config, session, "caches/default")
+        tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
+        teacher = load_scorer(config.teacher, tokenizer)
+        teacher.model.eval()
+        return cls(root, config, session, cache, tokenizer, teacher, _unseen(cache, config))
+
+    def cache_of(self, arm: Arm) -> TeacherCache:
+        """The cache an arm learns from, made once; of one that reads none, the sequences of the default's."""
+        if not arm.cache:
+            return self.cache
+        if arm.name not in self.caches:
+            cache = captured(arm_config(self.config, arm, {}), self.session, f"caches/{arm.name}")
+            refuse_another_order(self.cache, cache)
+            self.caches[arm.name] = cache
+        return self.caches[arm.name]
+
+    def close(self) -> None:
+        """Let go of the caches' files."""
+        for cache in (self.cache, *self.caches.values()):
+            cache.close()
+
+
+def arm_config(config: RunConfig, arm: Arm, changes: dict[str, Any]) -> RunConfig:
+    """The config of an arm, checked as one of a file; `changes` are of its train section."""
+    values: dict[str, Any] = load_yaml(dump_config(config).decode())
+    values["train"] |= changes
+    values["cache"] |= arm.cache
+    return parse_config(RunConfig, values, where=f"bench quality, arm {arm.name}")
+
+
+def trial_config(ground: Ground, trial: Trial) -> RunConfig:
+    """The whole config of a training."""
+    changes = {
+        **trial.arm.candidates[trial.candidate],
+        "steps": trial.steps,
+        "epochs": None,
+        "learning_rate": trial.learning_rate,
+        "seed": trial.seed,
+        "roots": [],
+    }
+    config = arm_config(ground.config, trial.arm, changes)
+    roots = [str(ground.cache_of(trial.arm).folders[0])]
+    return config.model_copy(
+        update={
+            "cache": config.cache.model_copy(update={"roots": roots}),
+            "student": config.student.model_copy(update={"seed": trial.seed}),
+        }
+    )
+
+
+def trial_run(ground: Ground, trial: Trial) -> RunDirectory:
+    """Where a training lies."""
+    return RunDirectory(ground.root / "trainings" / trial.folder)
+
+
+def is_kept(ground: Ground, trial: Trial) -> bool:
+    """Whether a training is done."""
+    return (trial_run(ground, trial).root / _CHOSEN).is_file()
+
+
+def train(ground: Ground, trial: Trial) -> float:
+    """Train, unless it is done: the lowest validation cross-entropy in nats, by which rates and candidates are chosen.
+
+    Infinite where the training diverged. PausedError where it is paused; IdentityError where the one that is kept had
+    other settings.
+    """
+    run, config = trial_run(ground, trial), trial_config(ground, trial)
+    path, identity = run.root / _CHOSEN, _identity(ground, trial, config)
+    kept = files.read_json(path) if path.is_file() else None
+    if kept is None:
+        kept = {"identity": identity, "validation_ce_nats": _train(ground, trial, config, run)}
+        files.write_json(path, kept)
+        files.remove_folder(run.checkpoints)  # as large as four students, and nothing is left to resume
+    elif found := differences(kept["identity"], identity):
+        raise IdentityError(
+            f"{path}: this training is kept, and was done with other settings than now:\n" + "\n".join(found) + "\nPut "
+            "them back, or begin another study with --run-dir."
+        )
+    ce_nats = kept["validation_ce_nats"]
+    return math.inf if ce_nats is None else float(ce_nats)
+
+
+def measure(ground: Ground, trial: Trial) -> Measured:
+    """A finished training's student on held-out text, beside the live teacher; measured once and kept."""
+    path = trial_run(ground, trial).root / _MEASURED
+    sequences = ground.held_out.tolist()
+    if path.is_file() and (kept := files.read_json(path))["sequences"] == sequences:
+        return Measured(kept["ce_nats"], kept["kl_nats"])
+    student = load_trained(ground, trial)
+    found = measure_model(student, ground.cache, ground.held_out, ground.config.eval.batch_size, ground.teacher)
+    assert found.kl_exact_nats is not None
+    measured = Measured(found.cross_entropy_nats, found.kl_exact_nats)
+    files.write_json(path, {"sequences": sequences, "ce_nats": measured.ce_nats, "kl_nats": measured.kl_nats})
+    return measured
+
+
+def load_trained(ground: Ground, trial: Trial) -> CausalModel:
+    """The student a training left."""
+    return load_scorer(StudentSettings(model=str(trial_run(ground, trial).model)), ground.tokenizer)
+
+
+def _train(ground: Ground, trial: Trial, config: RunConfig, run: RunDirectory) -> float | None:
+    """The lowest validation cross-entropy; None where no number came of it."""
+    train = config.train
+    teacher = whole_teacher(ground.teacher, train.batch_size, train.chunk_positions) if trial.arm.live else None
+    session = Session(run, ground.session.pause, ground.session.command)
+    try:
+        outcome = train_student.run(config, session, records_from=teacher)
+    except NumericsError:
+        return None
+    if outcome.state == "paused":
+        raise PausedError(outcome.message)
+    lines = read_log(run.metrics)
+    return min(float(line["ce"]) for line in lines if line["kind"] == "validation" and line["ce"] is not None)
+
+
+def _identity(ground: Ground, trial: Trial, config: RunConfig) -> dict[str, Any]:
+    return {
+        "plan": ground.cache_of(trial.arm).plan.hash,
+        "live": trial.arm.live,
+        "student": student_identity(config.student),
+        "train": keys_of_kind(config.train, "schedule"),
+    }
+
+
+def refuse_another_order(default: TeacherCache, cache: TeacherCache) -> None:
+    """IdentityError where a training from `cache` would take other sequences, or in another order: not paired."""
+    if (default.plan.sequences_digest, default.plan.shards) != (cache.plan.sequences_digest, cache.plan.shards):
+        raise IdentityError(
+            f"{cache.folders[0]}: expected the sequences and shards of {default.folders[0]}, so that every arm learns "
+            f"in one order; found {len(cache.plan.shards)} shards, not {len(default.plan.shards)}, or other text. "
+            "Lower cache.shard_positions and begin another study with --run-dir."
+        )
+
+
+def _unseen(cache: TeacherCache, config: RunConfig) -> np.ndarray:
+    """Held-out sequences that no training validates on, at most eval.max_sequences."""
+    held_out = held_out_indices(cache)
+    left = np.setdiff1d(held_out, spread(held_out, config.train.validation_sequences))
+    if not len(left):
+        raise ConfigError(
+            f"bench quality: train.validation_sequences takes all {len(held_out)} held-out sequences, and none is left "
+            "to measure on. Lower it, or raise data.validation_fraction."
+        )
+    return spread(left, config.eval.max_sequences)

@@ -1,0 +1,123 @@
+"""Arms differ from the default in one factor; what each asks for is a config that this version accepts."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS, Arm, arms_of, chosen_arms, missing_keys
+from pipeline.benches.quality.plan import RATE_FACTORS, Study, steps, trainings
+from pipeline.benches.quality.price import expected_seconds
+from pipeline.config import keys_of_kind
+from pipeline.distill.settings import TrainSettings
+from pipeline.errors import ConfigError
+from stages.bench_quality import MANY, studies_of
+from stages.config import RunConfig, load_run_config
+from stages.quality_trainings import arm_config
+
+ARMS = {arm.name: arm for arm in arms_of(32, 4096)}
+QUALITY = load_run_config("quality")
+
+
+def changed_keys(config: RunConfig) -> set[str]:
+    """Keys whose value is another than the default arm's, by comparing whole configs; weights as one."""
+    kinds = ("identity", "schedule", "free")
+    ours, default = (
+        {k: v for kind in kinds for k, v in keys_of_kind(each, kind).items()} for each in (config, QUALITY)
+    )
+    changed = {key for key in ours if ours[key] != default[key]}
+    return {key.replace("ce_weight", "weights").replace("kd_weight", "weights") for key in changed}
+
+
+def factor_of(key: str) -> str:
+    """The cache is one factor, a temperature with both its ends another."""
+    return key.split(".")[0] if key.startswith("cache.") else ".".join(key.split(".")[:2])
+
+
+@pytest.mark.parametrize("name", [name for name in ARMS if name != FULL])
+def test_an_arm_is_one_factor_from_the_default(name: str) -> None:
+    arm = ARMS[name]
+    if missing := missing_keys(arm, TrainSettings):
+        with pytest.raises(ConfigError, match=f"unknown key 'train.{missing[0]}'"):
+            arm_config(QUALITY, arm, arm.candidates[""])
+        return
+    factors = {factor_of(key) for key in changed_keys(arm_config(QUALITY, arm, arm.candidates[""]))}
+    assert len(factors) == (0 if name == DEFAULT else 1), factors
+    assert len(arm.factors) == len(factors)
+
+
+def test_full_distillation_differs_by_its_records_and_what_it_chooses_from() -> None:
+    full = ARMS[FULL]
+    assert (full.live, dict(full.cache)) == (True, {})
+    for changes in full.candidates.values():
+        changed = changed_keys(arm_config(QUALITY, full, changes))
+        assert "train.objective" in changed
+        assert {factor_of(key) for key in changed} <= {"train.objective", "train.weights", "train.temperature"}
+    assert [arm.name for arm in ARMS.values() if arm.live] == [FULL]
+
+
+def test_head_sizes_are_parts_of_the_default_head_and_say_their_vocabulary() -> None:
+    small = [name for name in ARMS if name.startswith("k")]
+    large = [arm.name for arm in arms_of(256, 49_152) if arm.name.startswith("k")]
+    assert small == ["k2of4096", "k4of4096", "k8of4096", "k16of4096"]
+    assert large == ["k16of49152", "k32of49152", "k64of49152", "k128of49152"]
+    assert (ARMS["compact"].cache["head_size"], arms_of(256, 49_152)[5].cache["head_size"]) == (8, 64)
+
+
+def test_arms_are_chosen_by_name_or_by_length() -> None:
+    every = tuple(ARMS.values())
+    short = [arm.name for arm in chosen_arms(every, None, short=True)]
+    assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", "compact", "sampled"]
+    assert chosen_arms(every, None, short=False) == every
+    assert [arm.name for arm in chosen_arms(every, ["tau2"], short=True)] == [LABELS, FULL, "tau2"]
+    with pytest.raises(ConfigError, match="no arm is called tau7"):
+        chosen_arms(every, ["tau7", "default"], short=True)
+
+
+def test_trainings_are_counted() -> None:
+    plain, deciding = Arm("plain", {"": {}}), Arm("deciding", {"a": {}, "b": {}}, decides=True)
+    study = Study("", 10, 1.0, 4096, (plain, deciding))
+    assert [len(study.seeds(arm)) for arm in study.arms] == [3, 5]
+    # Candidates, then two more rates, then the other seeds.
+    assert trainings([study]) == (1 + 2 + 2) + (2 + 2 + 4)
+    assert steps([study]) == 10 * trainings([study])
+    assert len(RATE_FACTORS) == 3
+    assert RATE_FACTORS[0] == 1.0
+    folders = {study.trial(arm, "", factor, seed).folder for arm in study.arms for factor in (1, 2) for seed in (0, 1)}
+    assert len(folders) == 8
+
+
+def test_a_long_study_has_two_lengths_and_a_large_vocabulary() -> None:
+    short = studies_of(QUALITY, short=True, names=None, num_seeds=None)
+    assert {name: [study.name for study in group] for name, group in short.items()} == {"v4096": [""]}
+    long = studies_of(QUALITY, short=False, names=None, num_seeds=None)
+    few, many = long["v4096"]
+    assert (few.name, many.name, many.steps) == ("", "many", MANY * few.steps)
+    assert [arm.name for arm in few.arms] == [arm.name for arm in many.arms]
+    assert {arm.name for arm in few.arms} == {name for name, a in ARMS.items() if not missing_keys(a, TrainSettings)}
+    [large] = long["v49152"]
+    assert [arm.name for arm in large.arms] == [LABELS, FULL, DEFAULT, "compact", "sampled"]
+    assert {len(large.seeds(arm)) for arm in large.arms} == {3}
+    assert [len(few.seeds(arm)) for arm in few.arms[:8]] == [5] * 7 + [3]
+
+
+def test_an_arm_this_version_cannot_train_is_refused_where_it_is_asked_for() -> None:
+    for arm in ARMS.values():
+        if missing_keys(arm, TrainSettings):
+            with pytest.raises(ConfigError, match="unknown key"):
+                studies_of(QUALITY, short=True, names=[arm.name], num_seeds=None)
+        else:
+            [study] = studies_of(QUALITY, short=True, names=[arm.name], num_seeds=1)["v4096"]
+            assert arm.name in [each.name for each in study.arms]
+
+
+def test_the_price_grows_with_steps_arms_and_vocabulary() -> None:
+    arm = Arm("plain", {"": {}})
+    study = Study("", 100, 1.0, 4096, (arm,))
+    one = expected_seconds([study], 1024)
+    longer = Study("", 200, 1.0, 4096, (arm,))
+    wider = Study("", 200, 1.0, 8192, (arm,))
+    live = Study("", 100, 1.0, 4096, (Arm("live", {"": {}}, live=True),))
+    assert expected_seconds([study, study], 1024) == 2 * one
+    assert one < expected_seconds([longer], 1024) < 2 * one
+    assert expected_seconds([wider], 1024) > expected_seconds([longer], 1024)
+    assert expected_seconds([live], 1024) > one

@@ -1,0 +1,176 @@
+"""bench quality for real and at toy size: choices, pairing, a study that is stopped and goes on, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.pause import PauseRequest
+from tests.stages.toys import Ended, run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the memory of the machine is told on Linux"),
+]
+
+TINY = (
+    "{model_type: llama, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, "
+    "max_position_embeddings: 64}"
+)
+SETTINGS = {
+    "data.max_documents": "24",
+    "data.validation_fraction": "0.2",
+    "data.max_tokens": "6000",
+    "data.sequence_length": "64",
+    "cache.head_size": "16",
+    "cache.shard_positions": "2000",
+    "cache.batch_size": "8",
+    "student.config": TINY,
+    "train.steps": "3",
+    "train.warmup_steps": "1",
+    "train.batch_size": "2",
+    "train.validation_sequences": "4",
+    "eval.max_sequences": "4",
+    "demo.vocab_size": "320",
+    "demo.teacher": TINY,
+    "demo.teacher_steps": "4",
+    "demo.teacher_batch_size": "4",
+}
+ARMS = ["--arms", "default,compact,k4of320,tau2", "--seeds", "2"]
+
+
+def quality(run_dir: Path, *more: str, **changes: str) -> Ended:
+    """The command on a toy study."""
+    settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return run("bench", "quality", "--run-dir", str(run_dir), *words, *more)
+
+
+def read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A study that went straight through: its folder, and what --json printed."""
+    run_dir = tmp_path_factory.mktemp("study") / "run"
+    ended = quality(run_dir, *ARMS, "--json")
+    assert ended.code == 0, ended.stderr
+    assert "29 trainings" in ended.stderr  # (1 + 2 + 1) for each of six arms, and five more that full may choose
+    return run_dir / "quality", json.loads(ended.stdout)
+
+
+Study = tuple[Path, dict[str, Any]]
+
+
+def test_figures_of_every_arm(study: Study) -> None:
+    found = {result["name"]: result for result in study[1]["results"]}
+    assert all(math.isfinite(result["value"]) for result in found.values())
+    for arm in ("labels", "full", "default", "compact", "k4of320", "tau2"):
+        assert found[f"quality.{arm}.kl_nats"]["value"] > 0
+        assert found[f"quality.{arm}.seeds"]["value"] == 2
+    for student in ("start", "labels", "full"):
+        assert 0 < found[f"quality.default.gradient_angle.{student}"]["value"] < 180
+        assert found[f"quality.labels.gradient_norm.{student}"]["value"] > 0
+    sizes = [found[f"quality.{arm}.bytes_per_token"]["value"] for arm in ("default", "k4of320")]
+    assert sizes[0] > sizes[1] > 0
+    assert "quality.full.bytes_per_token" not in found
+    assert found["quality.default.gain_share"]["goal"] == ">= 0.99"
+
+
+def test_each_arm_is_at_its_best_rate_of_three_on_seed_0(study: Study) -> None:
+    root, _ = study
+    [described] = read(root / "quality.json")["studies"]
+    trainings = root / "v320" / "trainings"
+    for finding in described["findings"]:
+        prefix = f"{finding['candidate']}-" if finding["candidate"] else ""
+        rates = {
+            float(path.name.partition("-rate")[2].rpartition("-seed")[0]): read(path / "chosen.json")
+            for path in (trainings / finding["arm"]).glob(f"{prefix}3steps-rate*-seed0")
+        }
+        assert sorted(rates) == pytest.approx([1.5e-3, 3e-3, 6e-3])
+        assert finding["learning_rate"] == min(rates, key=lambda rate: rates[rate]["validation_ce_nats"])
+        assert finding["at_an_edge"] == (finding["learning_rate"] != 3e-3)
+
+
+def test_full_distillation_is_at_its_best_temperature_and_weights(study: Study) -> None:
+    root, _ = study
+    [described] = read(root / "quality.json")["studies"]
+    [full] = [finding for finding in described["findings"] if finding["arm"] == "full"]
+    tried = {
+        path.name.partition("-")[0]: read(path / "chosen.json")["validation_ce_nats"]
+        for path in (root / "v320" / "trainings" / "full").glob("*-rate0.003-seed0")
+    }
+    assert len(tried) == 6
+    assert full["candidate"] == min(tried, key=lambda name: tried[name])
+
+
+def test_arms_are_paired(study: Study) -> None:
+    root, _ = study
+    for seed in (0, 1):
+        trained = [read(path) for path in (root / "v320" / "trainings").glob(f"*/*-seed{seed}/chosen.json")]
+        assert {(each["identity"]["student"]["seed"], each["identity"]["train"]["seed"]) for each in trained} == {
+            (seed, seed)
+        }
+    measured = [read(path)["sequences"] for path in (root / "v320" / "trainings").glob("*/*/measured.json")]
+    assert len(measured) == 12
+    assert all(sequences == measured[0] for sequences in measured)
+
+
+def test_done_again_it_trains_nothing_and_says_the_same(study: Study) -> None:
+    root, printed = study
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("chosen.json")}
+    ended = quality(root.parent, *ARMS, "--json")
+    assert json.loads(ended.stdout) == printed
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("chosen.json")} == before
+
+
+def test_stopped_again_and_again_it_says_the_same(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def now_and_then(self: PauseRequest) -> str | None:
+        nonlocal calls
+        calls += 1
+        return "it was asked for" if calls % 11 == 0 else None
+
+    monkeypatch.setattr(PauseRequest, "reason", now_and_then)
+    stops, ended = 0, quality(tmp_path, *ARMS, "--json")
+    while not ended.stdout:
+        assert ended.code == 0, ended.stderr
+        assert "The same command goes on from there" in ended.stderr
+        stops += 1
+        ended = quality(tmp_path, *ARMS, "--json")
+    assert stops > 8
+    assert json.loads(ended.stdout) == study[1]
+    assert (tmp_path / "quality" / "quality.json").read_bytes() == (study[0] / "quality.json").read_bytes()
+
+
+def test_a_picture_of_bytes_and_quality(study: Study) -> None:
+    root = ElementTree.parse(study[0] / "quality-0.svg").getroot()
+    named = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"default", "compact", "k4of320", "bytes a cached token (3 steps, V = 320, K = 16)"} <= named
+    assert "tau2" not in named
+
+
+def test_kept_trainings_of_other_settings_are_refused(study: Study) -> None:
+    ended = quality(study[0].parent, *ARMS, train__clip_norm="0.5")
+    assert ended.code == 3
+    assert "train.clip_norm: 1.0 -> 0.5" in ended.stderr
+    assert "--run-dir" in ended.stderr
+
+
+def test_what_cannot_be_studied_is_refused_before_any_work(tmp_path: Path) -> None:
+    ended = quality(tmp_path, "--arms", "tau9")
+    assert (ended.code, "no arm is called tau9" in ended.stderr) == (2, True)
+    assert not (tmp_path / "quality").exists()
+    ended = quality(tmp_path, *ARMS, train__validation_sequences="1000")
+    assert (ended.code, "none is left to measure on" in ended.stderr.replace("\n", " ")) == (2, True)

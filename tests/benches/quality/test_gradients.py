@@ -1,0 +1,52 @@
+"""The gradient of a whole loss, against autograd of the dense formula over a whole model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.benches.quality.gradients import whole_gradient
+from pipeline.distill.gradient_angle import angle_between
+from pipeline.distill.live_records import LiveRecords, whole_teacher
+from pipeline.distill.settings import TrainSettings
+from pipeline.models import CausalModel
+from tests.models.rows import VOCAB_SIZE, lay_out, random_documents
+from tests.tiny import make_model
+
+INDICES = np.array([0, 2, 3])
+
+
+@pytest.mark.parametrize(("ce_weight", "temperature"), [(1.0, 1.0), (0.0, 2.0), (0.3, 1.5)])
+def test_it_is_that_of_the_dense_loss(ce_weight: float, temperature: float) -> None:
+    student = CausalModel(make_model(seed=1), VOCAB_SIZE, section="student")
+    teacher = CausalModel(make_model(seed=2), VOCAB_SIZE, section="teacher")
+    sequences = lay_out([random_documents([15], seed) for seed in range(4)], sequence_length=16)
+    source = LiveRecords(whole_teacher(teacher, 2, 8), sequences)
+    settings = TrainSettings(
+        steps=5,
+        batch_size=2,
+        objective="bucket",
+        ce_weight=ce_weight,
+        kd_weight=1.0 - ce_weight,
+        temperature={"start": temperature, "end": temperature},
+        clip_norm=1e-6,  # would shrink it to nothing, were it left on
+    )
+    before = [parameter.detach().clone() for parameter in student.model.parameters()]
+    found = whole_gradient(student, settings, 5, 2, source, INDICES)
+    assert all(torch.equal(a, b) for a, b in zip(before, student.model.parameters(), strict=True))
+
+    ids = torch.from_numpy(sequences.input_ids[INDICES].astype(np.int64))
+    mask = torch.from_numpy(sequences.loss_mask[INDICES])
+    with torch.no_grad():
+        teacher_logits = teacher.model(ids[:, :-1]).logits[mask].double()
+    logits = student.model(ids[:, :-1]).logits[mask].double()
+    log_p = (teacher_logits / temperature).log_softmax(1)
+    kl = (log_p.exp() * (log_p - (logits / temperature).log_softmax(1))).sum(1)
+    ce = torch.nn.functional.cross_entropy(logits, ids[:, 1:][mask], reduction="none")
+    loss = (ce_weight * ce + (1 - ce_weight) * temperature**2 * kl).mean()
+    gradients = torch.autograd.grad(loss, list(student.model.parameters()))
+    expected = torch.cat([gradient.reshape(-1) for gradient in gradients]).double()
+    assert float((found - expected).norm() / expected.norm()) < 1e-4
+    angle = angle_between(found, expected)
+    assert (angle.degrees, angle.norm_ratio) == (pytest.approx(0, abs=0.01), pytest.approx(1, abs=1e-4))

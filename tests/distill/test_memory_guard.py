@@ -1,0 +1,262 @@
+"""A card that gets full: smaller pieces of the same step, decided by an injected probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import console
+from pipeline.cache import TeacherCache
+from pipeline.distill import learner as learner_module
+from pipeline.distill import memory_guard
+from pipeline.distill.batches import Batch, BatchReader, load_batch
+from pipeline.distill.learner import Learner
+from pipeline.distill.memory_guard import MemoryGuard
+from pipeline.distill.order import DataOrder
+from pipeline.distill.settings import TrainSettings
+from pipeline.errors import MachineError
+from pipeline.models import CausalModel
+from tests import tiny
+from tests.evaluation.caches import NUM_TRAIN, make_cache
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> TeacherCache:
+    """A cache whose sequences all hold masked positions."""
+    return make_cache(tmp_path_factory.mktemp("cache"), CausalModel(tiny.make_model("llama"), tiny.VOCAB_SIZE))
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """What was said since it was last asked."""
+    console._said.clear()
+    return lambda: [line.removeprefix("note: ") for line in capsys.readouterr().err.splitlines()]
+
+
+def settings(**changes: Any) -> TrainSettings:
+    return TrainSettings(steps=10, warmup_steps=0, **changes)
+
+
+def guard(monkeypatch: pytest.MonkeyPatch, in_use: Callable[[MemoryGuard], int], **changes: Any) -> MemoryGuard:
+    """A guard on a card of 100 bytes, of which its pieces take `in_use`."""
+    monkeypatch.setattr(memory_guard, "card_probe", lambda device: lambda: (in_use(made), 100))
+    made = MemoryGuard(settings(**changes), CPU)
+    return made
+
+
+def make_learner(**changes: Any) -> Learner:
+    return Learner(
+        CausalModel(tiny.make_model("llama", seed=1), tiny.VOCAB_SIZE), settings(**changes), 10, torch.float32
+    )
+
+
+def learn(learner: Learner, batches: list[Batch], step: int = 0) -> None:
+    learner.learn(step, batches, sum(batch.num_scored for batch in batches))
+
+
+def same(first: Learner, second: Learner) -> bool:
+    """Whether two learners hold the same bits."""
+    one, other = first.tensors(), second.tensors()
+    return all(torch.equal(tensor, other[name][key]) for name in one for key, tensor in one[name].items())
+
+
+# ------------------------------------------------------------------ decisions
+
+
+def test_first_the_chunk_then_the_rows_each_said_once(
+    monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
+    watched = guard(monkeypatch, lambda found: 86, chunk_positions=300, batch_size=6, accumulation=2)
+    found = []
+    for _ in range(8):
+        watched.watch()
+        found.append((watched.chunk_positions, watched.rows()))
+    assert found == [(150, 6), (75, 6), (64, 6), (64, 3), (64, 2), (64, 1), (64, 1), (64, 1)]
+    lines = said()
+    assert len(lines) == 7
+    assert lines[0] == (
+        "86 bytes of the card's 100 bytes are in use, above 85% (train.memory_guard): from here on the output matrix "
+        "takes 150 positions at once instead of 300"
+    )
+    assert lines[3].endswith("a step is 4 passes of 3 sequences instead of 6, its batch stays the same")
+    assert lines[6] == "above 85% of the card's memory is in use, and nothing is left to cut smaller"
+
+
+def test_stops_where_there_is_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = guard(monkeypatch, lambda found: 69 + found.chunk_positions // 8, chunk_positions=256)
+    for _ in range(4):
+        watched.watch()
+    assert (watched.chunk_positions, watched.parts) == (128, 1)
+    assert watched.share() == 0.85
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_off_or_above_what_is_in_use_nothing_changes(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = guard(monkeypatch, lambda found: 99, memory_guard=limit)
+    watched.watch()
+    assert watched.state() == {"chunk_positions": 512, "parts": 1}
+
+
+def test_without_a_card_there_is_no_probe() -> None:
+    watched = MemoryGuard(settings(), CPU)
+    watched.watch()
+    assert watched.share() is None
+    assert watched.state() == {"chunk_positions": 512, "parts": 1}
+
+
+def test_decisions_come_back_from_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, fresh = (guard(monkeypatch, lambda found: 99, chunk_positions=64) for _ in range(2))
+    watched.watch()
+    fresh.load(watched.state())
+    assert fresh.state() == {"chunk_positions": 64, "parts": 2}
+    fresh.load(None)  # a checkpoint of before there was a guard
+    assert fresh.state() == {"chunk_positions": 64, "parts": 2}
+
+
+# ------------------------------------------------------------------ smaller pieces
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_split_batch_is_its_rows_read_one_by_one(cache: TeacherCache, parts: int, masked: bool) -> None:
+    rows = np.array([4, 1, 6, 0, 3])
+    batch = load_batch(cache, rows, CPU, with_records=True)
+    if not masked:
+        whole = torch.ones_like(batch.weights_N)
+        batch = _replaced(batch, weights_N=whole, scored_n=None, num_scored_B=(whole.numel() // 5,) * 5)
+    size = -(-len(rows) // parts)
+    pieces = batch.split(parts)
+    assert len(pieces) == -(-len(rows) // size)
+    for index, piece in enumerate(pieces):
+        expected = load_batch(cache, rows[index * size : (index + 1) * size], CPU, with_records=True)
+        for name in ("input_ids_BT", "position_ids_BT", "labels_N"):
+            assert torch.equal(getattr(piece, name), getattr(expected, name)), name
+        assert piece.sequences == expected.sequences
+        assert piece.records is not None
+        assert expected.records is not None
+        for name in ("ids_NK", "logprobs_NK", "tail_NR", "draw_ids_NM", "draw_logprobs_NM", "entropies_N"):
+            assert torch.equal(getattr(piece.records, name), getattr(expected.records, name)), name
+        if masked:
+            assert torch.equal(piece.weights_N, expected.weights_N)
+            assert piece.scored_n is not None
+            assert expected.scored_n is not None
+            assert torch.equal(piece.scored_n, expected.scored_n)
+            assert (piece.num_scored, piece.num_scored_B) == (expected.num_scored, expected.num_scored_B)
+
+
+def _replaced(batch: Batch, **changes: Any) -> Batch:
+    fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
+    return Batch(**(fields | changes))
+
+
+def gradients(learner: Learner, batches: list[Batch]) -> list[Tensor]:
+    """Of every weight, as the optimizer would get them, in float64."""
+    num_scored = sum(batch.num_scored for batch in batches)
+    learner._accumulate(0, batches, 2.0, learner.loss_weights.at(0), num_scored)
+    found = [parameter.grad for parameter in learner.causal.model.parameters()]
+    return [gradient.double() for gradient in found if gradient is not None]
+
+
+def test_smaller_pieces_have_the_same_gradient(cache: TeacherCache) -> None:
+    batches = [load_batch(cache, np.array(rows), CPU, with_records=True) for rows in ((0, 1, 2, 3, 4), (5, 6, 7))]
+    whole = gradients(make_learner(), batches)
+    cut = make_learner()
+    cut.memory.load({"chunk_positions": 7, "parts": 4})
+    for expected, found in zip(whole, gradients(cut, batches), strict=True):
+        assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+# ------------------------------------------------------------------ out of memory
+
+
+def run_out(monkeypatch: pytest.MonkeyPatch, fits: Callable[[int, int], bool]) -> list[int]:
+    """Let a pass run out of memory unless `fits` (number of the pass, positions); returns positions of the passes."""
+    real, passes = learner_module.distillation_loss, []
+
+    def loss(hidden_ND: Tensor, *args: Any, **kwargs: Any) -> Any:
+        passes.append(len(hidden_ND))
+        if not fits(len(passes), len(hidden_ND)):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(hidden_ND, *args, **kwargs)
+
+    monkeypatch.setattr(learner_module, "distillation_loss", loss)
+    return passes
+
+
+def test_a_step_that_ran_out_is_done_again_from_its_start(
+    cache: TeacherCache, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
+    batches = [load_batch(cache, np.array(rows), CPU, with_records=True) for rows in ((0, 1), (2, 3))]
+    with monkeypatch.context() as patch:
+        passes = run_out(patch, lambda number, positions: number not in (2, 4))
+        struck = make_learner(chunk_positions=128, batch_size=2)
+        learn(struck, batches)
+        assert len(passes) == 2 + 2 + 4, "twice in its second pass, then whole, in rows of one"
+    assert struck.memory.state() == {"chunk_positions": 64, "parts": 2}
+    lines = said()
+    assert [line.startswith("the card's memory ran out in this step, which is done again:") for line in lines] == [
+        True,
+        True,
+    ]
+    small = make_learner(chunk_positions=128, batch_size=2)
+    small.memory.load(struck.memory.state())
+    learn(small, batches)
+    assert same(struck, small)
+
+
+def test_nothing_left_to_cut_is_refused_with_what_to_set(cache: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [load_batch(cache, np.arange(4), CPU, with_records=True)]
+    run_out(monkeypatch, lambda number, positions: False)
+    learner = make_learner(batch_size=4)
+    with pytest.raises(MachineError, match=r"1 sequence a pass and 64 positions.*gradient_checkpointing: true"):
+        learn(learner, batches)
+    assert all(parameter.grad is None for parameter in learner.causal.model.parameters())
+
+
+def test_other_errors_pass_and_an_iterator_cannot_be_done_again(
+    cache: TeacherCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = load_batch(cache, np.arange(2), CPU, with_records=True)
+    run_out(monkeypatch, lambda number, positions: False)
+    with pytest.raises(MachineError, match=r"Set train\.batch_size lower"):
+        make_learner().learn(0, iter([batch]), batch.num_scored)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(learner_module, "distillation_loss", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        make_learner().learn(0, [batch], batch.num_scored)
+
+
+def test_the_optimizer_running_out_says_so(cache: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    learner, batch = make_learner(), load_batch(cache, np.arange(2), CPU, with_records=True)
+    monkeypatch.setattr(learner.optimizer, "step", full)
+    with pytest.raises(MachineError, match=r"in the optimizer.*ema_device: host"):
+        learn(learner, [batch])
+
+
+def test_a_step_taken_half_from_the_reader_can_be_taken_again(cache: TeacherCache) -> None:
+    """Whatever was taken before: the same micro-batches again, and the next step's are its own."""
+    order = DataOrder([(0, NUM_TRAIN)], seed=1, window_shards=1, batch=6)
+    reader = BatchReader(cache, order, range(3), 2, CPU, with_records=True)
+    for lesson in reader:
+        stream: Iterator[Batch] = iter(lesson)
+        for _ in range(lesson.step):
+            next(stream)
+        if lesson.step == 1:
+            with pytest.raises(KeyError):  # what fails inside ends the stream
+                stream.throw(KeyError)  # type: ignore[attr-defined]
+        again = [number for batch in lesson for number in batch.sequences]
+        assert again == order.sequences_for_step(lesson.step).tolist()
+        assert lesson.num_scored == sum(batch.num_scored for batch in lesson)

@@ -1,0 +1,80 @@
+"""train-student where a card gets full: its pieces get smaller, are said, are checkpointed, and resume exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.distill.memory_guard import MemoryGuard
+from tests.stages.toys import Toy, status, tree
+from tests.stages.trainings import checkpoint, metrics, train, what_counts
+
+SIZES = ["--set", "train.chunk_positions=256", "--set", "train.checkpoint_every=5"]
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 100 bytes on which 256 positions and 4 sequences, or 64 and 3, are too many at once."""
+    real = MemoryGuard.__init__
+
+    def with_probe(self: MemoryGuard, *args: Any) -> None:
+        real(self, *args)
+        self._probe = lambda: (81 + self.chunk_positions // 64 + self.rows(), 100)
+
+    monkeypatch.setattr(MemoryGuard, "__init__", with_probe)
+
+
+def decisions(run_dir: Path, step: int) -> dict[str, int]:
+    state = json.loads((checkpoint(run_dir, step) / "state.json").read_text())
+    found: dict[str, int] = state["learner"]["memory"]
+    return found
+
+
+@pytest.mark.usefixtures("card")
+def test_pieces_get_smaller_and_a_resume_goes_on_with_them(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    ended = train(toy, cached, tmp_path / "straight", *SIZES)
+    said = [line for line in ended.stderr.splitlines() if "train.memory_guard" in line]
+    assert [line.rpartition("from here on ")[2] for line in said] == [
+        "the output matrix takes 128 positions at once instead of 256",
+        "the output matrix takes 64 positions at once instead of 128",
+        "a step is 2 passes of 2 sequences instead of 4, its batch stays the same",
+    ]
+    assert decisions(tmp_path / "straight", 12) == {"chunk_positions": 64, "parts": 2}
+    timed = [
+        json.loads(line) for line in (tmp_path / "straight" / "student" / "timings.jsonl").read_text().splitlines()
+    ]
+    assert [line["memory_share"] for line in timed] == [0.87, 0.86, 0.84] + [0.84] * 9
+
+    for step in range(1, 13):
+        again = train(toy, cached, tmp_path / "stopped", *SIZES, "--time-budget", "1e-6")
+        assert ("from here on" in again.stderr) == (step <= 3), "what was decided is not decided again"
+    assert status(tmp_path / "stopped")["state"] == "complete"
+    assert what_counts(tmp_path / "stopped") == what_counts(tmp_path / "straight")
+
+
+@pytest.mark.usefixtures("card")
+def test_what_is_learned_is_the_same_but_for_rounding(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
+    train(toy, cached, tmp_path / "run", *SIZES)
+    for found, expected in zip(metrics(tmp_path / "run"), metrics(trained), strict=True):
+        assert (found["step"], found["kind"]) == (expected["step"], expected["kind"])
+        assert found["ce"] == pytest.approx(expected["ce"], rel=1e-4)
+
+
+@pytest.mark.usefixtures("card")
+def test_a_fork_decides_for_itself(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    train(toy, cached, tmp_path / "run", *SIZES)
+    options = [*SIZES, "--set", "train.batch_size=2", "--set", "train.steps=14", "--fork-from", str(tmp_path / "run")]
+    train(toy, cached, tmp_path / "fork", *options)
+    assert decisions(tmp_path / "fork", 12) == {"chunk_positions": 256, "parts": 1}
+    assert decisions(tmp_path / "fork", 14) == {"chunk_positions": 128, "parts": 1}
+
+
+def test_an_average_in_host_memory_is_the_same_average(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
+    train(toy, cached, tmp_path / "run", "--set", "train.ema_device=host", "--time-budget", "1e-6")
+    train(toy, cached, tmp_path / "run")  # a free key: it may change between two starts
+    assert what_counts(tmp_path / "run") == what_counts(trained)
+    names = {name for name in tree(tmp_path / "run" / "student") if name.endswith("average.safetensors")}
+    assert names
