@@ -35,7 +35,8 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
     causal = load_student(config.student, standing.tokenizer, device)
     refuse_leaks(causal, standing.text.sequence_length, standing.packing)
     num_steps = num_steps_on(standing.text.num_train_sequences, config.train)
-    done = steps_done(standing.plan, config.student, config.train, [run.checkpoints, *map(Path, config.train.roots)])
+    checkpoints = [run.checkpoints, *map(Path, config.train.roots)]
+    done, stopped = steps_done(standing.plan, config.student, config.train, checkpoints)
     probe = probe_training(causal, config.train, num_steps, standing.sequences, standing.records)
 
     estimate = Estimate(
@@ -44,7 +45,9 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
         text=standing.text,
         capture=standing.capture,
         disk=standing.disk,
-        training=TrainingPrice.of(standing.text, config.train, num_steps, done, probe, session_hours),
+        training=TrainingPrice.of(
+            standing.text, config.train, done if stopped else num_steps, done, probe, session_hours
+        ),
         environment=environment(device),
     )
     console = Console(stderr=True)

@@ -87,6 +87,7 @@ def test_the_original_and_the_p100_take_micro_batches_of_four_eight_times() -> N
 
 def test_the_original_has_its_curriculum_and_its_loss() -> None:
     train = load_run_config("original-3.0").train
+    assert (train.balance, train.patience, train.min_delta) == (True, 10, 0.001)
     assert (train.temperature.start, train.temperature.end, train.temperature.shape) == (3.0, 2.0, "linear")
     assert (train.objective, train.ema_decay) == ("subset", 0.999)
 

@@ -75,6 +75,8 @@ class Learner:
         if num_scored and trouble is None:
             self.loss_weights.observe(figures, normaliser, temperature)
         self.memory.watch()
+        if num_scored and trouble is None:
+            self.loss_weights.observe(figures, normaliser, temperature)
         clip_norm = self.settings.clip_norm
         return StepResult.of(figures, temperature, weights, learning_rate, clip_norm, normaliser, trouble)
 
@@ -122,8 +124,8 @@ class Learner:
             "skipped_steps": self.skipped_steps,
             "skipped_in_a_row": self.skipped_in_a_row,
             "scaler": self.scaler.state_dict(),
-            "loss_weights": self.loss_weights.state(),
             "memory": self.memory.state(),
+            "loss_weights": self.loss_weights.state(),
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -169,17 +171,16 @@ class Learner:
             suspects = Suspects()
             self.loss_weights.forget_step()
             pieces = (piece for batch in batches for piece in batch.split(self.memory.parts))
+            parts = (self._backward(piece, temperature, weights, normaliser, suspects) for piece in pieces)
             try:
-                return suspects, add_up(
-                    self._backward(piece, temperature, weights, normaliser, suspects) for piece in pieces
-                )
+                return suspects, add_up(parts)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 if isinstance(batches, Iterator):
                     raise MachineError("the card's memory ran out. Set train.batch_size lower") from error
             # Here no frame of what failed holds its tensors any more.
-            del suspects, pieces
+            del suspects, pieces, parts
             self.optimizer.zero_grad(set_to_none=True)
             self.memory.make_room()
 
@@ -203,7 +204,7 @@ class Learner:
                 rank_weight=weights.rank,
                 router=weights.router,
             )
-        suspects.note(batch, records_n if self.settings.needs_teacher else None, parts)
+        suspects.note(batch, records_n, parts)
         torch.autograd.backward(self.scaler.scale(parts.loss))
         self.loss_weights.note(parts)
         return parts

@@ -71,6 +71,13 @@ class LossWeights:
         router = None if self.router is None else Normalised(self.router, self._route_means())
         return StepWeights(weights["ce"], weights["kd"], weights["rank"], router)
 
+    def forget_step(self) -> None:
+        """Nothing of a step that is begun, or begun again, has been noted yet."""
+        self._routes: list[Tensor] = []
+        self._sums: dict[str, Tensor] = {}
+        if isinstance(self.router, Gate):
+            self.router.forget()
+
     def note(self, parts: LossParts) -> None:
         """Look at one micro-batch, all of whose positions are scored; nothing waits for the device."""
         if parts.routes_N3 is None or parts.signals_N6 is None:
@@ -137,13 +144,6 @@ class LossWeights:
         """From the second step on: before there are no magnitudes to compare losses by."""
         if all(part in self.losses and part in losses_n for part in gate.parts):
             gate.study(signals_n6, losses_n, {part: max(LEAST_MEAN, self.losses.get(part)) for part in gate.parts})
-
-    def forget_step(self) -> None:
-        """Let go of what was noted of a step that was not observed: it was skipped, or begins again."""
-        self._routes: list[Tensor] = []
-        self._sums: dict[str, Tensor] = {}
-        if isinstance(self.router, Gate):
-            self.router.forget()
 
 
 def spread_of(routes_n3: Tensor) -> dict[str, Tensor]:

@@ -50,8 +50,7 @@ class StepResult:
         line = asdict(self)
         for name in ("trouble", "group_norms", "routes"):
             del line[name]
-        norms = {f"{TOTAL}_{group}": norm for group, norm in self.group_norms.items()}
-        return line | norms | (self.routes or {})
+        return line | {f"{TOTAL}_{group}": norm for group, norm in self.group_norms.items()} | (self.routes or {})
 
     def note(self, skipped_steps: int) -> str:
         """For the end of a progress line."""

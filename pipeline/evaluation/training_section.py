@@ -88,12 +88,6 @@ _PANELS = (
         from_zero=True,
     ),
 )
-_PART_LOOKS: dict[str, tuple[str, Colour]] = {
-    "ce": ("labels", "baseline"),
-    "kd": ("teacher", "student"),
-    "rank": ("teacher's order", "second"),
-}
-_ROUTE_DASHES: dict[str, Dash] = {"p10": "dotted", "p50": "solid", "p90": "dashed"}
 _GROUP_STYLES: tuple[tuple[str, Colour, Dash], ...] = (
     ("embedding", "student", "solid"),
     ("attention", "second", "dashed"),
@@ -102,6 +96,12 @@ _GROUP_STYLES: tuple[tuple[str, Colour, Dash], ...] = (
     ("head", "rest", "dashed"),
     ("other", "muted", "dotted"),
 )
+_PART_LOOKS: dict[str, tuple[str, Colour]] = {
+    "ce": ("labels", "baseline"),
+    "kd": ("teacher", "student"),
+    "rank": ("teacher's order", "second"),
+}
+_ROUTE_DASHES: dict[str, Dash] = {"p10": "dotted", "p50": "solid", "p90": "dashed"}
 _MACHINE_PANELS = (
     _Panel("tokens_per_second", "Throughput", "tokens a second", "Masked positions included.", from_zero=True),
     _Panel(

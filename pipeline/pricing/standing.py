@@ -21,6 +21,7 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.survey import COUNTED, survey
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.checkpoint import newest_checkpoint
+from pipeline.distill.early_stopping import Waiting
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache
@@ -126,10 +127,12 @@ def price_planned_cache(
     )
 
 
-def steps_done(plan: Plan | None, student: StudentSettings, train: TrainSettings, folders: Iterable[Path]) -> int:
-    """Steps of this very training that a checkpoint in one of the folders holds."""
+def steps_done(
+    plan: Plan | None, student: StudentSettings, train: TrainSettings, folders: Iterable[Path]
+) -> tuple[int, bool]:
+    """Steps of this very training that a checkpoint in one of the folders holds, and whether it stopped early there."""
     if plan is None:
-        return 0
+        return 0, False
     own = {"plan": plan.hash, "student": student_identity(student), "train": keys_of_kind(train, "schedule")}
 
     def is_own(state: dict[str, Any]) -> bool:
@@ -137,7 +140,7 @@ def steps_done(plan: Plan | None, student: StudentSettings, train: TrainSettings
         return all(training.get(key) == value for key, value in own.items())
 
     newest = newest_checkpoint(folders, is_own)
-    return 0 if newest is None else newest.step
+    return (0, False) if newest is None else (newest.step, Waiting.of(newest.state).stopped)
 
 
 def _probe_pending(cache: TeacherCache, settings: TeacherSettings) -> CaptureProbe | None:

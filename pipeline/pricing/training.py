@@ -139,6 +139,7 @@ def _time_validation(learner: Learner, batch: Batch) -> float:
 def memory_of(learner: Learner, weights: int, peak: int | None = None) -> TrainingMemory:
     """The known parts of what a training needs; `weights` are the student's bytes, `peak` what a card has shown."""
     head = learner.causal.head
+    elsewhere = learner.settings.ema_device == "host" and learner.device.type != "cpu"
     chunk = learner.settings.chunk_positions * learner.causal.num_effective
     matrix = 0 if head.weight_VD is None else head.weight_VD.numel()
     trained = sum(p.numel() * p.element_size() for p in learner.causal.model.parameters() if p.requires_grad)
@@ -146,7 +147,7 @@ def memory_of(learner: Learner, weights: int, peak: int | None = None) -> Traini
         parameters=weights,
         gradients=trained,
         optimizer=2 * trained,
-        average=trained if learner.average is not None else 0,
+        average=trained if learner.average is not None and not elsewhere else 0,
         head_chunk=_FLOAT32_BYTES * (chunk + matrix),
         peak=peak,
     )

@@ -97,6 +97,13 @@ def test_report_and_eval_know_that_this_is_its_end(toy: Toy, cached: Path, stopp
     assert {row["num_steps"] for row in rows if row["kind"] == "student"} == {6}
 
 
+def test_an_estimate_has_nothing_left_to_price(toy: Toy, cached: Path, stopped: Path, tmp_path: Path) -> None:
+    run_dir = copy(stopped, tmp_path / "run")
+    ended = toy.ran("estimate", run_dir, "--set", f"cache.roots=[{cached}]", *PATIENT, "--json")
+    training = json.loads(ended.stdout)["training"]
+    assert (training["num_steps"], training["steps_done"], training["hours"]) == (6, 6, 0.0)
+
+
 def test_without_patience_it_goes_on_to_the_end(toy: Toy, cached: Path, tmp_path: Path) -> None:
     train(toy, cached, tmp_path / "run", *PATIENT, "--set", "train.patience=null")
     assert lines_of(tmp_path / "run", "stopped") == []

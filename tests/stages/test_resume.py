@@ -101,6 +101,8 @@ GPT2 = "student.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_p
         ["train.objective=reverse_kl"],
         ["train.objective=jsd", "train.temperature={start: 3, end: 2}"],
         ["train.objective=ranked", "train.temperature={start: 3, end: 2}"],
+        ["train.data_order=easy_first", "train.difficulty=surprise", "train.curriculum_levels=3"],
+        ["train.data_order=weighted", "train.hard_share=0.8"],
         ["train.rank_weight=0.5", "train.rank_weight_end=0", "train.weight_shape=cosine"],
         ["train.kd_weight_end=0", "train.ce_weight=0", "train.ce_weight_end=1"],
         ["train.balance=true", "train.rank_weight=0.3", "train.temperature={start: 3, end: 2}"],
@@ -108,8 +110,6 @@ GPT2 = "student.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_p
         ["train.router=trust", "train.balance=true"],
         ["train.router=learned", "train.accumulation=2", "train.rank_weight=0.3"],
         ["train.router=learned", "train.dtype=float16", "train.balance=true"],
-        ["train.data_order=easy_first", "train.difficulty=surprise", "train.curriculum_levels=3"],
-        ["train.data_order=weighted", "train.hard_share=0.8"],
         ["student.config.tie_word_embeddings=true"],
         [GPT2],  # with dropout
     ],
