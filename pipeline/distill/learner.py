@@ -72,8 +72,6 @@ class Learner:
         figures = dict(zip(sums, values, strict=False))
         trouble = suspects.find(figures, values[len(figures) :])
         self._update(step, trouble)
-        if num_scored and trouble is None:
-            self.loss_weights.observe(figures, normaliser, temperature)
         self.memory.watch()
         if num_scored and trouble is None:
             self.loss_weights.observe(figures, normaliser, temperature)

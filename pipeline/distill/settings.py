@@ -161,6 +161,7 @@ class TrainSettings(Section):
                 )
         return self
 
+    @pydantic.model_validator(mode="after")
     def _has_what_a_router_needs(self) -> Self:
         if self.router != "uniform" and not self.needs_teacher:
             raise ValueError(
@@ -172,17 +173,6 @@ class TrainSettings(Section):
                 f"train.router learned chooses among parts, and {self.parts[0]} alone has a weight. Give another one a "
                 "weight, or set train.router to uniform or gap"
             )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _curriculum_fits_the_order(self) -> Self:
-        """What has no meaning for an order must not look as if it had one."""
-        for name, orders in _OF_ORDERS.items():
-            if self.data_order not in orders and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"train.{name} has no meaning for train.data_order {self.data_order}, only for "
-                    f"{' and '.join(orders)}; leave it out, or choose one of these"
-                )
         return self
 
     @property
