@@ -234,3 +234,21 @@ def test_what_settings_may_say() -> None:
     assert not settings(ce_weight=1.0, kd_weight=0.0, rank_weight=0.0).needs_teacher
     constant = settings(temperature={"start": 3.0, "shape": "constant"}).temperature
     assert (constant.start, constant.end) == (3.0, 3.0)
+
+
+def test_a_step_that_begins_again_counts_its_positions_once(cache: TeacherCache) -> None:
+    """Out of memory half-way: what was noted of the first try is not in the second."""
+    once, twice = make_learner(router="learned"), make_learner(router="learned")
+    for learner in (once, twice):
+        learn(learner, cache, 2)
+    [batch, _] = micro_batches(cache, 2)
+    twice._backward(batch, 1.0, twice.loss_weights.at(2), 1, Suspects())
+    twice.optimizer.zero_grad(set_to_none=True)
+    for learner in (once, twice):
+        batches = micro_batches(cache, 2)
+        suspects, _ = learner._accumulate(2, batches, 1.0, learner.loss_weights.at(2), 1)
+        assert len(learner.loss_weights.figures()) == 15
+        assert suspects.flags().sum() == 0
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(*(
+        [learner.loss_weights.router.weight_PF, learner.loss_weights.router.bias_P] for learner in (once, twice)
+    ), strict=True))  # fmt: skip
