@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,15 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def texts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small text files."""
     return tiny.write_texts(tmp_path_factory.mktemp("texts"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Of the thirteen faults, how many stay fixed: one whose tests all passed counts."""
+    outcomes: dict[str, set[str]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            if found := re.search(r"test_thirteen\.py::test_(\d\d)_", report.nodeid):
+                outcomes.setdefault(found[1], set()).add(outcome)
+    if outcomes:
+        fixed = sum(seen == {"passed"} for seen in outcomes.values())
+        terminalreporter.write_line(f"the thirteen: {fixed}/13")
