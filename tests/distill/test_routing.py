@@ -216,7 +216,7 @@ def test_gap_weighs_what_the_student_has_yet_to_learn() -> None:
 def test_gap_of_real_positions() -> None:
     """Of students with the teacher's logits, and with its likeliest id pushed down: the second has more to learn."""
     teacher = dense.make_teacher(torch.tensor([[4.0, 2.0, 1.0, 0.0]]).expand(2, -1), head_size=2, num_draws=2)
-    teacher.records.label_logprobs_T[:] = teacher.logp_NV[:, 0]
+    teacher.records.label_logprobs_T[:] = teacher.logp_NV[:, 0].numpy()
     student_NV = torch.tensor([[4.0, 2.0, 1.0, 0.0], [0.0, 2.0, 1.0, 0.0]])
     parts = distillation_loss(student_NV, Head(None), torch.zeros(2, dtype=torch.int64), teacher.records, router=Gap())
     same, lagging = parts.routes_N3[:, 1].tolist()

@@ -63,7 +63,7 @@ def test_a_pause_while_difficulties_are_measured_is_one(toy: Toy, cached: Path, 
     assert "paused while difficulties were measured" in ended.stderr
     left = status(run_dir)
     assert (left["state"], left["progress"]) == ("paused", {"steps": 0, "of": 12})
-    assert left["next_command"].startswith("sad-pipeline ")
+    assert left["next_command"].startswith("sad-pipeline")
     assert len(list((run_dir / "student" / "difficulty").iterdir())) == 1
 
 
