@@ -202,3 +202,22 @@ def test_examples_in_the_commands_own_help_can_be_typed() -> None:
         examples = re.findall(r"Example: (sad-pipeline .*)", command.help or "")
         assert examples, f"{name} --help shows no example"
         assert [wrong_with(shlex.split(line)) for line in examples] == [None] * len(examples)
+
+
+def test_the_table_of_the_original_names_files_that_are_there() -> None:
+    """Cells of a row may leave out the folder that the one before it named."""
+    section = README.partition("## What became of")[2].partition("\n## ")[0]
+    rows = [row.split("|")[2:4] for row in section.splitlines() if row.startswith("| ")][2:]
+    assert len(rows) == 15
+    missing = []
+    for home, cell in ((home, cell) for row in rows for home, cell in zip(("", "tests/"), row, strict=True)):
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", cell):
+            folder = name.rpartition("/")[0] if "/" in name else folder
+            places = [
+                ROOT / home / place
+                for place in (name, f"pipeline/{name}", f"{folder}/{name}", f"pipeline/{folder}/{name}")
+            ]
+            if not name.endswith("jsonl") and not any(place.exists() for place in places):
+                missing.append(name)
+    assert not missing

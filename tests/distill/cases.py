@@ -78,6 +78,15 @@ def make_case(kind: str = "plain", count: int = N, vocab_size: int = V, head_siz
     return case
 
 
+def make_half_case(dtype: torch.dtype) -> tuple[Case, list[Tensor]]:
+    """A larger case with all positions weighted and leaves of half precision, and those leaves."""
+    case = make_case("bias", count=512, vocab_size=256)
+    case.weights_N = torch.ones(512)
+    half = [leaf.detach().to(dtype).requires_grad_() for leaf in case.leaves]
+    case.hidden_ND, case.head = half[0], Head(half[1], half[2])
+    return case, half
+
+
 def on_logits(logits_NV: Tensor, teacher: dense.Teacher, objective: Any, temperature: float = 1.0) -> LossParts:
     """KD alone, summed, of given logits."""
     labels_N = torch.zeros(len(logits_NV), dtype=torch.int64)

@@ -19,7 +19,7 @@ from pipeline.distill.settings import Objective
 from pipeline.models.head import Head
 from tests.cache.dense import records_of
 from tests.distill import dense
-from tests.distill.cases import HEADS, OBJECTIVES, Case, V, make_case, relative_error
+from tests.distill.cases import HEADS, OBJECTIVES, Case, V, make_case, make_half_case, relative_error
 
 WEIGHTS = {"ce_weight": 0.3, "kd_weight": 0.7, "rank_weight": 0.5}
 
@@ -163,10 +163,7 @@ def test_labels_alone_may_be_routed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype: torch.dtype) -> None:
-    case = make_case("bias", count=512, vocab_size=256)
-    case.weights_N = torch.ones(512)
-    half = [leaf.detach().to(dtype).requires_grad_() for leaf in case.leaves]
-    case.hidden_ND, case.head = half[0], Head(half[1], half[2])
+    case, half = make_half_case(dtype)
     loss, routes_N3 = dense_routed(case, Trust(), 2.0, "bucket")
     parts = case.loss(temperature=2.0, objective="bucket", chunk_positions=128, router=Trust(), **WEIGHTS)
     assert parts.routes_N3.dtype == torch.float32
