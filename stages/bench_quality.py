@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
-from pipeline.benches.quality.arms import FULL, LABELS, Arm, arms_of, chosen_arms, missing_keys
+from pipeline.benches.quality.arms import FULL, LABELS, Arm, arms_of, chosen_arms
 from pipeline.benches.quality.findings import Finding, results_of
 from pipeline.benches.quality.gradients import whole_gradient
 from pipeline.benches.quality.picture import quality_chart
@@ -19,13 +19,12 @@ from pipeline.benches.quality.plan import RATE_FACTORS, Study, Trial, steps, tra
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.benches.results import Result
 from pipeline.cache import TeacherCache
-from pipeline.console import Progress, format_seconds, say, warn_once
+from pipeline.console import Progress, format_seconds, say
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.batches import RecordSource
 from pipeline.distill.gradient_angle import angle_between
 from pipeline.distill.lessons import spread
 from pipeline.distill.live_records import LiveRecords, whole_teacher
-from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError, NumericsError
 from pipeline.models import CausalModel
 from pipeline.models.device import choose_device
@@ -91,7 +90,10 @@ def studies_of(
     vocab_size = config.demo.vocab_size if config.demo is not None else 0
     ground = "own" if vocab_size == 0 else f"v{vocab_size}"
     arms = chosen_arms(arms_of(config.cache.head_size, vocab_size), names, short)
-    few = Study("", config.train.steps, config.train.learning_rate, vocab_size, _known(config, arms, names), num_seeds)
+    for arm in arms:  # what no config may say is told before any training
+        for changes in arm.candidates.values():
+            arm_config(config, arm, changes)
+    few = Study("", config.train.steps, config.train.learning_rate, vocab_size, arms, num_seeds)
     if short:
         return {ground: [few]}
     many = replace(few, name="many", steps=MANY * few.steps, learning_rate=_MANY_RATE * few.learning_rate)
@@ -102,20 +104,6 @@ def studies_of(
         large = replace(few, name=f"v{LARGE_VOCAB}", vocab_size=LARGE_VOCAB, arms=arms, num_seeds=seeds)
         studies[large.name] = [large]
     return studies
-
-
-def _known(config: RunConfig, arms: tuple[Arm, ...], names: Sequence[str] | None) -> tuple[Arm, ...]:
-    """Those that this version can train; one that was asked for by name and cannot be is refused by its config."""
-    known = []
-    for arm in arms:
-        missing = missing_keys(arm, TrainSettings)
-        if missing and names is None:
-            warn_once(f"bench quality: the arm {arm.name} is left out: there is no key train.{missing[0]} yet")
-            continue
-        for changes in arm.candidates.values():
-            arm_config(config, arm, changes)
-        known.append(arm)
-    return tuple(known)
 
 
 def _config_of(config: RunConfig, ground: str) -> RunConfig:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.cache.settings import DEFAULTS
-from pipeline.config import Section
 from pipeline.errors import ConfigError
 
 LABELS, FULL, DEFAULT = "labels", "full", "default"
@@ -110,8 +109,3 @@ def chosen_arms(arms: Sequence[Arm], names: Sequence[str] | None, short: bool) -
     if names is not None:
         return tuple(arm for arm in arms if arm.name in (LABELS, FULL, *names))
     return tuple(arm for arm in arms if arm.decides or not short)
-
-
-def missing_keys(arm: Arm, train: type[Section]) -> list[str]:
-    """Keys of the train section that an arm changes and this version does not have."""
-    return sorted({key for each in arm.candidates.values() for key in each} - train.model_fields.keys())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS, Arm, arms_of, chosen_arms, missing_keys
+from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS, Arm, arms_of, chosen_arms
 from pipeline.benches.quality.plan import RATE_FACTORS, Study, steps, trainings
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.config import keys_of_kind
-from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
 from stages.bench_quality import MANY, studies_of
 from stages.config import RunConfig, load_run_config
@@ -36,10 +35,6 @@ def factor_of(key: str) -> str:
 @pytest.mark.parametrize("name", [name for name in ARMS if name != FULL])
 def test_an_arm_is_one_factor_from_the_default(name: str) -> None:
     arm = ARMS[name]
-    if missing := missing_keys(arm, TrainSettings):
-        with pytest.raises(ConfigError, match=f"unknown key 'train.{missing[0]}'"):
-            arm_config(QUALITY, arm, arm.candidates[""])
-        return
     factors = {factor_of(key) for key in changed_keys(arm_config(QUALITY, arm, arm.candidates[""]))}
     assert len(factors) == (0 if name == DEFAULT else 1), factors
     assert len(arm.factors) == len(factors)
@@ -93,21 +88,17 @@ def test_a_long_study_has_two_lengths_and_a_large_vocabulary() -> None:
     few, many = long["v4096"]
     assert (few.name, many.name, many.steps) == ("", "many", MANY * few.steps)
     assert [arm.name for arm in few.arms] == [arm.name for arm in many.arms]
-    assert {arm.name for arm in few.arms} == {name for name, a in ARMS.items() if not missing_keys(a, TrainSettings)}
+    assert {arm.name for arm in few.arms} == set(ARMS)
     [large] = long["v49152"]
     assert [arm.name for arm in large.arms] == [LABELS, FULL, DEFAULT, "compact", "sampled"]
     assert {len(large.seeds(arm)) for arm in large.arms} == {3}
     assert [len(few.seeds(arm)) for arm in few.arms[:8]] == [5] * 7 + [3]
 
 
-def test_an_arm_this_version_cannot_train_is_refused_where_it_is_asked_for() -> None:
-    for arm in ARMS.values():
-        if missing_keys(arm, TrainSettings):
-            with pytest.raises(ConfigError, match="unknown key"):
-                studies_of(QUALITY, short=True, names=[arm.name], num_seeds=None)
-        else:
-            [study] = studies_of(QUALITY, short=True, names=[arm.name], num_seeds=1)["v4096"]
-            assert arm.name in [each.name for each in study.arms]
+def test_every_arm_may_be_asked_for_alone() -> None:
+    for name in ARMS:
+        [study] = studies_of(QUALITY, short=True, names=[name], num_seeds=1)["v4096"]
+        assert {each.name for each in study.arms} == {LABELS, FULL, name}
 
 
 def test_the_price_grows_with_steps_arms_and_vocabulary() -> None:
