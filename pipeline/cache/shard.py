@@ -166,6 +166,7 @@ class ShardFile:
             raise DamagedDataError(f"{self.path}: damaged at {place}: {error}. {_FIX}") from error
 
 
+# Whatever zip, unpackers, arrays and the disk raise where bytes are not those that were written.
 _DAMAGE = (ValueError, RuntimeError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile)
 _FIX = "Run `sad-pipeline verify` to find all damage and `sad-pipeline repair` to have it recomputed"
 

@@ -78,6 +78,18 @@ def make_case(kind: str = "plain", count: int = N, vocab_size: int = V, head_siz
     return case
 
 
+def spoil_masked(case: Case) -> Tensor:
+    """Put what must not matter where no position counts, infinite hidden states included; returns which those are."""
+    masked_N = case.weights_N == 0
+    assert masked_N.any()
+    with torch.no_grad():
+        case.hidden_ND[masked_N] = torch.inf
+    case.labels_N[masked_N] = -100
+    for field in case.teacher.records.fields():
+        field[masked_N.numpy()] = 0
+    return masked_N
+
+
 def make_half_case(dtype: torch.dtype) -> tuple[Case, list[Tensor]]:
     """A larger case with all positions weighted and leaves of half precision, and those leaves."""
     case = make_case("bias", count=512, vocab_size=256)

@@ -19,6 +19,7 @@ from tests.distill.cases import (
     make_case,
     relative_error,
     replace_records,
+    spoil_masked,
 )
 
 
@@ -60,15 +61,9 @@ def test_small_vocabularies(vocab_size: int, objective: Objective) -> None:
 def test_masked_positions_change_nothing(temperature: float, objective: Objective) -> None:
     """Neither their hidden states (infinite ones included), labels, nor records reach the loss or a gradient."""
     case = make_case()
-    masked_N = case.weights_N == 0
-    assert masked_N.any()
     before = case.loss(temperature=temperature, objective=objective)
     expected = torch.autograd.grad(before.loss, case.leaves)
-    with torch.no_grad():
-        case.hidden_ND[masked_N] = torch.inf
-    case.labels_N[masked_N] = -100
-    for field in case.teacher.records.fields():
-        field[masked_N.numpy()] = 0
+    masked_N = spoil_masked(case)
     after = case.loss(temperature=temperature, objective=objective)
     found = torch.autograd.grad(after.loss, case.leaves)
     assert torch.equal(before.loss, after.loss)

@@ -13,7 +13,7 @@ from pipeline.distill import distillation_loss
 from pipeline.distill.settings import Objective
 from tests.cache.dense import records_of
 from tests.distill import dense
-from tests.distill.cases import HEADS, OBJECTIVES, Case, N, V, make_case, make_half_case, relative_error
+from tests.distill.cases import HEADS, OBJECTIVES, Case, N, V, make_case, make_half_case, relative_error, spoil_masked
 
 WEIGHTS = {"ce_weight": 0.3, "kd_weight": 0.7, "rank_weight": 0.5}
 
@@ -64,14 +64,9 @@ def test_without_weight_it_is_not_there() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_masked_positions_change_nothing(temperature: float) -> None:
     case = make_case()
-    masked_N = case.weights_N == 0
     before = case.loss(temperature=temperature, **WEIGHTS)
     expected = torch.autograd.grad(before.loss, case.leaves)
-    with torch.no_grad():
-        case.hidden_ND[masked_N] = torch.inf
-    case.labels_N[masked_N] = -100
-    for field in case.teacher.records.fields():
-        field[masked_N.numpy()] = 0
+    masked_N = spoil_masked(case)
     after = case.loss(temperature=temperature, **WEIGHTS)
     assert torch.equal(before.loss, after.loss)
     assert (after.rank_N[masked_N] == 0).all()

@@ -19,7 +19,7 @@ from pipeline.distill.settings import Objective
 from pipeline.models.head import Head
 from tests.cache.dense import records_of
 from tests.distill import dense
-from tests.distill.cases import HEADS, OBJECTIVES, Case, V, make_case, make_half_case, relative_error
+from tests.distill.cases import HEADS, OBJECTIVES, Case, V, make_case, make_half_case, relative_error, spoil_masked
 
 WEIGHTS = {"ce_weight": 0.3, "kd_weight": 0.7, "rank_weight": 0.5}
 
@@ -126,14 +126,9 @@ def test_ones_are_no_router_to_the_bit(temperature: float) -> None:
 
 def test_masked_positions_change_nothing() -> None:
     case = make_case()
-    masked_N = case.weights_N == 0
     before = case.loss(router=Waves(), **WEIGHTS)
     expected = torch.autograd.grad(before.loss, case.leaves)
-    with torch.no_grad():
-        case.hidden_ND[masked_N] = torch.inf
-    case.labels_N[masked_N] = -100
-    for field in case.teacher.records.fields():
-        field[masked_N.numpy()] = 0
+    masked_N = spoil_masked(case)
     after = case.loss(router=Waves(), **WEIGHTS)
     assert torch.equal(before.loss, after.loss)
     found = torch.autograd.grad(after.loss, case.leaves)

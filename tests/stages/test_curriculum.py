@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,10 @@ def test_the_default_order_keeps_nothing_and_gives_the_same_bytes(
     assert not (tmp_path / "run" / "student" / "difficulty").exists()
 
 
-def test_a_pause_while_difficulties_are_measured_is_one(toy: Toy, cached: Path, tmp_path: Path) -> None:
+def test_a_pause_while_difficulties_are_measured_is_one(
+    toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sad-pipeline", STAGE, "-c", "toy.yaml"])
     run_dir = tmp_path / "run"
     arguments = ("--set", f"cache.roots=[{cached}]", *HARD, "--time-budget", "1e-6", "--paused-exit-code", "75")
     ended = toy.run(STAGE, run_dir, *arguments)
@@ -63,7 +67,7 @@ def test_a_pause_while_difficulties_are_measured_is_one(toy: Toy, cached: Path, 
     assert "paused while difficulties were measured" in ended.stderr
     left = status(run_dir)
     assert (left["state"], left["progress"]) == ("paused", {"steps": 0, "of": 12})
-    assert left["next_command"].startswith("sad-pipeline")
+    assert left["next_command"] == f"sad-pipeline {STAGE} -c toy.yaml"
     assert len(list((run_dir / "student" / "difficulty").iterdir())) == 1
 
 
