@@ -18,19 +18,26 @@ _BAR_SECONDS = 0.2
 _BAR_WIDTH = 24
 _said: set[str] = set()
 _live_line = False
+_quiet = False
+
+
+def be_quiet() -> None:
+    """From here on this process says only what is skipped, approximated or falls back: another one shows progress."""
+    global _quiet
+    _quiet = True
 
 
 def say(text: str) -> None:
     """One line, or several, on stderr."""
-    _clear_live_line()
-    _write(f"{text}\n")
+    if not _quiet:
+        _say(text)
 
 
 def warn_once(text: str) -> None:
     """Say once per process that something is skipped, approximated, or falls back."""
     if text not in _said:
         _said.add(text)
-        say(f"note: {text}")
+        _say(f"note: {text}")
 
 
 def format_seconds(seconds: float) -> str:
@@ -94,6 +101,8 @@ class Progress:
 
     def _show(self, note: str) -> None:
         global _live_line
+        if _quiet:
+            return
         share = min(1.0, self.done / self.total) if self.total else 1.0
         rate = self.rate
         left = format_seconds(max(0, self.total - self.done) / rate) if rate else "?"
@@ -107,6 +116,11 @@ class Progress:
             _live_line = True
         else:
             _write(f"{self.title}: {text}\n")
+
+
+def _say(text: str) -> None:
+    _clear_live_line()
+    _write(f"{text}\n")
 
 
 def _clear_live_line() -> None:

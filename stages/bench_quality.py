@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline import files
 from pipeline.benches.quality.arms import FULL, LABELS, Arm, arms_of, chosen_arms
 from pipeline.benches.quality.findings import Finding, results_of
 from pipeline.benches.quality.gradients import whole_gradient
 from pipeline.benches.quality.picture import quality_chart
-from pipeline.benches.quality.plan import RATE_FACTORS, Study, Trial, steps, trainings
+from pipeline.benches.quality.plan import RATE_FACTORS, Study, Trial, beginnings, is_at_an_edge, steps, trainings
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.benches.results import Result
 from pipeline.cache import TeacherCache
@@ -32,11 +33,22 @@ from pipeline.models.student import load_student
 from pipeline.runs import Session
 from stages.config import RunConfig
 from stages.prepare_bench import changed
-from stages.quality_trainings import Ground, arm_config, is_kept, load_trained, measure, train, trial_config
+from stages.quality_trainings import (
+    Ground,
+    arm_config,
+    beginning_of,
+    is_kept,
+    load_trained,
+    measure,
+    train,
+    trial_config,
+)
+from stages.quality_workers import Workers
 
-MANY = 4
-"""times the steps of the first study, in the one with many"""
-_MANY_RATE = 0.5**0.5  # of the first study's middle rate: the more steps, the lower the best one
+MANY, BEGINNING = 4, 3
+"""times the steps of the first study: in the one with many, and on labels alone before either begins. A real student
+comes trained; and one of random weights takes its first leaps by chance, which then drown what arms differ by"""
+_MANY_RATE = 0.5**0.5  # of the first study's middle rate, also of the beginning: the more steps, the lower the best one
 LARGE_VOCAB, LARGE_HEAD = 49_152, 256
 _CONFIRMED = ("labels", "full", "default", "compact", "sampled")
 _CONFIRMING_SEEDS = 3
@@ -52,27 +64,43 @@ class QualityResult:
 
 
 def run(
-    config: RunConfig, session: Session, short: bool, names: Sequence[str] | None, num_seeds: int | None
+    config: RunConfig,
+    session: Session,
+    short: bool,
+    names: Sequence[str] | None,
+    num_seeds: int | None,
+    num_workers: int | None = None,
 ) -> QualityResult:
     """Do the trainings that are not done yet, and set them side by side; run again after any stop to go on.
 
-    PausedError where it is paused.
+    `num_workers` trainings run at a time, each with an even share of the threads and a teacher of its own in memory;
+    None: as many as threads where the teacher is a small one made here, else one. PausedError where it is paused.
     """
     root = session.run.root / "quality"
     studies = studies_of(config, short, names, num_seeds)
     every = [study for group in studies.values() for study in group]
     num_steps = steps(every)
-    seconds = expected_seconds(every, config.train.batch_size * config.data.sequence_length)
-    say(f"bench quality: {trainings(every)} trainings, {num_steps:,} steps: about {format_seconds(seconds)} on 2 cores")
+    if num_workers is None:
+        num_workers = 1 if config.demo is None else torch.get_num_threads()
+    seconds = expected_seconds(every, config.train.batch_size * config.data.sequence_length, num_workers)
+    say(
+        f"bench quality: {trainings(every)} trainings, {num_steps:,} steps: about {format_seconds(seconds)}, "
+        f"{num_workers} at a time"
+    )
     # Teachers and first caches come before the count of trainings begins: its rate is of trainings alone.
-    grounds = {name: Ground.lay(root / name, _config_of(config, name), session) for name in studies}
+    grounds = {
+        name: Ground.lay(root / name, _config_of(config, name), session, _arms_of(group))
+        for name, group in studies.items()
+    }
     tables, results = {}, []
     with Progress("bench quality", num_steps, "steps") as progress:
         for name, group in studies.items():
-            for study in group:
-                findings = _findings(grounds[name], study, progress)
-                tables[_title(grounds[name], study)] = findings
-                results += results_of(study.name, findings)
+            with Workers(grounds[name], num_workers) as workers:
+                _trained(grounds[name], [trial for _, trial in beginnings(group)], workers, progress)
+                for study in group:
+                    findings = _findings(grounds[name], study, workers, progress)
+                    tables[_title(grounds[name], study)] = findings
+                    results += results_of(study.name, findings)
             grounds[name].close()
     _save(root, tables, results)
     return QualityResult(tables, results)
@@ -93,10 +121,12 @@ def studies_of(
     for arm in arms:  # what no config may say is told before any training
         for changes in arm.candidates.values():
             arm_config(config, arm, changes)
-    few = Study("", config.train.steps, config.train.learning_rate, vocab_size, arms, num_seeds)
+    rate = config.train.learning_rate
+    before = 0 if config.student.config is None else BEGINNING * config.train.steps
+    few = Study("", config.train.steps, rate, vocab_size, arms, num_seeds, before, _MANY_RATE * rate)
     if short:
         return {ground: [few]}
-    many = replace(few, name="many", steps=MANY * few.steps, learning_rate=_MANY_RATE * few.learning_rate)
+    many = replace(few, name="many", steps=MANY * few.steps, learning_rate=_MANY_RATE * rate)
     studies = {ground: [few, many]}
     if config.demo is not None and vocab_size < LARGE_VOCAB and names is None:
         arms = tuple(arm for arm in arms_of(LARGE_HEAD, LARGE_VOCAB) if arm.name in _CONFIRMED)
@@ -113,6 +143,10 @@ def _config_of(config: RunConfig, ground: str) -> RunConfig:
     return changed(config, demo={"vocab_size": LARGE_VOCAB}, cache={"head_size": LARGE_HEAD})
 
 
+def _arms_of(studies: Sequence[Study]) -> list[Arm]:
+    return list({arm.name: arm for study in studies for arm in study.arms}.values())
+
+
 def _title(ground: Ground, study: Study) -> str:
     layout = ground.cache.plan.layout
     return f"{study.steps:,} steps, V = {layout.vocab_size:,}, K = {layout.head_size}"
@@ -121,50 +155,80 @@ def _title(ground: Ground, study: Study) -> str:
 # ------------------------------------------------------------------ doing it
 
 
-def _findings(ground: Ground, study: Study, progress: Progress) -> dict[str, Finding]:
+def _findings(ground: Ground, study: Study, workers: Workers, progress: Progress) -> dict[str, Finding]:
     """Every arm of a study: searched on seed 0, then trained with its other seeds, then measured."""
-    best = {arm.name: _best(ground, study, arm, progress) for arm in study.arms}
-    findings = {}
-    for arm in study.arms:
-        trials = [replace(best[arm.name], seed=seed) for seed in study.seeds(arm)]
-        for trial in trials[1:]:
-            if not math.isfinite(_counted(ground, trial, progress)):
-                raise NumericsError(f"bench quality: {trial.folder}: diverged, at the rate that was best for seed 0")
-        findings[arm.name] = Finding(
+
+    def train_all(trials: Sequence[Trial], beyond: bool = False) -> dict[Trial, float]:
+        if beyond:  # the plan, and so the total, knew nothing of them
+            progress.total += sum(trial.steps for trial in trials)
+        return _trained(ground, trials, workers, progress)
+
+    best, at_an_edge = _best(study, train_all)
+    trials = {arm.name: [study.with_seed(best[arm.name], seed) for seed in study.seeds(arm)] for arm in study.arms}
+    for trial, ce_nats in train_all([trial for of_arm in trials.values() for trial in of_arm[1:]]).items():
+        if not math.isfinite(ce_nats):
+            raise NumericsError(f"bench quality: {trial.folder}: diverged, at the rate that was best for seed 0")
+    findings = {
+        arm.name: Finding(
             arm=arm.name,
-            candidate=trials[0].candidate,
-            learning_rate=trials[0].learning_rate,
-            at_an_edge=trials[0].learning_rate != study.learning_rate,
-            students={trial.seed: measure(ground, trial) for trial in trials},
+            candidate=best[arm.name].candidate,
+            learning_rate=best[arm.name].learning_rate,
+            at_an_edge=arm.name in at_an_edge,
+            students={trial.seed: measure(ground, trial) for trial in trials[arm.name]},
             bytes_per_token=_bytes_per_token(ground, arm),
         )
+        for arm in study.arms
+    }
     return _with_gradients(ground, findings, best)
 
 
-def _best(ground: Ground, study: Study, arm: Arm, progress: Progress) -> Trial:
-    """The candidate of an arm that is best at the middle rate, at the best of three rates; both on seed 0."""
-    scores = {trial: _counted(ground, trial, progress) for trial in study.first_trials(arm)}
-    first = min(scores, key=lambda trial: scores[trial])
-    for factor in RATE_FACTORS[1:]:
-        trial = study.trial(arm, first.candidate, factor, seed=0)
-        scores[trial] = _counted(ground, trial, progress)
-    best = min(scores, key=lambda trial: scores[trial])
-    if not math.isfinite(scores[best]):
+def _best(study: Study, train_all: Callable[..., dict[Trial, float]]) -> tuple[dict[str, Trial], set[str]]:
+    """The candidate of each arm that is best at the middle rate, at its best rate; both on seed 0.
+
+    And the arms whose best rate is still the lowest or the highest of those that were tried.
+    """
+    scores = train_all([trial for arm in study.arms for trial in study.first_trials(arm)])
+    scores |= train_all(
+        [
+            study.trial(trial.arm, trial.candidate, factor, seed=0)
+            for trial in _lowest(scores).values()
+            for factor in RATE_FACTORS[1:]
+        ]
+    )
+    while further := [trial for best in _lowest(scores).values() if (trial := study.beyond(tuple(scores), best))]:
+        scores |= train_all(further, beyond=True)
+    best = _lowest(scores)
+    if diverged := [name for name, trial in best.items() if not math.isfinite(scores[trial])]:
         raise NumericsError(
-            f"bench quality: every training of the arm {arm.name} diverged. Lower train.learning_rate, in another "
+            f"bench quality: every training of the arm {diverged[0]} diverged. Lower train.learning_rate, in another "
             "run directory (--run-dir)."
         )
+    return best, {name for name, trial in best.items() if is_at_an_edge(tuple(scores), trial)}
+
+
+def _lowest(scores: Mapping[Trial, float]) -> dict[str, Trial]:
+    """The best trial of each arm; of equal ones the first."""
+    best: dict[str, Trial] = {}
+    for trial, ce_nats in scores.items():
+        if trial.arm.name not in best or ce_nats < scores[best[trial.arm.name]]:
+            best[trial.arm.name] = trial
     return best
 
 
-def _counted(ground: Ground, trial: Trial, progress: Progress) -> float:
-    """Train, and count it: what was done before this start is no work of it."""
-    if is_kept(ground, trial):
+def _trained(ground: Ground, trials: Sequence[Trial], workers: Workers, progress: Progress) -> dict[Trial, float]:
+    """Validation cross-entropy of each training; what was done before this start is no work of it.
+
+    Those that are kept are looked at first, and refused before any work where they had other settings.
+    """
+    kept = [trial for trial in trials if is_kept(ground, trial)]
+    for trial in kept:
+        train(ground, trial)
         progress.total -= trial.steps
-        return train(ground, trial)
-    ce_nats = train(ground, trial)
-    progress.advance(trial.steps, note=f"{trial.folder}: {ce_nats:.4f}")
-    return ce_nats
+    # The longest first, so that the last ones to end are short.
+    missing = sorted((trial for trial in trials if trial not in kept), key=lambda trial: not trial.arm.live)
+    for trial in workers.train(missing):
+        progress.advance(trial.steps, note=f"{trial.folder}: {train(ground, trial):.4f}")
+    return {trial: train(ground, trial) for trial in trials}
 
 
 def _bytes_per_token(ground: Ground, arm: Arm) -> float | None:
@@ -192,7 +256,7 @@ def _students(ground: Ground, best: dict[str, Trial]) -> list[tuple[str, CausalM
     """Name, student, and whether schedules stand at their end there."""
     device = choose_device("cpu")
     return [
-        ("start", load_student(ground.config.student, ground.tokenizer, device), False),
+        ("start", load_student(beginning_of(ground, best[FULL]), ground.tokenizer, device), False),
         ("labels", load_trained(ground, best[LABELS]), True),
         ("full", load_trained(ground, best[FULL]), True),
     ]

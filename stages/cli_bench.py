@@ -179,9 +179,18 @@ def train(config: RunConfig, session: Session, device: Device, **sizes: Any) -> 
 @click.option("--short/--long", default=True, help="The main arms after few steps, or all of it.  [short]")
 @click.option("--arms", metavar="A,B", help="Only these, beside labels and full.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Of every arm.  [5 where a default hangs on it, else 3]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Trainings at a time.  [one a core with a teacher made here, else 1]"
+)
 @json_option
 def quality(
-    config: RunConfig, session: Session, short: bool, arms: str | None, seeds: int | None, as_json: bool
+    config: RunConfig,
+    session: Session,
+    short: bool,
+    arms: str | None,
+    seeds: int | None,
+    workers: int | None,
+    as_json: bool,
 ) -> None:
     """What helps a student, and what a cache loses.
 
@@ -197,7 +206,7 @@ def quality(
     from stages.bench_quality import run as stage
 
     names = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
-    found, machine = stage(config, session, short, names, seeds), describe_machine()
+    found, machine = stage(config, session, short, names, seeds, workers), describe_machine()
     print_findings(machine, found.tables)
     if as_json:
         print_json(to_json(machine, found.results))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,32 +46,42 @@ class Ground:
     session: Session
     cache: TeacherCache
     """of the default: every arm is measured on its sequences"""
+    caches: dict[str, TeacherCache]
+    """of the arms that learn from another one"""
     tokenizer: Tokenizer
     teacher: CausalModel
     held_out: np.ndarray
     """validation sequences that no training validates on: rates and weights are chosen on the others"""
-    caches: dict[str, TeacherCache] = field(default_factory=dict)
 
     @classmethod
-    def lay(cls, root: Path, config: RunConfig, session: Session) -> Ground:
-        """Make the teacher and the default's cache in `root`, or find them there; PausedError where that is paused."""
+    def lay(cls, root: Path, config: RunConfig, session: Session, arms: Iterable[Arm]) -> Ground:
+        """Make the teacher and the caches of the arms in `root`, or find them there; PausedError where that is paused.
+
+        IdentityError where a training from one of the caches would not be paired with the others.
+        """
         session = Session(RunDirectory(root), session.pause, session.command)
         config = with_teacher(config, session)
         cache = captured(config, session, "caches/default")
+        caches = {}
+        for arm in arms:
+            if arm.cache:
+                caches[arm.name] = captured(arm_config(config, arm, {}), session, f"caches/{arm.name}")
+                refuse_another_order(cache, caches[arm.name])
+        return cls.over(root, config, session, cache, caches)
+
+    @classmethod
+    def over(
+        cls, root: Path, config: RunConfig, session: Session, cache: TeacherCache, caches: dict[str, TeacherCache]
+    ) -> Ground:
+        """A ground that is laid already, in any process: what it has on disk, and the teacher loaded."""
         tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
         teacher = load_scorer(config.teacher, tokenizer)
         teacher.model.eval()
-        return cls(root, config, session, cache, tokenizer, teacher, _unseen(cache, config))
+        return cls(root, config, session, cache, caches, tokenizer, teacher, _unseen(cache, config))
 
     def cache_of(self, arm: Arm) -> TeacherCache:
-        """The cache an arm learns from, made once; of one that reads none, the sequences of the default's."""
-        if not arm.cache:
-            return self.cache
-        if arm.name not in self.caches:
-            cache = captured(arm_config(self.config, arm, {}), self.session, f"caches/{arm.name}")
-            refuse_another_order(self.cache, cache)
-            self.caches[arm.name] = cache
-        return self.caches[arm.name]
+        """The cache an arm learns from; of one that reads none, the sequences of the default's."""
+        return self.caches[arm.name] if arm.cache else self.cache
 
     def close(self) -> None:
         """Let go of the caches' files."""
@@ -99,11 +110,15 @@ def trial_config(ground: Ground, trial: Trial) -> RunConfig:
     config = arm_config(ground.config, trial.arm, changes)
     roots = [str(ground.cache_of(trial.arm).folders[0])]
     return config.model_copy(
-        update={
-            "cache": config.cache.model_copy(update={"roots": roots}),
-            "student": config.student.model_copy(update={"seed": trial.seed}),
-        }
+        update={"cache": config.cache.model_copy(update={"roots": roots}), "student": beginning_of(ground, trial)}
     )
+
+
+def beginning_of(ground: Ground, trial: Trial) -> StudentSettings:
+    """The student a training begins with."""
+    if trial.beginning is None:
+        return ground.config.student.model_copy(update={"seed": trial.seed})
+    return StudentSettings(model=str(trial_run(ground, trial.beginning).model))
 
 
 def trial_run(ground: Ground, trial: Trial) -> RunDirectory:

@@ -67,6 +67,10 @@ def _arm(name: str, changes: Changes, *, cache: Changes | None = None, decides: 
     return Arm(name, {"": changes}, cache or {}, decides=decides)
 
 
+BEGINNING = _arm("beginning", _weights(1.0))
+"""no arm of its own: what a student of random weights learns from labels before every arm begins with it"""
+
+
 def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
     """Every arm, for the default head size K and the vocabulary V of a study (0: not known)."""
     compact = {**DEFAULTS["compact"], "kind": "compact", "head_size": max(1, head_size // _COMPACT_PART)}

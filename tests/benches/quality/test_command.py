@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.pause import PauseRequest
-from tests.stages.toys import Ended, run
+from tests.stages.toys import REPOSITORY, Ended, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,9 +51,13 @@ ARMS = ["--arms", "default,compact,k4of320,tau2", "--seeds", "2"]
 
 def quality(run_dir: Path, *more: str, **changes: str) -> Ended:
     """The command on a toy study."""
+    return run("bench", "quality", *words(run_dir, **changes), *more)
+
+
+def words(run_dir: Path, **changes: str) -> list[str]:
+    """Where and what a toy study is, on the command line."""
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
-    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    return run("bench", "quality", "--run-dir", str(run_dir), *words, *more)
+    return ["--run-dir", str(run_dir), *(word for pair in settings.items() for word in ("--set", "=".join(pair)))]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -153,6 +161,52 @@ def test_stopped_again_and_again_it_says_the_same(
     assert stops > 8
     assert json.loads(ended.stdout) == study[1]
     assert (tmp_path / "quality" / "quality.json").read_bytes() == (study[0] / "quality.json").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_several_at_a_time_stopped_from_outside_say_the_same(
+    number: signal.Signals, study: Study, tmp_path: Path
+) -> None:
+    arguments = ["bench", "quality", *words(tmp_path), *ARMS, "--json", "--workers", "2"]
+    command = [sys.executable, "-m", "stages.cli", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, start_new_session=True, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while num_done(tmp_path) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does: to all of them
+        else:
+            process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert 3 <= num_done(tmp_path) < 29
+    if number == signal.SIGINT:
+        assert (process.returncode, "The same command goes on from there" in said) == (0, True), said
+    wait_until_gone(process.pid)
+    ended = run(*arguments)
+    assert ended.code == 0, ended.stderr
+    assert json.loads(ended.stdout) == study[1]
+    assert (tmp_path / "quality" / "quality.json").read_bytes() == (study[0] / "quality.json").read_bytes()
+
+
+def num_done(run_dir: Path) -> int:
+    """Trainings that are done."""
+    return len(list(run_dir.glob("quality/v320/trainings/*/*/chosen.json")))
+
+
+def wait_until_gone(group: int) -> None:
+    """Until no process of a group is left: they end with the first one."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        assert time.monotonic() < deadline, "processes stayed behind"
+        time.sleep(0.05)
 
 
 def test_a_picture_of_bytes_and_quality(study: Study) -> None:
