@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS, Arm, arms_of, chosen_arms
-from pipeline.benches.quality.plan import RATE_FACTORS, Study, steps, trainings
+from pipeline.benches.quality.plan import (
+    MOST_BEYOND,
+    RATE_FACTORS,
+    Study,
+    Trial,
+    beginnings,
+    is_at_an_edge,
+    steps,
+    trainings,
+)
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.config import keys_of_kind
 from pipeline.errors import ConfigError
-from stages.bench_quality import MANY, studies_of
+from stages.bench_quality import BEGINNING, MANY, studies_of
 from stages.config import RunConfig, load_run_config
 from stages.quality_trainings import arm_config
 
-ARMS = {arm.name: arm for arm in arms_of(32, 4096)}
+ARMS = {arm.name: arm for arm in arms_of(256, 4096)}
 QUALITY = load_run_config("quality")
 
 
@@ -53,9 +65,11 @@ def test_full_distillation_differs_by_its_records_and_what_it_chooses_from() -> 
 def test_head_sizes_are_parts_of_the_default_head_and_say_their_vocabulary() -> None:
     small = [name for name in ARMS if name.startswith("k")]
     large = [arm.name for arm in arms_of(256, 49_152) if arm.name.startswith("k")]
-    assert small == ["k2of4096", "k4of4096", "k8of4096", "k16of4096"]
+    narrow = [arm.name for arm in arms_of(32, 4096) if arm.name.startswith("k")]
+    assert small == ["k16of4096", "k32of4096", "k64of4096", "k128of4096"]
+    assert narrow == ["k2of4096", "k4of4096", "k8of4096", "k16of4096"]
     assert large == ["k16of49152", "k32of49152", "k64of49152", "k128of49152"]
-    assert (ARMS["compact"].cache["head_size"], arms_of(256, 49_152)[5].cache["head_size"]) == (8, 64)
+    assert (arms_of(32, 4096)[5].cache["head_size"], arms_of(256, 49_152)[5].cache["head_size"]) == (8, 64)
 
 
 def test_arms_are_chosen_by_name_or_by_length() -> None:
@@ -81,18 +95,62 @@ def test_trainings_are_counted() -> None:
     assert len(folders) == 8
 
 
+def test_studies_on_one_vocabulary_have_their_beginnings_in_common() -> None:
+    arm = Arm("plain", {"": {}})
+    few = Study("", 10, 1.0, 4096, (arm,), None, beginning_steps=30, beginning_rate=0.5)
+    many = Study("many", 40, 0.7, 4096, (arm, Arm("deciding", {"": {}}, decides=True)), None, 30, 0.5)
+    large = Study("large", 10, 1.0, 49_152, (arm,), 2, 30, 0.5)
+    assert [(vocab_size, trial.seed) for vocab_size, trial in beginnings([few, many, large])] == [
+        *((4096, seed) for seed in range(5)),
+        *((49_152, seed) for seed in range(2)),
+    ]
+    assert trainings([few, many]) == trainings([few]) - 3 + trainings([many])
+    assert steps([few]) == 3 * 30 + 5 * 10
+    trial = few.with_seed(few.trial(arm, "", 2.0, seed=0), 2)
+    assert trial.beginning is not None
+    assert (trial.seed, trial.learning_rate, trial.beginning.seed, trial.beginning.steps) == (2, 2.0, 2, 30)
+    assert trial.beginning.folder == many.with_seed(trial, 2).beginning.folder  # type: ignore[union-attr]
+    assert Study("", 10, 1.0, 4096, (arm,)).beginnings() == []
+
+
+@pytest.mark.parametrize(("best_rate", "rates"), [(0.1, 6), (1.0, 3), (1.5, 4), (100.0, 6)])
+def test_rates_are_tried_until_the_best_is_no_longer_at_an_edge(best_rate: float, rates: int) -> None:
+    """Scores fall towards one rate: it is found where it is near, and said to be at an edge where it is far."""
+    arm, other = Arm("plain", {"": {}}), Arm("other", {"": {}})
+    study = Study("", 10, 1.0, 4096, (arm, other))
+    tried = [study.trial(each, "", factor, 0) for factor in RATE_FACTORS for each in (arm, other)]
+
+    def best() -> Trial:
+        return min((t for t in tried if t.arm is arm), key=lambda t: abs(math.log(t.learning_rate / best_rate)))
+
+    while (further := study.beyond(tried, best())) is not None:
+        assert further.arm is arm
+        assert further.learning_rate not in [trial.learning_rate for trial in tried]
+        tried.append(further)
+    assert len(tried) - 3 == rates
+    assert is_at_an_edge(tried, best()) == (rates == 3 + MOST_BEYOND)
+
+
 def test_a_long_study_has_two_lengths_and_a_large_vocabulary() -> None:
     short = studies_of(QUALITY, short=True, names=None, num_seeds=None)
     assert {name: [study.name for study in group] for name, group in short.items()} == {"v4096": [""]}
     long = studies_of(QUALITY, short=False, names=None, num_seeds=None)
     few, many = long["v4096"]
     assert (few.name, many.name, many.steps) == ("", "many", MANY * few.steps)
+    assert few.beginning_steps == many.beginning_steps == BEGINNING * few.steps
     assert [arm.name for arm in few.arms] == [arm.name for arm in many.arms]
     assert {arm.name for arm in few.arms} == set(ARMS)
     [large] = long["v49152"]
     assert [arm.name for arm in large.arms] == [LABELS, FULL, DEFAULT, "compact", "sampled"]
     assert {len(large.seeds(arm)) for arm in large.arms} == {3}
     assert [len(few.seeds(arm)) for arm in few.arms[:8]] == [5] * 7 + [3]
+
+
+def test_a_student_that_comes_trained_begins_as_it_is() -> None:
+    config = QUALITY.model_copy(update={"student": QUALITY.student.model_copy(update={"config": None, "model": "s"})})
+    [study] = studies_of(config, short=True, names=None, num_seeds=None)["v4096"]
+    assert study.beginnings() == []
+    assert study.trial(study.arms[0], "", 1.0, 0).beginning is None
 
 
 def test_every_arm_may_be_asked_for_alone() -> None:
@@ -109,6 +167,8 @@ def test_the_price_grows_with_steps_arms_and_vocabulary() -> None:
     wider = Study("", 200, 1.0, 8192, (arm,))
     live = Study("", 100, 1.0, 4096, (Arm("live", {"": {}}, live=True),))
     assert expected_seconds([study, study], 1024) == 2 * one
+    assert expected_seconds([study], 1024, num_workers=2) == one / 2
+    assert expected_seconds([replace(study, beginning_steps=300, beginning_rate=1.0)], 1024) > one
     assert one < expected_seconds([longer], 1024) < 2 * one
     assert expected_seconds([wider], 1024) > expected_seconds([longer], 1024)
     assert expected_seconds([live], 1024) > one
