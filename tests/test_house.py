@@ -40,7 +40,7 @@ TOP_LEVEL = {
 }  # fmt: skip
 RUNS_STAGES = (
     "stages/cli.py", "stages/cli_bench.py", "stages/demo.py", "stages/bench.py", "stages/prepare_bench.py",
-    "stages/bench_quality.py", "stages/quality_trainings.py",
+    "stages/bench_quality.py", "stages/quality_trainings.py", "stages/quality_workers.py",
 )  # fmt: skip
 GIVEN_BY_TORCH = ("forward", "backward")  # of an autograd.Function, whose class says what it is
 MAX_FILE_LINES = 320
