@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline import files
+from pipeline.benches.machine import num_threads
 from pipeline.benches.quality.arms import FULL, LABELS, Arm, arms_of, chosen_arms
 from pipeline.benches.quality.findings import Finding, results_of
 from pipeline.benches.quality.gradients import whole_gradient
@@ -81,7 +81,7 @@ def run(
     every = [study for group in studies.values() for study in group]
     num_steps = steps(every)
     if num_workers is None:
-        num_workers = 1 if config.demo is None else torch.get_num_threads()
+        num_workers = 1 if config.demo is None else num_threads()
     seconds = expected_seconds(every, config.train.batch_size * config.data.sequence_length, num_workers)
     say(
         f"bench quality: {trainings(every)} trainings, {num_steps:,} steps: about {format_seconds(seconds)}, "

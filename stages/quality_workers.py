@@ -17,9 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import torch
-
 from pipeline import console
+from pipeline.benches.machine import num_threads, share_threads
 from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
 from pipeline.pause import PausedError, PauseRequest
@@ -39,7 +38,7 @@ class Workers:
         if count > 1:
             context = multiprocessing.get_context("spawn")
             self._stop = context.Event()
-            threads = max(1, torch.get_num_threads() // count)
+            threads = max(1, num_threads() // count)
             given = (ground.root, ground.config, ground.session.command, ground.cache, ground.caches)
             self._pool = ProcessPoolExecutor(count, context, _begin, (self._stop, threads, *given))
 
@@ -113,7 +112,7 @@ def _begin(
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with_the_first, daemon=True).start()
     console.be_quiet()
-    torch.set_num_threads(threads)
+    share_threads(threads)
     session = Session(RunDirectory(root), _FollowedPause(stop), command)
     _ground = Ground.over(root, config, session, cache, caches)
 

@@ -85,7 +85,7 @@ class LossWeights:
         losses_n = _losses(parts)
         self._routes.append(parts.routes_N3)
         for part, loss_n in losses_n.items():
-            name, routed = f"routed_{part}", loss_n @ parts.routes_N3[:, PARTS.index(part)]
+            name, routed = f"routed_{part}", (loss_n * parts.routes_N3[:, PARTS.index(part)]).sum()
             self._sums[name] = self._sums[name] + routed if name in self._sums else routed
         if isinstance(self.router, Gate):
             self._study(self.router, parts.signals_N6, losses_n)

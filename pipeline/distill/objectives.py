@@ -85,11 +85,12 @@ class Scores:
         return self.ce_n, self.kd_n, self.agreement_n, self.rank_n, self.signals_n6, self.routes_n3
 
     def weighted_sum(self, weights_n: Tensor, goal: Goal) -> Tensor:
-        """What is minimised, summed over positions."""
+        """What is minimised, summed over positions; not by a dot product, whose last digits depend on where in memory
+        its operands lie."""
         ce_w_n, kd_w_n, rank_w_n = _routed(weights_n, self.routes_n3)
         kd_weight = goal.kd_weight * goal.temperature**2
-        total = goal.ce_weight * (ce_w_n @ self.ce_n) + kd_weight * (kd_w_n @ self.kd_n)
-        return total if self.rank_n is None else total + goal.rank_weight * (rank_w_n @ self.rank_n)
+        total = goal.ce_weight * (ce_w_n * self.ce_n).sum() + kd_weight * (kd_w_n * self.kd_n).sum()
+        return total if self.rank_n is None else total + goal.rank_weight * (rank_w_n * self.rank_n).sum()
 
 
 def score_(
