@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.cache.settings import DEFAULTS
 from pipeline.errors import ConfigError
+from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
 
-LABELS, FULL, DEFAULT = "labels", "full", "default"
 _K_PARTS = (16, 8, 4, 2)
 _COMPACT_PART = DEFAULTS["topk"]["head_size"] // DEFAULTS["compact"]["head_size"]  # its head beside that of topk
 

@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.benches.quality.findings import Finding, compare
-from pipeline.benches.quality.statistics import Interval
+from pipeline.evaluation.study.findings import Finding, compare
+from pipeline.evaluation.study.statistics import Interval
 
 _HEADINGS = ("arm", "rate", "KL", "CE", "gain, %", "ppl lost, %", "CE - default", "angle", "bytes", "seeds")
 _WIDTH = 110  # where nothing says how wide it may be

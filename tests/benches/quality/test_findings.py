@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from pipeline.benches.quality.findings import Finding, Measured, compare, results_of
-from pipeline.benches.quality.statistics import mean_interval
+from pipeline.evaluation.study.findings import Finding, Measured, compare, results_of
+from pipeline.evaluation.study.statistics import mean_interval
 
 
 def finding(arm: str, *students: tuple[float, float], cached: float | None = None) -> Finding:

@@ -1,0 +1,213 @@
+"""Charts of estimates with the intervals they lie in: against a size, and one below another.
+
+A view shows every estimate and whole intervals, up to bounds it is given: what lies beyond is marked by an arrow at
+the edge, so that one far off does not press all others together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pipeline.evaluation.canvas import (
+    DASHES,
+    FONT_SIZE,
+    MARKS,
+    WIDTH,
+    Axes,
+    Figure,
+    few_ticks,
+    fit,
+    new_axes,
+    new_figure,
+    percent_text,
+    sizes_axis,
+    svg_of,
+    value_axis,
+)
+from pipeline.evaluation.placing import Box, place
+from pipeline.evaluation.series import Chart, Estimate, Level, Spot
+
+_NARROW = 13.5 / FONT_SIZE  # how much larger page.css sets the text of a chart on a narrow screen
+_GAPS = (7, 16, 28, 42, 58)  # between a spot and its name, the nearest first
+_FAR = 16  # a gap from which a thin line leads to the name
+_SPOT, _WHISKER = 5, 2  # half of how wide they are
+
+Bounds = tuple[float, float]
+
+
+def scatter_chart(
+    name: str,
+    spots: Sequence[Spot],
+    unit: str,
+    levels: Sequence[Level],
+    x_label: str,
+    bounds: Bounds,
+    size: tuple[float, float] = (WIDTH, 300),
+) -> Chart:
+    """Named spots: shares over sizes, with their intervals upright; levels to compare with, named where they are."""
+    width, height = size
+    with new_figure(height, width) as figure:
+        axes = new_axes(figure, unit)
+        low, high = _view([spot.worth for spot in spots], levels, bounds)
+        axes.set_ylim(low, high)
+        sizes_axis(axes, min(spot.size for spot in spots), max(spot.size for spot in spots), x_label)
+        value_axis(axes, log_y=False, percent=True)
+        for level in levels:
+            axes.axhline(level.value, color=MARKS[level.colour], linestyle=DASHES["dotted"])
+        for spot in spots:
+            _draw_upright(axes, spot, low, high)
+        _name_all(figure, axes, spots, levels)
+        return Chart(svg_of(figure, name))
+
+
+def interval_chart(
+    name: str, estimates: Sequence[Estimate], levels: Sequence[Level], x_label: str, bounds: Bounds
+) -> Chart:
+    """Shares one below another, each on its own row with its name, interval and value; levels named above."""
+    with new_figure(height=70 + 23 * len(estimates)) as figure:
+        axes = new_axes(figure, "")
+        axes.grid(False, axis="y")
+        axes.grid(True, axis="x")
+        low, high = _view(estimates, levels, bounds)
+        axes.set_xlim(low, high)
+        axes.set_ylim(len(estimates) - 0.4, -0.6)
+        axes.set_yticks(range(len(estimates)), [fit(estimate.label, 18) for estimate in estimates])
+        axes.tick_params(axis="y", labelcolor=MARKS["ink"])
+        axes.xaxis.set_major_locator(few_ticks())
+        axes.xaxis.set_major_formatter(percent_text)
+        axes.set_xlabel(x_label)
+        for level in levels:
+            axes.axvline(level.value, color=MARKS[level.colour], linestyle=DASHES["dotted"])
+            above = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+            axes.text(level.value, 1.01, level.label, color=MARKS[level.colour], **above)
+        for row, estimate in enumerate(estimates):
+            _draw_flat(axes, row, estimate, low, high)
+            beside = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "center"}
+            axes.text(1.01, row, f"{estimate.value:.0%}".replace("-", "\N{MINUS SIGN}"), **beside)
+        return Chart(svg_of(figure, name))
+
+
+# ------------------------------------------------------------------ the view
+
+
+def _view(estimates: Sequence[Estimate], levels: Sequence[Level], bounds: Bounds) -> tuple[float, float]:
+    """From where to where an axis goes: over all there is, within the bounds, and a little more."""
+    values = [level.value for level in levels]
+    values += [value for each in estimates for value in (each.value, *(each.ends or ()))]
+    low, high = max(bounds[0], min(values)), min(bounds[1], max(values))
+    pad = 0.07 * (high - low) or 0.05
+    return low - pad, high + pad
+
+
+def _draw_upright(axes: Axes, spot: Spot, low: float, high: float) -> None:
+    worth, colour = spot.worth, MARKS[spot.worth.colour]
+    if worth.ends is not None:
+        axes.plot([spot.size] * 2, np.clip(worth.ends, low, high), color=colour, linewidth=1.2, solid_capstyle="butt")
+    for edge, marker in _beyond(worth, low, high, ("v", "^")):
+        axes.plot([spot.size], [edge], marker, color=colour, markersize=5, clip_on=False)
+    if low <= worth.value <= high:
+        axes.plot([spot.size], [worth.value], "o", color=colour, markersize=7)
+
+
+def _draw_flat(axes: Axes, row: int, estimate: Estimate, low: float, high: float) -> None:
+    colour = MARKS[estimate.colour]
+    if estimate.ends is not None:
+        axes.plot(np.clip(estimate.ends, low, high), [row] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
+    for edge, marker in _beyond(estimate, low, high, ("<", ">")):
+        axes.plot([edge], [row], marker, color=colour, markersize=6, clip_on=False)
+    if low <= estimate.value <= high:
+        axes.plot([estimate.value], [row], "o", color=colour, markersize=7)
+
+
+def _beyond(estimate: Estimate, low: float, high: float, markers: tuple[str, str]) -> Iterator[tuple[float, str]]:
+    """The edges of the view past which a value or an end of its interval lies, each with its arrow."""
+    values = (estimate.value, *(estimate.ends or ()))
+    if min(values) < low:
+        yield low, markers[0]
+    if max(values) > high:
+        yield high, markers[1]
+
+
+# ------------------------------------------------------------------ names beside spots
+
+
+def _name_all(figure: Figure, axes: Axes, spots: Sequence[Spot], levels: Sequence[Level]) -> None:
+    """Every spot and level gets its name where it covers nothing."""
+    figure.draw_without_rendering()  # lays out: from here on a place in the data is a place on the canvas
+    frame = Box(*axes.get_window_extent().extents)
+    points = [_place_of(axes, spot.size, spot.worth.value) for spot in spots]
+    heights = [_place_of(axes, spots[0].size, level.value)[1] for level in levels]
+    names = [fit(spot.worth.label, 24) for spot in spots]
+    taken = [Box(frame.left, y - _WHISKER, frame.right, y + _WHISKER) for y in heights]
+    taken += [Box(x - _SPOT, y - _SPOT, x + _SPOT, y + _SPOT) for x, y in points]
+    taken += [_whisker(axes, spot.size, spot.worth.ends) for spot in spots if spot.worth.ends is not None]
+    wishes = [_around(x, y, _room(axes, text), frame) for (x, y), text in zip(points, names, strict=True)]
+    wishes += [_along(y, _room(axes, level.label), frame) for y, level in zip(heights, levels, strict=True)]
+    boxes = [wished[index] for wished, index in zip(wishes, place(wishes, taken), strict=True)]
+    for box, text, point in zip(boxes, names, points, strict=False):
+        _lead(axes, box, point)
+        _write(axes, box, text, MARKS["ink"], point[0])
+    for box, level in zip(boxes[len(spots) :], levels, strict=True):
+        _write(axes, box, level.label, MARKS[level.colour], frame.left)
+
+
+def _place_of(axes: Axes, x: float, y: float) -> tuple[float, float]:
+    """Where something is on the canvas; at the edge of the view where it lies beyond."""
+    left, top = axes.transData.transform((x, np.clip(y, *axes.get_ylim()))).tolist()
+    return left, top
+
+
+def _whisker(axes: Axes, x: float, ends: tuple[float, float]) -> Box:
+    (middle, bottom), (_, top) = (_place_of(axes, x, end) for end in ends)
+    return Box(middle - _WHISKER, bottom, middle + _WHISKER, top)
+
+
+def _room(axes: Axes, text: str) -> tuple[float, float]:
+    """Width and height a name needs, also where the page sets it larger."""
+    written = axes.annotate(text, (0, 0), xycoords="figure pixels")
+    width = written.get_window_extent().width
+    written.remove()
+    return _NARROW * width, 1.25 * _NARROW * FONT_SIZE
+
+
+def _around(x: float, y: float, room: tuple[float, float], frame: Box) -> list[Box]:
+    """Places for the name of a spot, the nearest first, those within the frame alone where there are any."""
+    width, height = room
+    boxes = []
+    for gap in _GAPS:
+        right, left, middle = x + gap, x - gap - width, x - width / 2
+        above, below, beside = y + gap, y - gap - height, y - height / 2
+        for start, bottom in (
+            (right, beside), (left, beside), (right - gap / 2, above), (right - gap / 2, below),
+            (left + gap / 2, above), (left + gap / 2, below), (middle, above), (middle, below),
+        ):  # fmt: skip
+            boxes.append(Box(start, bottom, start + width, bottom + height))
+    return [box for box in boxes if frame.holds(box)] or boxes
+
+
+def _along(y: float, room: tuple[float, float], frame: Box) -> list[Box]:
+    """Places for the name of a level: at the ends of its line, then nearer to its middle, above and below."""
+    width, height = room
+    starts = [frame.left + share * (frame.right - frame.left - width) for share in (0, 1, 0.2, 0.8, 0.4, 0.6)]
+    boxes = [Box(start, y + 3, start + width, y + 3 + height) for start in starts]
+    boxes += [Box(start, y - 3 - height, start + width, y - 3) for start in starts]
+    return [box for box in boxes if frame.holds(box)] or boxes
+
+
+def _lead(axes: Axes, box: Box, point: tuple[float, float]) -> None:
+    """A thin line to a name that stands far off."""
+    end = (float(np.clip(point[0], box.left, box.right)), float(np.clip(point[1], box.bottom, box.top)))
+    if math.dist(point, end) >= _FAR:
+        line_22 = axes.transData.inverted().transform([point, end])
+        axes.plot(*line_22.T, color=MARKS["muted"], linewidth=0.7, zorder=1)
+
+
+def _write(axes: Axes, box: Box, text: str, colour: str, x: float) -> None:
+    """Text in its box, growing away from `x` where it is larger than was thought."""
+    side, align = (box.left, "left") if box.left >= x else (box.right, "right") if box.right <= x else (None, "center")
+    at = ((box.left + box.right) / 2 if side is None else side, (box.bottom + box.top) / 2)
+    written = axes.annotate(text, at, xycoords="figure pixels", color=colour, ha=align, va="center")
+    written.set_in_layout(False)
