@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import files
-from pipeline.benches.quality.arms import FULL, LABELS, Arm, arms_of, chosen_arms
-from pipeline.benches.quality.findings import Finding, results_of
+from pipeline.benches.quality.arms import Arm, arms_of, chosen_arms
+from pipeline.benches.quality.figures import results_of
 from pipeline.benches.quality.gradients import whole_gradient
-from pipeline.benches.quality.picture import quality_chart
 from pipeline.benches.quality.plan import RATE_FACTORS, Study, Trial, steps, trainings
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.benches.results import Result
@@ -26,13 +23,25 @@ from pipeline.distill.gradient_angle import angle_between
 from pipeline.distill.lessons import spread
 from pipeline.distill.live_records import LiveRecords, whole_teacher
 from pipeline.errors import ConfigError, NumericsError
+from pipeline.evaluation.study.findings import FULL, LABELS, Finding
+from pipeline.evaluation.study.picture import draw_pictures
+from pipeline.evaluation.study.results import RESULTS_NAME, StudyResult, save_results
 from pipeline.models import CausalModel
 from pipeline.models.device import choose_device
 from pipeline.models.student import load_student
 from pipeline.runs import Session
 from stages.config import RunConfig
 from stages.prepare_bench import changed
-from stages.quality_trainings import Ground, arm_config, is_kept, load_trained, measure, train, trial_config
+from stages.quality_trainings import (
+    Ground,
+    arm_config,
+    is_kept,
+    load_trained,
+    measure,
+    setting_of,
+    train,
+    trial_config,
+)
 
 MANY = 4
 """times the steps of the first study, in the one with many"""
@@ -47,7 +56,7 @@ _GRADIENT_SEQUENCES = 32
 class QualityResult:
     """Findings of each study by its title, and the figures of all."""
 
-    tables: dict[str, dict[str, Finding]]
+    tables: dict[str, Mapping[str, Finding]]
     results: list[Result]
 
 
@@ -58,7 +67,7 @@ def run(
 
     PausedError where it is paused.
     """
-    root = session.run.root / "quality"
+    root = session.run.quality
     studies = studies_of(config, short, names, num_seeds)
     every = [study for group in studies.values() for study in group]
     num_steps = steps(every)
@@ -66,16 +75,19 @@ def run(
     say(f"bench quality: {trainings(every)} trainings, {num_steps:,} steps: about {format_seconds(seconds)} on 2 cores")
     # Teachers and first caches come before the count of trainings begins: its rate is of trainings alone.
     grounds = {name: Ground.lay(root / name, _config_of(config, name), session) for name in studies}
-    tables, results = {}, []
+    told, results = [], []
     with Progress("bench quality", num_steps, "steps") as progress:
         for name, group in studies.items():
             for study in group:
                 findings = _findings(grounds[name], study, progress)
-                tables[_title(grounds[name], study)] = findings
+                told.append(StudyResult(_title(grounds[name], study), setting_of(grounds[name], study.steps), findings))
                 results += results_of(study.name, findings)
             grounds[name].close()
-    _save(root, tables, results)
-    return QualityResult(tables, results)
+    path = root / RESULTS_NAME
+    save_results(path, told, {result.name: result.value for result in results})
+    drawn = draw_pictures(path)
+    say(f"bench quality: figures in {path}" + (f", pictures in {', '.join(map(str, drawn))}" if drawn else ""))
+    return QualityResult({study.title: study.findings for study in told}, results)
 
 
 # ------------------------------------------------------------------ what there is to do
@@ -137,6 +149,7 @@ def _findings(ground: Ground, study: Study, progress: Progress) -> dict[str, Fin
             at_an_edge=trials[0].learning_rate != study.learning_rate,
             students={trial.seed: measure(ground, trial) for trial in trials},
             bytes_per_token=_bytes_per_token(ground, arm),
+            changes=arm.changes_of(trials[0].candidate),
         )
     return _with_gradients(ground, findings, best)
 
@@ -211,19 +224,3 @@ def _gradient(ground: Ground, trial: Trial, student: CausalModel, at_end: bool) 
 def _training_sequences(cache: TeacherCache) -> np.ndarray:
     spans = [np.arange(span.first, span.stop) for span in cache.sealed if span.split == TRAIN]
     return spread(np.concatenate(spans), _GRADIENT_SEQUENCES)
-
-
-# ------------------------------------------------------------------ what is left
-
-
-def _save(root: Path, tables: dict[str, dict[str, Finding]], results: list[Result]) -> None:
-    """quality.json and a picture of each study, beside the trainings."""
-    studies = [
-        {"title": title, "findings": [finding.to_json() for finding in findings.values()]}
-        for title, findings in tables.items()
-    ]
-    figures = {result.name: result.value for result in results}
-    files.write_json(root / "quality.json", {"studies": studies, "figures": figures})
-    for number, (title, findings) in enumerate(tables.items()):
-        files.write_file(root / f"quality-{number}.svg", quality_chart(title, findings))
-    say(f"bench quality: figures in {root / 'quality.json'}, pictures beside it")

@@ -94,7 +94,7 @@ def new_axes(figure: Figure, unit: str) -> Axes:
     return axes
 
 
-def dress(axes: Axes, title: str) -> None:
+def dress(axes: Axes, title: str, title_colour: str = MARKS["muted"]) -> None:
     """Horizontal lines behind what is drawn, and a title at the left."""
     axes.patch.set_visible(False)
     axes.grid(True, axis="y")
@@ -102,7 +102,7 @@ def dress(axes: Axes, title: str) -> None:
     axes.tick_params(axis="y", length=0, pad=4)
     axes.tick_params(axis="x", length=4)
     if title:
-        axes.set_title(title, pad=8, x=0, ha="left")
+        axes.set_title(title, pad=8, x=0, ha="left", color=title_colour)
 
 
 def steps_axis(axes: Axes, label: str) -> None:
@@ -170,7 +170,7 @@ def _short(value: float, digits: int) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def percent_text(value: float, _: int | None = None) -> str:
+def percent_text(value: float, _: float | None = None) -> str:
     """A share as a tick says it."""
     return f"{100 * value:.3g}%".replace("-", "\N{MINUS SIGN}")
 

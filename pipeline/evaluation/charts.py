@@ -30,7 +30,6 @@ from pipeline.evaluation.series import Band, Chart, Colour, Key, Level, Line, Po
 _SMOOTH_FROM = 40  # points from which a noisy line is drawn faint, under its running mean
 
 
-
 def line_chart(
     name: str,
     lines: Sequence[Line],
@@ -116,11 +115,10 @@ def bar_chart(
 
 def band_chart(name: str, bands: Sequence[Band], unit: str) -> Chart:
     """A quantity that is spread, one panel a band on one scale: its median, and the band most of it lies in."""
-    with new_figure(height=54 + 74 * len(bands)) as figure:
+    with new_figure(height=54 + 82 * len(bands)) as figure:
         panels = figure.subplots(len(bands), sharex=True, sharey=True, squeeze=False)[:, 0]
         for axes, band in zip(panels, bands, strict=True):
-            dress(axes, band.label)
-            axes.title.set_color(MARKS["ink"])
+            dress(axes, band.label, MARKS["ink"])
             _draw_band(axes, band)
             value_axis(axes, log_y=False)
             axes.yaxis.set_major_locator(few_ticks(3))
@@ -151,5 +149,3 @@ def _draw_line(axes: Axes, line: Line) -> None:
     else:
         marker = "o" if len(x_N) <= 30 else ""
         axes.plot(x_N, y_N, marker=marker, markersize=4, **style)
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,12 +82,12 @@ def interval_chart(
         axes.set_xlabel(x_label)
         for level in levels:
             axes.axvline(level.value, color=MARKS[level.colour], linestyle=DASHES["dotted"])
-            above = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+            above: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
             axes.text(level.value, 1.01, level.label, color=MARKS[level.colour], **above)
         for row, estimate in enumerate(estimates):
             _draw_flat(axes, row, estimate, low, high)
-            beside = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "center"}
-            axes.text(1.01, row, f"{estimate.value:.0%}".replace("-", "\N{MINUS SIGN}"), **beside)
+            beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "center"}
+            axes.text(1.03, row, f"{estimate.value:.0%}".replace("-", "\N{MINUS SIGN}"), **beside)
         return Chart(svg_of(figure, name))
 
 

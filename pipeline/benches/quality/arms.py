@@ -62,6 +62,13 @@ class Arm:
             {"cache"} if self.cache else set()
         )
 
+    def changes_of(self, candidate: str) -> Changes:
+        """Config key -> value, of all that a candidate changes."""
+        train, cache = self.candidates[candidate], self.cache
+        return {f"train.{key}": value for key, value in train.items()} | {
+            f"cache.{key}": value for key, value in cache.items()
+        }
+
 
 def _arm(name: str, changes: Changes, *, cache: Changes | None = None, decides: bool = False) -> Arm:
     return Arm(name, {"": changes}, cache or {}, decides=decides)

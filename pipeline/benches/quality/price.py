@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.benches.quality.arms import LABELS, Arm
+from pipeline.benches.quality.arms import Arm
 from pipeline.benches.quality.plan import Study
+from pipeline.evaluation.study.findings import LABELS
 
 _VOCAB = 4096  # at which the figures were taken, with the bundled config's models
 _MICROSECONDS = {"labels": 50.0, "cached": 70.0, "live": 200.0}  # of training, a position

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS, Arm, arms_of, chosen_arms
+from pipeline.benches.quality.arms import Arm, arms_of, chosen_arms
 from pipeline.benches.quality.plan import RATE_FACTORS, Study, steps, trainings
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.config import keys_of_kind
 from pipeline.errors import ConfigError
+from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
 from stages.bench_quality import MANY, studies_of
 from stages.config import RunConfig, load_run_config
 from stages.quality_trainings import arm_config
