@@ -39,6 +39,7 @@ MARKS: dict[Colour, str] = {
     "baseline": "#010107",
     "extra": "#010108",
     "rest": "#010109",
+    "card": "#010110",
 }
 _STYLE = {
     "svg.fonttype": "none",

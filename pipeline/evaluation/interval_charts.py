@@ -28,13 +28,13 @@ from pipeline.evaluation.canvas import (
     svg_of,
     value_axis,
 )
-from pipeline.evaluation.placing import Box, place
+from pipeline.evaluation.placing import Box, Place, Point, place
 from pipeline.evaluation.series import Chart, Estimate, Level, Spot
 
 _NARROW = 13.5 / FONT_SIZE  # how much larger page.css sets the text of a chart on a narrow screen
-_GAPS = (7, 16, 28, 42, 58)  # between a spot and its name, the nearest first
+_GAPS = (7, 16, 28, 42, 58, 76, 96)  # between a spot and its name, the nearest first
 _FAR = 16  # a gap from which a thin line leads to the name
-_SPOT, _WHISKER = 5, 2  # half of how wide they are
+_SPOT, _LINE = 5, 2  # half of how wide they are
 
 Bounds = tuple[float, float]
 
@@ -139,31 +139,33 @@ def _name_all(figure: Figure, axes: Axes, spots: Sequence[Spot], levels: Sequenc
     """Every spot and level gets its name where it covers nothing."""
     figure.draw_without_rendering()  # lays out: from here on a place in the data is a place on the canvas
     frame = Box(*axes.get_window_extent().extents)
-    points = [_place_of(axes, spot.size, spot.worth.value) for spot in spots]
-    heights = [_place_of(axes, spots[0].size, level.value)[1] for level in levels]
+    points = [_point(axes, spot.size, spot.worth.value) for spot in spots]
+    heights = [_point(axes, spots[0].size, level.value)[1] for level in levels]
     names = [fit(spot.worth.label, 24) for spot in spots]
-    taken = [Box(frame.left, y - _WHISKER, frame.right, y + _WHISKER) for y in heights]
-    taken += [Box(x - _SPOT, y - _SPOT, x + _SPOT, y + _SPOT) for x, y in points]
-    taken += [_whisker(axes, spot.size, spot.worth.ends) for spot in spots if spot.worth.ends is not None]
-    wishes = [_around(x, y, _room(axes, text), frame) for (x, y), text in zip(points, names, strict=True)]
+    taken = [Box(x - _SPOT, y - _SPOT, x + _SPOT, y + _SPOT) for x, y in points]
+    lines = [Box(frame.left, y - _LINE, frame.right, y + _LINE) for y in heights]
+    lines += [_whisker(axes, spot.size, spot.worth.ends) for spot in spots if spot.worth.ends is not None]
+    wishes = [_around(point, _room(axes, text), frame) for point, text in zip(points, names, strict=True)]
     wishes += [_along(y, _room(axes, level.label), frame) for y, level in zip(heights, levels, strict=True)]
-    boxes = [wished[index] for wished, index in zip(wishes, place(wishes, taken), strict=True)]
-    for box, text, point in zip(boxes, names, points, strict=False):
-        _lead(axes, box, point)
-        _write(axes, box, text, MARKS["ink"], point[0])
-    for box, level in zip(boxes[len(spots) :], levels, strict=True):
-        _write(axes, box, level.label, MARKS[level.colour], frame.left)
+    found = [places[index] for places, index in zip(wishes, place(wishes, taken, lines), strict=True)]
+    for each, text, point in zip(found, names, points, strict=False):
+        if each.lead is not None:
+            line_22 = axes.transData.inverted().transform(each.lead)
+            axes.plot(*line_22.T, color=MARKS["muted"], linewidth=0.7, zorder=1)
+        _write(axes, each.box, text, MARKS["ink"], point[0])
+    for each, level in zip(found[len(spots) :], levels, strict=True):
+        _write(axes, each.box, level.label, MARKS[level.colour], frame.left)
 
 
-def _place_of(axes: Axes, x: float, y: float) -> tuple[float, float]:
+def _point(axes: Axes, x: float, y: float) -> Point:
     """Where something is on the canvas; at the edge of the view where it lies beyond."""
     left, top = axes.transData.transform((x, np.clip(y, *axes.get_ylim()))).tolist()
     return left, top
 
 
 def _whisker(axes: Axes, x: float, ends: tuple[float, float]) -> Box:
-    (middle, bottom), (_, top) = (_place_of(axes, x, end) for end in ends)
-    return Box(middle - _WHISKER, bottom, middle + _WHISKER, top)
+    (middle, bottom), (_, top) = (_point(axes, x, end) for end in ends)
+    return Box(middle - _LINE, bottom, middle + _LINE, top)
 
 
 def _room(axes: Axes, text: str) -> tuple[float, float]:
@@ -174,41 +176,46 @@ def _room(axes: Axes, text: str) -> tuple[float, float]:
     return _NARROW * width, 1.25 * _NARROW * FONT_SIZE
 
 
-def _around(x: float, y: float, room: tuple[float, float], frame: Box) -> list[Box]:
+def _around(point: Point, room: tuple[float, float], frame: Box) -> list[Place]:
     """Places for the name of a spot, the nearest first, those within the frame alone where there are any."""
-    width, height = room
+    (x, y), (width, height) = point, room
     boxes = []
     for gap in _GAPS:
         right, left, middle = x + gap, x - gap - width, x - width / 2
         above, below, beside = y + gap, y - gap - height, y - height / 2
         for start, bottom in (
             (right, beside), (left, beside), (right - gap / 2, above), (right - gap / 2, below),
-            (left + gap / 2, above), (left + gap / 2, below), (middle, above), (middle, below),
+            (left + gap / 2, above), (left + gap / 2, below),
+            *(((middle, above), (middle, below)) if gap < _FAR else ()),  # farther, its interval would hide the lead
         ):  # fmt: skip
             boxes.append(Box(start, bottom, start + width, bottom + height))
-    return [box for box in boxes if frame.holds(box)] or boxes
+    places = [Place(box, _lead(point, box)) for box in boxes]
+    return [each for each in places if frame.holds(each.box)] or places
 
 
-def _along(y: float, room: tuple[float, float], frame: Box) -> list[Box]:
+def _along(y: float, room: tuple[float, float], frame: Box) -> list[Place]:
     """Places for the name of a level: at the ends of its line, then nearer to its middle, above and below."""
     width, height = room
     starts = [frame.left + share * (frame.right - frame.left - width) for share in (0, 1, 0.2, 0.8, 0.4, 0.6)]
     boxes = [Box(start, y + 3, start + width, y + 3 + height) for start in starts]
     boxes += [Box(start, y - 3 - height, start + width, y - 3) for start in starts]
-    return [box for box in boxes if frame.holds(box)] or boxes
+    return [Place(box) for box in boxes if frame.holds(box)] or [Place(box) for box in boxes]
 
 
-def _lead(axes: Axes, box: Box, point: tuple[float, float]) -> None:
-    """A thin line to a name that stands far off."""
-    end = (float(np.clip(point[0], box.left, box.right)), float(np.clip(point[1], box.bottom, box.top)))
-    if math.dist(point, end) >= _FAR:
-        line_22 = axes.transData.inverted().transform([point, end])
-        axes.plot(*line_22.T, color=MARKS["muted"], linewidth=0.7, zorder=1)
+def _lead(point: Point, box: Box) -> tuple[Point, Point] | None:
+    """From the rim of a spot to the nearest point of a name that stands far off."""
+    end = (min(max(point[0], box.left), box.right), min(max(point[1], box.bottom), box.top))
+    distance = math.dist(point, end)
+    if distance < _FAR:
+        return None
+    share = 1.5 * _SPOT / distance
+    return (point[0] + share * (end[0] - point[0]), point[1] + share * (end[1] - point[1])), end
 
 
 def _write(axes: Axes, box: Box, text: str, colour: str, x: float) -> None:
     """Text in its box, growing away from `x` where it is larger than was thought."""
     side, align = (box.left, "left") if box.left >= x else (box.right, "right") if box.right <= x else (None, "center")
     at = ((box.left + box.right) / 2 if side is None else side, (box.bottom + box.top) / 2)
-    written = axes.annotate(text, at, xycoords="figure pixels", color=colour, ha=align, va="center")
+    paper = {"facecolor": MARKS["card"], "edgecolor": "none", "alpha": 0.8, "pad": 0.5}  # a line behind stays legible
+    written = axes.annotate(text, at, xycoords="figure pixels", color=colour, ha=align, va="center", bbox=paper)
     written.set_in_layout(False)

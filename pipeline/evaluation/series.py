@@ -11,7 +11,7 @@ import numpy as np
 MAX_POINTS = 400  # a longer line is averaged down to about this many points
 _SMOOTH_WINDOW = 0.04  # of the line's length, on either side
 
-Colour = Literal["ink", "muted", "grid", "teacher", "student", "second", "baseline", "extra", "rest"]
+Colour = Literal["ink", "muted", "grid", "teacher", "student", "second", "baseline", "extra", "rest", "card"]
 Dash = Literal["solid", "dashed", "dotted"]
 
 
