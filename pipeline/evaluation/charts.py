@@ -90,6 +90,7 @@ def share_chart(name: str, curves: Sequence[tuple[str, Sequence[float], Colour]]
             axes.plot(edges, heights, color=MARKS[colour], linestyle=DASHES[dashes[label]])
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
+        axes.tick_params(axis="x", pad=7)  # both axes begin with a 0%
         axes.xaxis.set_major_formatter(percent_text)
         axes.yaxis.set_major_formatter(percent_text)
         axes.set_xlabel(x_label)

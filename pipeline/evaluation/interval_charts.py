@@ -34,6 +34,7 @@ from pipeline.evaluation.series import Chart, Estimate, Level, Spot
 _NARROW = 13.5 / FONT_SIZE  # how much larger page.css sets the text of a chart on a narrow screen
 _GAPS = (7, 16, 28, 42, 58, 76, 96)  # between a spot and its name, the nearest first
 _FAR = 16  # a gap from which a thin line leads to the name
+_MOST_SHARE, _LEAST_HEIGHT = 9.99, 180
 _SPOT, _LINE = 5, 2  # half of how wide they are
 
 Bounds = tuple[float, float]
@@ -68,7 +69,7 @@ def interval_chart(
     name: str, estimates: Sequence[Estimate], levels: Sequence[Level], x_label: str, bounds: Bounds
 ) -> Chart:
     """Shares one below another, each on its own row with its name, interval and value; levels named above."""
-    with new_figure(height=70 + 23 * len(estimates)) as figure:
+    with new_figure(height=max(_LEAST_HEIGHT, 70 + 23 * len(estimates))) as figure:
         axes = new_axes(figure, "")
         axes.grid(False, axis="y")
         axes.grid(True, axis="x")
@@ -87,7 +88,7 @@ def interval_chart(
         for row, estimate in enumerate(estimates):
             _draw_flat(axes, row, estimate, low, high)
             beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "center"}
-            axes.text(1.03, row, f"{estimate.value:.0%}".replace("-", "\N{MINUS SIGN}"), **beside)
+            axes.text(1.03, row, _share_text(estimate.value), **beside)
         return Chart(svg_of(figure, name))
 
 
@@ -101,6 +102,12 @@ def _view(estimates: Sequence[Estimate], levels: Sequence[Level], bounds: Bounds
     low, high = max(bounds[0], min(values)), min(bounds[1], max(values))
     pad = 0.07 * (high - low) or 0.05
     return low - pad, high + pad
+
+
+def _share_text(share: float) -> str:
+    """A share beside its row, short however far off it is."""
+    sign = "" if abs(share) <= _MOST_SHARE else "> " if share > 0 else "< "
+    return sign + f"{np.clip(share, -_MOST_SHARE, _MOST_SHARE):.0%}".replace("-", "\N{MINUS SIGN}")
 
 
 def _draw_upright(axes: Axes, spot: Spot, low: float, high: float) -> None:

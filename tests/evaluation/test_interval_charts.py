@@ -175,6 +175,12 @@ def test_rows_stand_in_order_with_names_values_and_levels() -> None:
     assert good[1] < bad[1] < lost[1]
 
 
+def test_a_share_beyond_all_measure_is_written_short() -> None:
+    rows = [Estimate("up", 1e12), Estimate("down", -1e12, (-1e13, 1e13))]
+    words = {text.words for text in texts_of(interval_chart("a", rows, FULL, "share", BOUNDS))}
+    assert {"> 999%", "< \N{MINUS SIGN}999%"} <= words
+
+
 def test_many_rows_stay_apart() -> None:
     rows = [Estimate(f"a_rather_long_name_{row}", 0.5 + row / 50, (0.2, 0.9)) for row in range(20)]
     texts = texts_of(interval_chart("a", rows, FULL, "share", BOUNDS))
