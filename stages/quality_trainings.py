@@ -205,7 +205,7 @@ def _unseen(cache: TeacherCache, config: RunConfig) -> np.ndarray:
     return spread(left, config.eval.max_sequences)
 
 
-def setting_of(ground: Ground, steps: int) -> Setting:
+def setting_of(ground: Ground, steps: int, beginning_steps: int = 0) -> Setting:
     """What the arms of a study have in common; nothing in it depends on where the run lies."""
     config, layout = ground.config, ground.cache.plan.layout
     held_out = data_of(ground.cache, ground.held_out)
@@ -217,6 +217,7 @@ def setting_of(ground: Ground, steps: int) -> Setting:
         teacher_ce_nats=teacher_measures(ground.cache, ground.held_out).cross_entropy_nats,
         student=student.architecture,
         student_parameters=_num_parameters(student),
+        beginning_steps=beginning_steps,
         steps=steps,
         vocab_size=layout.vocab_size,
         head_size=layout.head_size,

@@ -18,7 +18,7 @@ _HEADINGS = (
 )  # fmt: skip
 _LEAD = (
     "Every arm differs from the default in one thing, and was trained like all others: from the same beginnings, on "
-    "the same text in the same order, seed by seed, and at the best of three learning rates."
+    "the same text in the same order, seed by seed, and each at the best of its learning rates."
 )
 _SHARE_WORDS = (
     "Gain share is how much an arm gains of what full distillation gains over labels only, by the KL to the teacher on "
@@ -31,7 +31,7 @@ _NOTES = (
     "The gradient angle lies between an arm's whole gradient and full distillation's, at full distillation's student."
 )
 _EDGE_MARK = "*"
-_EDGE_NOTE = f" {_EDGE_MARK} The lowest or the highest rate of three: a better one may lie beyond."
+_EDGE_NOTE = f" {_EDGE_MARK} The lowest or the highest of the rates tried: a better one may lie beyond."
 _BYTES_CAPTION = "The default, and the arms with a cache of their own. Left is smaller, up is better."
 _TRAINING_CAPTION = "Arms that learn from the default's cache in another way, the best first. Right is better."
 _VERDICTS = {-1: ("better", "good"), 0: ("not told apart", ""), 1: ("worse", "bad")}
@@ -76,11 +76,12 @@ def _study(number: int, study: StudyResult) -> Markup:
 def _measured_on(setting: Setting) -> str:
     """Text, teacher, student, and how much was held out."""
     teacher = "made by the study on that text" if setting.teacher is None else setting.teacher
+    before = f", on labels alone for {setting.beginning_steps:,} steps before" if setting.beginning_steps else ""
     return (
         f"Text: {place_name(setting.text)}. Teacher: {teacher}, {_parameters(setting.teacher_parameters)}, with a "
         f"vocabulary of {setting.vocab_size:,}. Student: {setting.student}, {_parameters(setting.student_parameters)}, "
-        f"after {setting.steps:,} steps. Measured on {setting.num_positions:,} positions of {setting.num_sequences:,} "
-        "held-out sequences, on which no rate, weight or temperature was chosen."
+        f"trained for {setting.steps:,} steps{before}. Measured on {setting.num_positions:,} positions of "
+        f"{setting.num_sequences:,} held-out sequences, on which no rate, weight or temperature was chosen."
     )
 
 

@@ -16,6 +16,7 @@ SETTING = Setting(
     teacher_ce_nats=4.1,
     student="llama",
     student_parameters=355_000,
+    beginning_steps=0,
     steps=300,
     vocab_size=4096,
     head_size=32,
@@ -77,7 +78,7 @@ def crowded_study() -> StudyResult:
         changes = ARMS[name].changes_of("")
         findings[name] = replace(default, arm=name, students=students, bytes_per_token=size, changes=changes)
     findings["lossless"] = replace(default, arm="lossless", bytes_per_token=308.0, changes={"cache.head_size": 256})
-    setting = replace(SETTING, steps=1200)
+    setting = replace(SETTING, steps=1200, beginning_steps=900)
     return StudyResult("1,200 steps, V = 4,096, K = 32", setting, findings)
 
 

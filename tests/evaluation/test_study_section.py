@@ -67,12 +67,14 @@ def test_it_says_what_it_was_measured_on_and_what_a_share_is() -> None:
     for part in (
         "Gain share is how much an arm gains of what full distillation gains over labels only",
         "Text: the Python standard library. Teacher: made by the study on that text, 1.1M parameters, ",
-        "with a vocabulary of 4,096. Student: llama, 355k parameters, after 300 steps.",
+        "with a vocabulary of 4,096. Student: llama, 355k parameters, trained for 300 steps.",
         "32,640 positions of 128 held-out sequences",
         "Intervals are of 95%",
-        "The lowest or the highest rate of three",
+        "The lowest or the highest of the rates tried",
     ):
         assert part in words
+    words = plain(study_section([crowded_study()]))
+    assert "trained for 1,200 steps, on labels alone for 900 steps before." in words
     named = dataclasses.replace(real_study(), setting=dataclasses.replace(SETTING, teacher="my/teacher", text="my.txt"))
     assert "Text: my.txt. Teacher: my/teacher, 1.1M" in plain(study_section([named]))
 

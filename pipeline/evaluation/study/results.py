@@ -35,6 +35,8 @@ class Setting:
     """of the labels that the students are measured on"""
     student: str
     student_parameters: int
+    beginning_steps: int
+    """on labels alone, that every student has behind it; 0 where it comes as the config has it"""
     steps: int
     vocab_size: int
     head_size: int
