@@ -36,7 +36,7 @@ class Finding:
     candidate: str
     learning_rate: float
     at_an_edge: bool
-    """whether the best rate of three is the lowest or the highest: a better one may lie beyond"""
+    """whether the best rate is the lowest or the highest of those tried: a better one may lie beyond"""
     students: Mapping[int, Measured]
     """by seed"""
     bytes_per_token: float | None
