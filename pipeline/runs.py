@@ -60,6 +60,11 @@ class RunDirectory:
         return self.root / "report" / "report.html"
 
     @property
+    def quality(self) -> Path:
+        """Trainings and figures of a study."""
+        return self.root / "quality"
+
+    @property
     def config(self) -> Path:
         """The resolved config."""
         return self.root / "config.yaml"

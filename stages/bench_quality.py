@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import files
 from pipeline.benches.machine import num_threads
-from pipeline.benches.quality.arms import FULL, LABELS, Arm, arms_of, chosen_arms
-from pipeline.benches.quality.findings import Finding, results_of
+from pipeline.benches.quality.arms import Arm, arms_of, chosen_arms
+from pipeline.benches.quality.figures import results_of
 from pipeline.benches.quality.gradients import whole_gradient
-from pipeline.benches.quality.picture import quality_chart
 from pipeline.benches.quality.plan import RATE_FACTORS, Study, Trial, beginnings, is_at_an_edge, steps, trainings
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.benches.results import Result
@@ -27,6 +24,9 @@ from pipeline.distill.gradient_angle import angle_between
 from pipeline.distill.lessons import spread
 from pipeline.distill.live_records import LiveRecords, whole_teacher
 from pipeline.errors import ConfigError, NumericsError
+from pipeline.evaluation.study.findings import FULL, LABELS, Finding
+from pipeline.evaluation.study.picture import draw_pictures
+from pipeline.evaluation.study.results import RESULTS_NAME, StudyResult, save_results
 from pipeline.models import CausalModel
 from pipeline.models.device import choose_device
 from pipeline.models.student import load_student
@@ -40,6 +40,7 @@ from stages.quality_trainings import (
     is_kept,
     load_trained,
     measure,
+    setting_of,
     train,
     trial_config,
 )
@@ -59,7 +60,7 @@ _GRADIENT_SEQUENCES = 32
 class QualityResult:
     """Findings of each study by its title, and the figures of all."""
 
-    tables: dict[str, dict[str, Finding]]
+    tables: dict[str, Mapping[str, Finding]]
     results: list[Result]
 
 
@@ -76,7 +77,7 @@ def run(
     `num_workers` trainings run at a time, each with an even share of the threads and a teacher of its own in memory;
     None: as many as threads where the teacher is a small one made here, else one. PausedError where it is paused.
     """
-    root = session.run.root / "quality"
+    root = session.run.quality
     studies = studies_of(config, short, names, num_seeds)
     every = [study for group in studies.values() for study in group]
     num_steps = steps(every)
@@ -92,18 +93,23 @@ def run(
         name: Ground.lay(root / name, _config_of(config, name), session, _arms_of(group))
         for name, group in studies.items()
     }
-    tables, results = {}, []
+    told, results = [], []
     with Progress("bench quality", num_steps, "steps") as progress:
         for name, group in studies.items():
-            with Workers(grounds[name], num_workers) as workers:
-                _trained(grounds[name], [trial for _, trial in beginnings(group)], workers, progress)
+            ground = grounds[name]
+            with Workers(ground, num_workers) as workers:
+                _trained(ground, [trial for _, trial in beginnings(group)], workers, progress)
                 for study in group:
-                    findings = _findings(grounds[name], study, workers, progress)
-                    tables[_title(grounds[name], study)] = findings
+                    findings = _findings(ground, study, workers, progress)
+                    setting = setting_of(ground, study.steps, study.beginning_steps)
+                    told.append(StudyResult(_title(ground, study), setting, findings))
                     results += results_of(study.name, findings)
-            grounds[name].close()
-    _save(root, tables, results)
-    return QualityResult(tables, results)
+            ground.close()
+    path = root / RESULTS_NAME
+    save_results(path, told, {result.name: result.value for result in results})
+    drawn = draw_pictures(path)
+    say(f"bench quality: figures in {path}" + (f", pictures in {', '.join(map(str, drawn))}" if drawn else ""))
+    return QualityResult({study.title: study.findings for study in told}, results)
 
 
 # ------------------------------------------------------------------ what there is to do
@@ -176,6 +182,7 @@ def _findings(ground: Ground, study: Study, workers: Workers, progress: Progress
             at_an_edge=arm.name in at_an_edge,
             students={trial.seed: measure(ground, trial) for trial in trials[arm.name]},
             bytes_per_token=_bytes_per_token(ground, arm),
+            changes=arm.changes_of(best[arm.name].candidate),
         )
         for arm in study.arms
     }
@@ -275,19 +282,3 @@ def _gradient(ground: Ground, trial: Trial, student: CausalModel, at_end: bool) 
 def _training_sequences(cache: TeacherCache) -> np.ndarray:
     spans = [np.arange(span.first, span.stop) for span in cache.sealed if span.split == TRAIN]
     return spread(np.concatenate(spans), _GRADIENT_SEQUENCES)
-
-
-# ------------------------------------------------------------------ what is left
-
-
-def _save(root: Path, tables: dict[str, dict[str, Finding]], results: list[Result]) -> None:
-    """quality.json and a picture of each study, beside the trainings."""
-    studies = [
-        {"title": title, "findings": [finding.to_json() for finding in findings.values()]}
-        for title, findings in tables.items()
-    ]
-    figures = {result.name: result.value for result in results}
-    files.write_json(root / "quality.json", {"studies": studies, "figures": figures})
-    for number, (title, findings) in enumerate(tables.items()):
-        files.write_file(root / f"quality-{number}.svg", quality_chart(title, findings))
-    say(f"bench quality: figures in {root / 'quality.json'}, pictures beside it")

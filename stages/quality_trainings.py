@@ -12,7 +12,6 @@ import numpy as np
 
 from pipeline import files
 from pipeline.benches.quality.arms import Arm
-from pipeline.benches.quality.findings import Measured
 from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
 from pipeline.cache.roots import find_tokenizer
@@ -23,10 +22,13 @@ from pipeline.distill.lessons import spread
 from pipeline.distill.live_records import whole_teacher
 from pipeline.distill.metrics_log import read_log
 from pipeline.errors import ConfigError, IdentityError, NumericsError
-from pipeline.evaluation.measures import held_out_indices, measure_model
+from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
+from pipeline.evaluation.study.findings import Measured
+from pipeline.evaluation.study.results import Setting
 from pipeline.models import CausalModel
+from pipeline.models.device import choose_device
 from pipeline.models.settings import StudentSettings
-from pipeline.models.student import student_identity
+from pipeline.models.student import load_student, student_identity
 from pipeline.pause import PausedError
 from pipeline.plain_yaml import load_yaml
 from pipeline.runs import RunDirectory, Session
@@ -216,3 +218,28 @@ def _unseen(cache: TeacherCache, config: RunConfig) -> np.ndarray:
             "to measure on. Lower it, or raise data.validation_fraction."
         )
     return spread(left, config.eval.max_sequences)
+
+
+def setting_of(ground: Ground, steps: int, beginning_steps: int = 0) -> Setting:
+    """What the arms of a study have in common; nothing in it depends on where the run lies."""
+    config, layout = ground.config, ground.cache.plan.layout
+    held_out = data_of(ground.cache, ground.held_out)
+    student = load_student(config.student, ground.tokenizer, choose_device("cpu"))
+    return Setting(
+        text=str(config.data.dataset or config.data.path or config.data.source),
+        teacher=None if config.demo is not None else str(config.teacher.model),
+        teacher_parameters=_num_parameters(ground.teacher),
+        teacher_ce_nats=teacher_measures(ground.cache, ground.held_out).cross_entropy_nats,
+        student=student.architecture,
+        student_parameters=_num_parameters(student),
+        beginning_steps=beginning_steps,
+        steps=steps,
+        vocab_size=layout.vocab_size,
+        head_size=layout.head_size,
+        num_sequences=held_out.num_sequences,
+        num_positions=held_out.num_positions,
+    )
+
+
+def _num_parameters(causal: CausalModel) -> int:
+    return sum(parameter.numel() for parameter in causal.model.parameters())

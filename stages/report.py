@@ -17,6 +17,7 @@ from pipeline.evaluation.cache_facts import facts_of
 from pipeline.evaluation.history import TrainingHistory, read_history, read_standing
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.story import Story
+from pipeline.evaluation.study.results import RESULTS_NAME, load_results
 from pipeline.evaluation.summary import load_result
 from pipeline.runs import RunDirectory
 from stages.config import RunConfig
@@ -31,6 +32,7 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
     """
     config = load_config(RunConfig, run.config) if run.config.is_file() else None
     cache = _cache(run, config)
+    results, configs = run.quality / RESULTS_NAME, sorted(run.quality.glob("*/config.yaml"))
     story = Story(
         name=config.name if config else run.root.resolve().name,
         run_dir=str(run.root),
@@ -42,6 +44,9 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
         training=_training(run),
         standing=read_standing(run.checkpoints),
         evaluation=load_result(run.evaluation) if run.evaluation.is_file() else None,
+        studies=load_results(results) if results.is_file() else (),
+        study_begun=run.quality.is_dir(),
+        study_configs={path.parent.name: path.read_text(encoding="utf-8") for path in configs},
         compare={name: history for name, other in (compare or {}).items() if (history := _training(other))},
         compare_dirs={name: str(other.root) for name, other in (compare or {}).items()},
     )

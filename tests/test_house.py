@@ -21,7 +21,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "transformers": ("pipeline/data/tokenizer.py", "pipeline/models/", "pipeline/benches/trainer.py"),
     "tokenizers": ("pipeline/data/tokenizer.py", "pipeline/data/bpe.py", "pipeline/data/byte_lengths.py"),
     "huggingface_hub": ("pipeline/data/tables.py", "pipeline/models/source.py"),
-    "matplotlib": ("pipeline/evaluation/charts.py",),
+    "matplotlib": ("pipeline/evaluation/canvas.py",),
     "rich": ("pipeline/evaluation/", "pipeline/pricing/", "pipeline/benches/", "stages/"),
     "safetensors": ("pipeline/distill/checkpoint.py", "pipeline/models/"),
     "torch": (

@@ -12,10 +12,18 @@ from pipeline.evaluation.charts import scale_chart
 from pipeline.evaluation.markup import Markup, code, element
 from pipeline.evaluation.series import Colour, Point
 from pipeline.evaluation.story import Story
+from pipeline.evaluation.study.findings import DEFAULT, compare
+from pipeline.evaluation.study.picture import bytes_chart
+from pipeline.evaluation.study.results import StudyResult
+from pipeline.evaluation.study_section import share_text
 from pipeline.evaluation.summary import EvalResult, Gain, Kind, gain_of, row_title
 from pipeline.runs import stages_of
 
 _COLOURS: dict[Kind, Colour] = {"teacher": "teacher", "student": "student", "initial": "rest", "baseline": "baseline"}
+_ALONE = (
+    "Beside its study this run directory holds nothing: no cache, no student and no evaluation of its own. Those that "
+    "the study trained lie in its folder quality."
+)
 
 
 def hero(story: Story) -> Markup:
@@ -36,12 +44,22 @@ def hero(story: Story) -> Markup:
         cache = story.cache
         claim = f"The teacher's predictions at {cache.num_scored:,} positions, in {format_bytes(cache.size_bytes)}."
         return _hero(f"{len(cache.sealed)} of {len(cache.shards)}", "shards sealed", "plain", claim, "No student yet.")
+    if told := next(filter(None, map(_study_hero, story.studies)), None):
+        return told
+    if story.studies:
+        number = sum(len(study.findings) for study in story.studies)
+        return _hero(f"{number}", "arms compared", "plain", "A study of which way of distilling helps.", "")
     return _hero("Nothing", "so far", "plain", "This run directory holds no cache, no student and no figures.", "")
 
 
 def missing(story: Story) -> Markup:
     """What the run does not have yet or any more, each with the command that makes it."""
     items = []
+    if story.study_begun and not story.studies:
+        items.append(("A study was begun, and has no figures yet.", _study_command(story)))
+    if story.is_study_alone:
+        rows = [element("li", _ALONE), *(element("li", what, " Run ", element("code", line)) for what, line in items)]
+        return element("div", element("strong", "Not in this report"), element("ul", *rows), class_="missing")
     if story.cache is None or not story.cache.complete:
         what = "There is no teacher cache." if story.cache is None else "The teacher cache is not complete."
         items.append((what, command(story, "cache-teacher")))
@@ -65,13 +83,20 @@ def command(story: Story, stage: str) -> str:
     if stage == "report":
         compared = [word for name, place in story.compare_dirs.items() for word in ("--compare", f"{name}={place}")]
         return shlex.join(["sad-pipeline", stage, story.run_dir, *compared])
-    words = ["sad-pipeline", stage, "-c", f"{story.run_dir}/config.yaml", "--run-dir", story.run_dir]
+    config = f"{story.run_dir}/config.yaml" if story.config_text else "my.yaml"
+    words = ["sad-pipeline", stage, "-c", config, "--run-dir", story.run_dir]
     return shlex.join([*words, *(_eval_settings(story) if stage == "eval" else [])])
 
 
 def commands(story: Story) -> Markup:
     """The commands that make this run from its config, in order."""
-    return code("\n".join(command(story, stage) for stage in ("cache-teacher", "train-student", "eval", "report")))
+    stages = ("report",) if story.is_study_alone else ("cache-teacher", "train-student", "eval", "report")
+    study = [_study_command(story)] if story.study_begun else []
+    return code("\n".join([*study, *(command(story, stage) for stage in stages)]))
+
+
+def _study_command(story: Story) -> str:
+    return shlex.join(["sad-pipeline", "bench", "quality", "--run-dir", story.run_dir])
 
 
 def _eval_settings(story: Story) -> list[str]:
@@ -133,6 +158,19 @@ def _hero(figure: str, unit: str, tone: str, claim: str, support: str, chart: Ma
     number = element("p", figure, element("small", unit), class_=f"figure {tone}".strip())
     words = element("div", number, element("p", claim, class_="claim"), element("p", support, class_="support"))
     return element("section", words, chart or "", id="summary", class_="hero" if chart else "hero alone")
+
+
+def _study_hero(study: StudyResult) -> Markup | None:
+    """How much of full distillation's gain the default's cache keeps; None where the study does not say."""
+    default = study.findings.get(DEFAULT)
+    share = compare(default, study.findings).kl_gain_share if default else None
+    if default is None or share is None:
+        return None
+    size = "" if default.bytes_per_token is None else f", {default.bytes_per_token:,.0f} bytes a token"
+    claim = f"Of what full distillation gains over labels only, so much is kept by the default's cache{size}."
+    support = f"{share_text(share)}, by the KL to the teacher on held-out text; {study.title}."
+    chart = bytes_chart("scale", study)
+    return _hero(f"{share.mean:.0%}", "of the gain", "plain", claim, support, Markup(chart.svg) if chart else None)
 
 
 def _scale(result: EvalResult) -> Markup:

@@ -10,6 +10,7 @@ from pipeline.evaluation.data_section import data_section
 from pipeline.evaluation.headline import commands, hero, missing
 from pipeline.evaluation.markup import Markup, code, details, element, join, section, table
 from pipeline.evaluation.story import Story
+from pipeline.evaluation.study_section import study_section
 from pipeline.evaluation.summary import EvalResult, TextSample, columns_of, remarks_on, row_title
 from pipeline.evaluation.training_section import training_section
 
@@ -45,6 +46,7 @@ def _parts(story: Story) -> list[Markup]:
         cache_section(story.cache) if story.cache else Markup(""),
         data_section(story.data) if story.data else Markup(""),
         _samples(story.evaluation) if story.evaluation and story.evaluation.samples else Markup(""),
+        study_section(story.studies) if story.studies else Markup(""),
         _reproduce(story),
     ]
 
@@ -56,6 +58,7 @@ def _header(story: Story) -> Markup:
         ("cache", "Teacher cache", story.cache is not None),
         ("data", "Data", story.data is not None),
         ("samples", "Samples", bool(story.evaluation and story.evaluation.samples)),
+        ("study", "Study", bool(story.studies)),
         ("reproduce", "Reproduce", True),
     ]
     return element(
@@ -118,6 +121,10 @@ def _reproduce(story: Story) -> Markup:
         parts.append(details("Environment of the evaluation", table(["part", "version"], rows, words=True)))
     if story.config_text:
         parts.append(details("Resolved configuration", code(story.config_text)))
+    for name, text in story.study_configs.items():
+        parts.append(details(f"Resolved configuration of the study, {name}", code(text)))
+    if story.study_begun:
+        parts.insert(1, element("p", "bench quality takes the options it was begun with.", class_="note"))
     lead = "Each command resumes where it stopped; the same configuration gives the same cache, byte for byte."
     return section("reproduce", "Reproduce", *parts, lead=lead)
 

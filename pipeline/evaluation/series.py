@@ -11,7 +11,7 @@ import numpy as np
 MAX_POINTS = 400  # a longer line is averaged down to about this many points
 _SMOOTH_WINDOW = 0.04  # of the line's length, on either side
 
-Colour = Literal["ink", "muted", "grid", "teacher", "student", "second", "baseline", "extra", "rest"]
+Colour = Literal["ink", "muted", "grid", "teacher", "student", "second", "baseline", "extra", "rest", "card"]
 Dash = Literal["solid", "dashed", "dotted"]
 
 
@@ -46,13 +46,32 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """One thing of two measures, with its name beside it; `ends` are where its y may lie."""
+class Estimate:
+    """A named value, and the ends it may lie between where they are known."""
 
     label: str
-    x: float
-    y: float
+    value: float
     ends: tuple[float, float] | None = None
+    colour: Colour = "student"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """What something costs, a size above zero, and the estimate of what it is worth."""
+
+    size: float
+    worth: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A quantity that is spread at every step: a tenth lies below `low`, half below `middle`, a tenth above `high`."""
+
+    label: str
+    x: Sequence[float]
+    low: Sequence[float]
+    middle: Sequence[float]
+    high: Sequence[float]
     colour: Colour = "student"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.data.report import DataReport
 from pipeline.evaluation.cache_facts import CacheFacts
 from pipeline.evaluation.history import Standing, TrainingHistory
+from pipeline.evaluation.study.results import StudyResult
 from pipeline.evaluation.summary import EvalResult
 from pipeline.runs import stages_of
 
@@ -27,6 +28,9 @@ class Story:
     training: TrainingHistory | None = None
     standing: Standing | None = None
     evaluation: EvalResult | None = None
+    studies: tuple[StudyResult, ...] = ()  # of which way of distilling helps
+    study_begun: bool = False  # whether there is one, with or without figures
+    study_configs: Mapping[str, str] = field(default_factory=dict)  # what it works with -> that as text
     compare: Mapping[str, TrainingHistory] = field(default_factory=dict)  # further trainings, by name
     compare_dirs: Mapping[str, str] = field(default_factory=dict)  # and their run directories
 
@@ -36,6 +40,11 @@ class Story:
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
+
+    @property
+    def is_study_alone(self) -> bool:
+        """Whether a study is all that is here."""
+        return self.study_begun and not (self.cache or self.training or self.evaluation or self.config_text)
 
     def num_steps(self) -> int | None:
         """Of the whole training, from whoever knows: its last outcome, the evaluation, the configuration."""
@@ -51,8 +60,10 @@ class Story:
         teacher = self.setting("teacher", "model")
         student = self.setting("student", "model") or self.setting("student", "config", "model_type")
         place = self.setting("data", "dataset") or self.setting("data", "path") or self.setting("data", "source")
-        parts = [("Teacher", teacher), ("student", student), ("text", _SOURCES.get(str(place), place))]
+        parts = [("Teacher", teacher), ("student", student), ("text", place and place_name(str(place)))]
         return "  ·  ".join(f"{word}: {value}" for word, value in parts if value)
 
 
-_SOURCES = {"stdlib": "the Python standard library"}
+def place_name(place: str) -> str:
+    """Where a text came from, for people."""
+    return "the Python standard library" if place == "stdlib" else place

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.console import format_bytes
-from pipeline.evaluation.charts import line_chart
+from pipeline.evaluation.charts import band_chart, line_chart
 from pipeline.evaluation.history import Curve, TrainingHistory
 from pipeline.evaluation.markup import Markup, element, figure, section, tiles
-from pipeline.evaluation.series import Colour, Dash, Level, Line
+from pipeline.evaluation.series import Band, Colour, Dash, Level, Line
 
 Others = Mapping[str, TrainingHistory]
 _OTHER_COLOURS: tuple[Colour, ...] = ("baseline", "extra", "rest")  # of the trainings compared with, in order
@@ -101,7 +101,6 @@ _PART_LOOKS: dict[str, tuple[str, Colour]] = {
     "kd": ("teacher", "student"),
     "rank": ("teacher's order", "second"),
 }
-_ROUTE_DASHES: dict[str, Dash] = {"p10": "dotted", "p50": "solid", "p90": "dashed"}
 _MACHINE_PANELS = (
     _Panel("tokens_per_second", "Throughput", "tokens a second", "Masked positions included.", from_zero=True),
     _Panel(
@@ -196,17 +195,19 @@ def _weights_chart(history: TrainingHistory) -> Markup:
 
 def _routes_chart(history: TrainingHistory) -> Markup:
     """How a router spreads the weights of each part over positions; nothing where there was none."""
-    lines = []
+    bands = []
     for part, (words, colour) in _PART_LOOKS.items():
-        if not any(history.curve(f"{part}_weight").values):
+        curves = [history.curve(f"route_{part}_{quantile}") for quantile in ("p10", "p50", "p90")]
+        if not any(history.curve(f"{part}_weight").values) or not all(curves):
             continue
-        for quantile, dash in _ROUTE_DASHES.items():
-            if curve := history.curve(f"route_{part}_{quantile}"):
-                lines.append(Line(f"{words}, {quantile}", curve.steps, curve.values, colour, dash))
-    if not lines:
+        rows = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves]
+        steps = sorted(set.intersection(*map(set, rows)))
+        low, middle, high = ([row[step] for step in steps] for row in rows)
+        bands.append(Band(words, steps, low, middle, high, colour))
+    if not bands:
         return Markup("")
-    chart = line_chart("routes", lines, "weight of a position", from_zero=True)
-    caption = "What the router gives positions: a tenth of them lies below p10, half below p50, a tenth above p90."
+    chart = band_chart("routes", bands, "weight of a position")
+    caption = "What the router gives positions: half of them less than the line, eight of ten within the band."
     return figure("Routing", chart, caption)
 
 

@@ -16,6 +16,7 @@ from pipeline.evaluation.history import TrainingHistory
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.story import Story
 from pipeline.evaluation.summary import EvalData, EvalResult, Kind, Measures, ModelRow, TextSample, Weights
+from tests.evaluation.studies import crowded_study, real_study, study_of_one_seed
 
 HOSTILE = "</style></pre><script>document.title='owned'</script><img src=x onerror=alert(1)>&amp;\"'"
 
@@ -146,6 +147,8 @@ def make_story(**changes: Any) -> Story:
         "data": make_data_report(),
         "training": make_history(),
         "evaluation": make_result(),
+        "studies": (real_study(),),
+        "study_begun": True,
         "compare": {"labels only": make_history(4.45, listens=False)},
     }
     return Story(**(parts | changes))
@@ -153,10 +156,12 @@ def make_story(**changes: Any) -> Story:
 
 def partial_stories() -> dict[str, Story]:
     """Runs that stopped on the way."""
-    nothing = {"evaluation": None, "training": None, "compare": {}}
+    nothing = {"evaluation": None, "training": None, "compare": {}, "studies": (), "study_begun": False}
+    empty = nothing | {"config": {}, "config_text": "", "status": {}, "cache": None, "data": None}
+    study = empty | {"study_begun": True}
     paused = {"stage": "cache-teacher", "state": "paused", "message": "paused with 4 of 9 shards sealed: SIGINT"}
     return {
-        "empty": make_story(config={}, config_text="", status={}, cache=None, data=None, **nothing),
+        "empty": make_story(**empty),
         "planned": make_story(cache=make_cache_facts(sealed=0), **nothing),
         "capturing": make_story(cache=make_cache_facts(sealed=4), status=paused, **nothing),
         "cached": make_story(**nothing),
@@ -164,6 +169,9 @@ def partial_stories() -> dict[str, Story]:
         "trained": make_story(evaluation=None),
         "no cache here": make_story(cache=None, data=None),
         "labels only": make_story(training=make_history(listens=False), compare={}),
+        "study alone": make_story(**study | {"studies": (real_study(), crowded_study())}),
+        "study of one seed": make_story(**study | {"studies": (study_of_one_seed(),)}),
+        "study begun": make_story(**study),
         "worse": make_story(evaluation=make_result(student_nats=4.8)),
         "stopped early": make_story(training=replace(make_history(), stopped={"step": 300, "evaluations": 10})),
     }

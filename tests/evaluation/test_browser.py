@@ -33,6 +33,16 @@ return [...document.querySelectorAll("main *:not(svg *)")].filter(element =>
   element.clientWidth > 0 && element.scrollWidth > element.clientWidth + 1 &&
   !element.closest("thead")).map(element => element.tagName + ": " + element.textContent.slice(0, 40))
 """
+# Pairs of texts of one chart that run over each other by more than a hair.
+_COLLIDING = """
+return [...document.querySelectorAll("svg")].flatMap(svg => {
+  const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+  const shared = (a, b, low, high) => Math.min(a[high], b[high]) - Math.max(a[low], b[low]);
+  return texts.flatMap(([one, a], index) => texts.slice(index + 1)
+    .filter(([_, b]) => shared(a, b, "left", "right") > 1 && shared(a, b, "top", "bottom") > 3)
+    .map(([other]) => one + " over " + other));
+})
+"""
 _COLOURS = """
 const style = element => getComputedStyle(element);
 const line = document.querySelector("#training svg text");
@@ -62,7 +72,7 @@ def test_the_page_is_whole_at_every_width(browser: Browser, page: Path, width: i
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.run(_CLIPPED) == []
     charts = browser.run(_CHARTS)
-    assert len(charts) == 16
+    assert len(charts) == 18
     for chart in charts:
         assert chart["width"] > 200
         assert chart["height"] > 100
@@ -91,6 +101,16 @@ def test_everything_unfolds(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.run("document.querySelectorAll('details').forEach(part => part.open = true)")
     assert browser.run(_CLIPPED) == []
+
+
+@pytest.mark.parametrize("width", [1280, 1024, 768, 400, 320])
+@pytest.mark.parametrize("name", ["whole", "study alone"])
+def test_names_in_a_chart_stay_apart(browser: Browser, tmp_path: Path, name: str, width: int) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(rendered(name), encoding="utf-8")
+    browser.emulate(width=width, scheme="light")
+    browser.open(path)
+    assert browser.run(_COLLIDING) == []
 
 
 @pytest.mark.parametrize("name", partial_stories())

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.evaluation.charts import bar_chart, line_chart, scale_chart, scatter_chart, share_chart, standalone
-from pipeline.evaluation.series import Chart, Level, Line, Point, Spot, thin
+from pipeline.evaluation.charts import band_chart, bar_chart, line_chart, scale_chart, share_chart
+from pipeline.evaluation.interval_charts import interval_chart, scatter_chart
+from pipeline.evaluation.series import Band, Chart, Estimate, Level, Line, Point, Spot, thin
 
 STEPS = list(range(0, 1000, 10))
 
@@ -22,7 +23,12 @@ def texts(chart: Chart) -> list[str]:
 
 
 WAVE = [8 + np.sin(step) for step in STEPS]
-SPOTS = [Spot("topk", 300.0, 0.99, (0.97, 1.01)), Spot("sampled", 40.0, 0.93, colour="second")]
+ESTIMATES = [Estimate("topk", 0.99, (0.97, 1.01)), Estimate("sampled", 0.93, colour="second")]
+SPOTS = [Spot(size, estimate) for size, estimate in zip((300.0, 40.0), ESTIMATES, strict=True)]
+BANDS = [
+    Band(part, STEPS, [7.0] * len(STEPS), [8.0] * len(STEPS), [high] * len(STEPS))
+    for part, high in (("labels", 9.0), ("teacher", 14.0))
+]
 CHARTS: dict[str, Callable[[], Chart]] = {
     "line": lambda: line_chart("a", [Line("one", STEPS, WAVE, noisy=True)], "nats", [Level("teacher", 7.0)]),
     "log": lambda: line_chart("b", [Line("one", STEPS, np.geomspace(0.01, 100, 100).tolist())], "norm", log_y=True),
@@ -32,7 +38,9 @@ CHARTS: dict[str, Callable[[], Chart]] = {
     "share": lambda: share_chart("f", [("τ = 1", [0] * 99 + [5], "student"), ("τ = 2", [1] * 9, "extra")], "mass"),
     "bars": lambda: bar_chart("g", [str(index) for index in range(50)], [200.0] * 50, "bytes", "shard"),
     "log bars": lambda: bar_chart("h", ["min", "max"], [1.0, 1e6], "tokens", "quantile", log_y=True),
-    "scatter": lambda: scatter_chart("j", SPOTS, "share", [Level("full", 1.0)], "bytes"),
+    "scatter": lambda: scatter_chart("j", SPOTS, "share", [Level("full", 1.0)], "bytes", (0, 2)),
+    "intervals": lambda: interval_chart("k", ESTIMATES, [Level("full", 1.0)], "share", (0, 2)),
+    "bands": lambda: band_chart("l", BANDS, "weight"),
     "zeros": lambda: bar_chart("i", ["min", "max"], [0.0, 0.0], "tokens", "quantile"),
 }
 
@@ -101,13 +109,15 @@ def test_a_long_training_stays_a_small_chart() -> None:
     assert len(chart.svg) < 60_000
 
 
-def test_a_chart_can_be_a_file_of_its_own(charts: dict[str, Chart]) -> None:
-    content = standalone(charts["scatter"]).decode()
-    root = ElementTree.fromstring(content)
-    box = [float(number) for number in root.attrib["viewBox"].split()]
-    assert [float(root.attrib[side]) for side in ("width", "height")] == box[2:]
-    named = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"topk", "sampled", "bytes", "share"} <= set(named)
-    used = set(re.findall(r"var\((--[a-z]+)\)", content))
-    assert used
-    assert not {name for name in used if f"{name}:" not in content}, "a colour that nothing gives"
+def test_each_band_has_a_panel_of_its_own_on_one_scale(charts: dict[str, Chart]) -> None:
+    chart = charts["bands"]
+    words = texts(chart)
+    assert {"labels", "teacher", "weight", "step"} <= set(words)
+    assert chart.keys == ()
+    assert [words.count(tick) for tick in ("0", "10")] == [2 + 1, 2]  # both panels go from 0 to 15; steps begin at 0
+    shapes = dict(re.findall(r'<path id="([^"]+)" d="([^"]*)"', chart.svg))
+    filled = [shapes[name] for name in re.findall(r'<use xlink:href="#([^"]+)"[^>]*fill-opacity', chart.svg)]
+    heights = [[float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path)] for path in filled]
+    narrow, wide = (max(ys) - min(ys) for ys in heights)  # from 7 to 9, and from 7 to 14
+    assert wide / narrow == pytest.approx(7 / 2, rel=1e-3)
+    assert max(heights[0]) < min(heights[1])

@@ -58,15 +58,15 @@ def page() -> str:
 
 def test_a_whole_run_has_every_part(page: str) -> None:
     reader = Reader(page)
-    assert {"summary", "models", "training", "cache", "data", "samples", "reproduce"} <= set(reader.ids)
+    assert {"summary", "models", "training", "cache", "data", "samples", "study", "reproduce"} <= set(reader.ids)
     for title in (
         "Validation", "Loss on the labels", "Loss to the teacher", "Agreement with the teacher", "Temperature",
         "Learning rate", "Gradient norm", "Gradient norm, clipped", "Gradient norm by kind of weight",
         "Effective tail draws", "Throughput", "Waiting for data",
-        "Mass kept in the head", "Size by shard", "Length of documents",
+        "Mass kept in the head", "Size by shard", "Length of documents", "Bytes against quality", "Ways of training",
     ):  # fmt: skip
         assert title in reader.words
-    assert reader.tags.count("svg") == 16
+    assert reader.tags.count("svg") == 18
     assert "Not in this report yet" not in reader.words
 
 
@@ -120,10 +120,44 @@ def test_text_of_a_run_never_becomes_markup() -> None:
 def test_runs_that_stopped_on_the_way(name: str) -> None:
     story = partial_stories()[name]
     reader = Reader(rendered(name))
+    if story.is_study_alone:
+        assert "no cache, no student and no evaluation of its own" in reader.words
+        assert "cache-teacher" not in reader.words
+        return
     assert ("There is no teacher cache" in reader.words) == (story.cache is None)
     assert ("The teacher cache is not complete" in reader.words) == (name in ("planned", "capturing"))
     assert ("No student was trained" in reader.words) == (story.training is None)
     assert ("The models were not evaluated" in reader.words) == (story.evaluation is None)
+
+
+def test_a_study_alone_has_a_headline_and_the_command_that_made_it() -> None:
+    reader = Reader(rendered("study alone"))
+    assert {"summary", "study", "reproduce"} == {name for name in reader.ids if "-" not in name}
+    assert "98%" in reader.words
+    assert "Of what full distillation gains over labels only, so much is kept by the default's cache, 86 bytes" in (
+        " ".join(reader.words.split())
+    )
+    assert "sad-pipeline bench quality --run-dir artifacts/demo" in reader.words
+    assert "1,200 steps, V = 4,096, K = 32" in reader.words
+    assert reader.tags.count("svg") == 1 + 2 + 2
+
+
+def test_a_study_without_a_default_has_a_headline_too() -> None:
+    words = Reader(rendered("study of one seed")).words
+    assert "arms compared" in words
+    assert "The default itself is not in this study" in words
+
+
+def test_a_study_without_figures_says_how_to_get_them() -> None:
+    reader = Reader(rendered("study begun"))
+    assert "A study was begun, and has no figures yet." in reader.words
+    assert "sad-pipeline bench quality --run-dir artifacts/demo" in reader.words
+    assert "study" not in reader.ids
+
+
+def test_a_run_without_a_config_is_told_to_write_one() -> None:
+    assert "sad-pipeline cache-teacher -c my.yaml --run-dir artifacts/demo" in Reader(rendered("empty")).words
+    assert "-c artifacts/demo/config.yaml" in Reader(rendered("cached")).words
 
 
 def test_a_pause_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import re
 from typing import Any
 
 from pipeline.evaluation.history import TrainingHistory
@@ -23,15 +24,37 @@ def section_of(**more: Any) -> str:
     return str(training_section(dataclasses.replace(history, train=train), {}, None))
 
 
+def routing_of(section: str) -> str:
+    """The chart of routes, without the words around it."""
+    found = re.search(r"<h3>Routing</h3>(.*?)</figure>", section, re.DOTALL)
+    assert found
+    return html.unescape(found[1])
+
+
 def test_routes_are_drawn_for_each_part_that_has_a_weight() -> None:
     routes = {f"route_{part}_{name}": 0.8 for part in ("ce", "kd", "rank") for name in ("mean", "p10", "p50", "p90")}
-    section = section_of(**STEADY, **routes)
-    assert "Routing" in section
-    for words in ("labels, p10", "labels, p90", "teacher, p50"):
-        assert words in section
-    assert "teacher's order" not in html.unescape(section)
-    with_order = html.unescape(section_of(**(STEADY | {"rank_weight": 0.3}), **routes))
-    assert "teacher's order, p50" in with_order
+    chart = routing_of(section_of(**STEADY, **routes))
+    assert re.findall(r">(labels|teacher|teacher's order)</text>", chart) == ["labels", "teacher"]
+    assert chart.count("fill-opacity") == 2  # a band a part
+    assert 'class="legend"' not in chart
+    with_order = routing_of(section_of(**(STEADY | {"rank_weight": 0.3}), **routes))
+    assert re.findall(r">(labels|teacher|teacher's order)</text>", with_order) == [
+        "labels",
+        "teacher",
+        "teacher's order",
+    ]
+    assert with_order.count("fill-opacity") == 3
+
+
+def test_steps_at_which_a_quantile_is_no_number_are_left_out_of_the_band() -> None:
+    routes: dict[str, Any] = {f"route_ce_{name}": 0.8 for name in ("p10", "p50", "p90")}
+    whole = routing_of(section_of(**STEADY, **routes))
+    routes["route_ce_p90"] = lambda step: 0.8 if step > 280 else None
+    part = routing_of(section_of(**STEADY, **routes))
+    points = [len(re.findall(r"\bL ", chart)) for chart in (part, whole)]
+    assert points[0] < points[1] / 4
+    routes["route_ce_p90"] = None
+    assert "<h3>Routing</h3>" not in section_of(**STEADY, **routes)
 
 
 def test_weights_are_drawn_where_they_move() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.evaluation.study.results import RESULTS_NAME, save_results
 from pipeline.runs import RunDirectory
 from stages import report
+from tests.evaluation.studies import real_study
 from tests.stages.test_eval_and_report import rows_of
 from tests.stages.toys import Toy, copy, flip_a_bit, run, status, tree
 from tests.stages.trainings import checkpoint
@@ -71,6 +74,54 @@ def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
     page = reported(tmp_path)
     assert "There is no teacher cache." in page
     assert "sad-pipeline cache-teacher" in page
+
+
+def test_a_study_alone_is_a_report_too(tmp_path: Path) -> None:
+    run_dir = RunDirectory(tmp_path / "run")
+    save_results(run_dir.quality / RESULTS_NAME, [real_study()], {})
+    page = html.unescape(reported(run_dir.root))
+    assert '<section id="study">' in page
+    for words in ("98%", "62.6%", "not told apart", "no cache, no student and no evaluation of its own"):
+        assert words in page
+    assert f"sad-pipeline bench quality --run-dir {run_dir.root}" in page
+    assert "config.yaml" not in page  # there is none to name
+    assert "Nothing" not in page
+
+
+def test_a_study_beside_a_run_is_a_part_of_its_report(evaluated: Path, tmp_path: Path) -> None:
+    run_dir = RunDirectory(copy(evaluated, tmp_path / "run"))
+    save_results(run_dir.quality / RESULTS_NAME, [real_study()], {})
+    page = reported(run_dir.root)
+    for anchor in ("models", "training", "cache", "data", "study", "reproduce"):
+        assert f'<section id="{anchor}">' in page
+    assert "Not in this report" not in page
+
+
+def test_a_study_that_goes_on_is_told(tmp_path: Path) -> None:
+    (tmp_path / "quality" / "v4096").mkdir(parents=True)
+    (tmp_path / "quality" / "v4096" / "config.yaml").write_text("name: of-the-study\n")
+    page = reported(tmp_path)
+    assert "A study was begun, and has no figures yet." in page
+    assert "Resolved configuration of the study, v4096" in page
+    assert "name: of-the-study" in page
+    assert '<section id="study">' not in page
+
+
+def test_a_damaged_study_is_not_reported(tmp_path: Path) -> None:
+    path = tmp_path / "quality" / RESULTS_NAME
+    save_results(path, [real_study()], {})
+    for content, words in (
+        (path.read_text().replace('"learning_rate": 0.004', '"learning_rate": "fast"'), "expected a number above 0"),
+        (path.read_text().replace('"format": 1', '"format": 0'), "expected study format 1, found 0"),
+    ):
+        path.write_text(content)
+        ended = run("report", str(tmp_path))
+        assert ended.code == 4
+        told = " ".join(ended.stderr.split())
+        assert words in told
+        assert str(path) in told
+        assert "Run `sad-pipeline bench quality` again as before" in told
+        assert not (tmp_path / PAGE).exists()
 
 
 def test_half_finished_and_outdated_figures_are_told(toy: Toy, cached: Path, tmp_path: Path) -> None:

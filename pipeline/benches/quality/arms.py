@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.cache.settings import DEFAULTS
 from pipeline.errors import ConfigError
+from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
 
-LABELS, FULL, DEFAULT = "labels", "full", "default"
 _K_PARTS = (16, 8, 4, 2)
 _COMPACT_PART = DEFAULTS["topk"]["head_size"] // DEFAULTS["compact"]["head_size"]  # its head beside that of topk
 
@@ -61,6 +61,13 @@ class Arm:
         return {"weights" if key in ("ce_weight", "kd_weight") else key for key in keys} | (
             {"cache"} if self.cache else set()
         )
+
+    def changes_of(self, candidate: str) -> Changes:
+        """Config key -> value, of all that a candidate changes."""
+        train, cache = self.candidates[candidate], self.cache
+        return {f"train.{key}": value for key, value in train.items()} | {
+            f"cache.{key}": value for key, value in cache.items()
+        }
 
 
 def _arm(name: str, changes: Changes, *, cache: Changes | None = None, decides: bool = False) -> Arm:

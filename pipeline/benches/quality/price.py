@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.benches.quality.arms import BEGINNING, LABELS, Arm
+from pipeline.benches.quality.arms import BEGINNING, Arm
 from pipeline.benches.quality.plan import Study, beginnings
+from pipeline.evaluation.study.findings import LABELS
 
 _VOCAB = 4096  # at which the figures were taken, with the bundled config's models
 _MICROSECONDS = {"labels": 38.0, "cached": 55.0, "live": 200.0}  # of training, a position

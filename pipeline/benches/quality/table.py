@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.benches.quality.findings import Finding, compare
-from pipeline.benches.quality.statistics import Interval
+from pipeline.evaluation.study.findings import Finding, compare
+from pipeline.evaluation.study.statistics import Interval
 
 _HEADINGS = ("arm", "rate", "KL", "CE", "gain, %", "ppl lost, %", "CE - default", "angle", "bytes", "seeds")
 _WIDTH = 110  # where nothing says how wide it may be
@@ -22,7 +22,7 @@ def print_findings(machine: Mapping[str, Any], tables: Mapping[str, Mapping[str,
     console = console if console.is_terminal else Console(stderr=True, width=_WIDTH)
     for title, findings in tables.items():
         chosen = [f"{finding.arm} is {finding.candidate}" for finding in findings.values() if finding.candidate]
-        notes = [f"{machine['cpu']}, {machine['threads']} threads", *chosen, "* the lowest or highest rate of three"]
+        notes = [f"{machine['cpu']}, {machine['threads']} threads", *chosen, "* the lowest or highest rate tried"]
         table = Table(title=f"bench quality: {title}", caption="; ".join(notes), box=SIMPLE_HEAD, pad_edge=False)
         for heading in _HEADINGS:
             table.add_column(heading, justify="left" if heading == "arm" else "right")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS, Arm, arms_of, chosen_arms
+from pipeline.benches.quality.arms import Arm, arms_of, chosen_arms
 from pipeline.benches.quality.plan import (
     MOST_BEYOND,
     RATE_FACTORS,
@@ -21,6 +21,7 @@ from pipeline.benches.quality.plan import (
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.config import keys_of_kind
 from pipeline.errors import ConfigError
+from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
 from stages.bench_quality import BEGINNING, MANY, studies_of
 from stages.config import RunConfig, load_run_config
 from stages.quality_trainings import arm_config

@@ -13,8 +13,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.cache import TeacherCache
+from pipeline.evaluation.study.results import load_results
 from pipeline.pause import PauseRequest
 from tests.stages.toys import REPOSITORY, Ended, run
 
@@ -220,6 +223,40 @@ def test_a_picture_of_bytes_and_quality(study: Study) -> None:
     named = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"default", "compact", "k4of320", "bytes a cached token (3 steps, V = 320, K = 16)"} <= named
     assert "tau2" not in named
+
+
+def test_the_report_of_a_study_tells_it(study: Study, tmp_path: Path) -> None:
+    root, printed = study
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    ended = run("report", str(root.parent))
+    assert ended.code == 0, ended.stderr
+    page = (root.parent / "report" / "report.html").read_text(encoding="utf-8")
+    [told] = load_results(root / "quality.json")
+    found = {result["name"]: result["value"] for result in printed["results"]}
+    share = f"{100 * found['quality.compact.gain_share']:,.1f}%".replace("-", "\N{MINUS SIGN}")
+    for words in (
+        "Bytes against quality",
+        "train.temperature: 2",
+        "cache.head_size: 4",
+        share,
+        "3 steps, V = 320, K = 16",
+    ):
+        assert words in page
+    assert (told.setting.teacher, told.setting.text) == (None, "stdlib")
+    assert told.setting.num_sequences == 4
+    assert 0 < told.setting.num_positions <= 4 * 64
+    assert 0 < told.setting.student_parameters < told.setting.teacher_parameters * 2
+    assert told.setting.teacher_ce_nats == pytest.approx(_teacher_ce(root), rel=1e-6)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
+
+
+def _teacher_ce(root: Path) -> float:
+    """By whole sequences of the default's cache, as each training's measured.json names them."""
+    sequences = read(next((root / "v320" / "trainings").glob("*/*/measured.json")))["sequences"]
+    with TeacherCache.open(root / "v320" / "caches" / "default" / "cache") as cache:
+        parts = [cache[index] for index in sequences]
+        nats = [-part.records.label_logprobs_T[part.loss_mask_T].astype(np.float64) for part in parts]
+    return float(np.concatenate(nats).mean())
 
 
 def test_kept_trainings_of_other_settings_are_refused(study: Study) -> None:

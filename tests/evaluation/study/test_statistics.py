@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.benches.quality.statistics import Interval, mean_interval, ratio_interval, student_t
+from pipeline.evaluation.study.statistics import Interval, mean_interval, ratio_interval, student_t
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 12, 13, 14, 30, 100])

@@ -1,23 +1,22 @@
 """From trainings to figures: every arm beside full distillation, labels only and the default, paired by seed.
 
 gain share        ( labels − arm ) / ( labels − full )      of the KL to the teacher; of CE: ce_gain_share
-perplexity lost   exp( CE_arm − CE_full ) − 1
+perplexity lost   exp( CE_arm − CE_full ) − 1               with the difference capped as perplexities are
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from pipeline.benches.quality.arms import DEFAULT, FULL, LABELS
-from pipeline.benches.quality.statistics import Interval, mean_interval, ratio_interval
-from pipeline.benches.results import Result, measured
+from pipeline.distill.perplexity import CAP_NATS
+from pipeline.evaluation.study.foreign import fields_of, number_of, object_of, text_of, truth_of
+from pipeline.evaluation.study.statistics import Interval, mean_interval, ratio_interval
 
-_SHARE_GOALS = {DEFAULT: 0.99, "compact": 0.95, "sampled": 0.95}
-_LOW_GOALS = {DEFAULT: 0.95}
-_LOST_GOALS = {DEFAULT: 1.0}  # percent
+LABELS, FULL, DEFAULT = "labels", "full", "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +36,20 @@ class Finding:
     candidate: str
     learning_rate: float
     at_an_edge: bool
-    """whether the best rate of three is the lowest or the highest: a better one may lie beyond"""
+    """whether the best rate is the lowest or the highest of those tried: a better one may lie beyond"""
     students: Mapping[int, Measured]
     """by seed"""
     bytes_per_token: float | None
     """of its cache; None where it reads none"""
     gradients: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """student it was taken at -> degrees to full distillation's gradient, and norm beside it"""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """config key -> what it is here, where it is not as in the default"""
+
+    @property
+    def has_own_cache(self) -> bool:
+        """Whether it learns from another cache than the default."""
+        return any(key.startswith("cache.") for key in self.changes)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; nothing in it depends on the clock or on how often the study was stopped."""
@@ -56,7 +62,26 @@ class Finding:
             "students": students,
             "bytes_per_token": self.bytes_per_token,
             "gradients": {name: list(pair) for name, pair in self.gradients.items()},
+            "changes": dict(self.changes),
         }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read back what `to_json` gave; ValueError for anything else, with what and where."""
+        parts = fields_of(value, "a finding", cls)
+        name = text_of(parts["arm"], "arm")
+        where = f"arm {name!r}: "
+        size = parts["bytes_per_token"]
+        return cls(
+            arm=name,
+            candidate=text_of(parts["candidate"], f"{where}candidate", empty=True),
+            learning_rate=number_of(parts["learning_rate"], f"{where}learning_rate", above=0.0),
+            at_an_edge=truth_of(parts["at_an_edge"], f"{where}at_an_edge"),
+            students=_students_of(parts["students"], f"{where}students"),
+            bytes_per_token=None if size is None else number_of(size, f"{where}bytes_per_token", above=0.0),
+            gradients=_gradients_of(parts["gradients"], f"{where}gradients"),
+            changes=object_of(parts["changes"], f"{where}changes"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,58 +108,33 @@ def compare(finding: Finding, findings: Mapping[str, Finding]) -> Comparison:
         ce_nats=mean_interval([student.ce_nats for student in own]),
         kl_gain_share=_gain_share(finding, labels, full, "kl_nats"),
         ce_gain_share=_gain_share(finding, labels, full, "ce_nats"),
-        perplexity_lost=None if lost is None else _each(lost, lambda nats: 100.0 * math.expm1(nats)),
+        perplexity_lost=None if lost is None else _each(lost, lambda nats: 100.0 * math.expm1(min(nats, CAP_NATS))),
         kl_vs_default=_difference(finding, default, "kl_nats"),
         ce_vs_default=_difference(finding, default, "ce_nats"),
     )
 
 
-def results_of(study: str, findings: Mapping[str, Finding]) -> list[Result]:
-    """The figures of a study; its name, where it has one, follows the arm's."""
-    results: list[Result] = []
-    for finding in findings.values():
-        place = f"quality.{finding.arm}" + (f".{study}" if study else "")
-        results += _figures(place, finding, compare(finding, findings))
-    return results
+def _students_of(value: Any, where: str) -> dict[int, Measured]:
+    students = {}
+    for seed, student in object_of(value, where).items():
+        if not re.fullmatch(r"0|[1-9]\d{0,17}", seed, re.ASCII):
+            raise ValueError(f"{where}: expected seeds, found {seed!r}")
+        parts = fields_of(student, f"{where}, seed {seed}", Measured)
+        numbers = {name: number_of(part, f"{where}, seed {seed}, {name}") for name, part in parts.items()}
+        students[int(seed)] = Measured(**numbers)
+    if not students:
+        raise ValueError(f"{where}: expected at least one, found none")
+    return students
 
 
-def _figures(place: str, finding: Finding, found: Comparison) -> Iterator[Result]:
-    name = finding.arm
-    yield from _spread(f"{place}.kl_nats", found.kl_nats, "nats")
-    yield from _spread(f"{place}.ce_nats", found.ce_nats, "nats")
-    yield measured(f"{place}.seeds", len(finding.students), "trainings")
-    yield measured(f"{place}.learning_rate", finding.learning_rate)
-    if finding.bytes_per_token is not None:
-        yield measured(f"{place}.bytes_per_token", finding.bytes_per_token, "bytes")
-    if found.kl_gain_share is not None and name not in (LABELS, FULL):
-        goal, low_goal = _SHARE_GOALS.get(name), _LOW_GOALS.get(name)
-        yield from _spread(f"{place}.gain_share", found.kl_gain_share, at_least=goal, low_at_least=low_goal)
-    if found.ce_gain_share is not None and name not in (LABELS, FULL):
-        yield from _spread(f"{place}.ce_gain_share", found.ce_gain_share)
-    if found.perplexity_lost is not None and name != FULL:
-        yield from _spread(f"{place}.perplexity_lost", found.perplexity_lost, "%", below=_LOST_GOALS.get(name))
-    for key, difference in (("kl", found.kl_vs_default), ("ce", found.ce_vs_default)):
-        if difference is not None and name != DEFAULT:
-            yield from _spread(f"{place}.{key}_vs_default_nats", difference, "nats")
-    for student, (degrees, norm) in finding.gradients.items():
-        yield measured(f"{place}.gradient_angle.{student}", degrees, "degrees")
-        yield measured(f"{place}.gradient_norm.{student}", norm, "of full KD's")
-
-
-def _spread(
-    name: str,
-    interval: Interval,
-    unit: str = "",
-    *,
-    at_least: float | None = None,
-    low_at_least: float | None = None,
-    below: float | None = None,
-) -> Iterator[Result]:
-    """A mean and the ends of its interval where it has them."""
-    yield measured(name, interval.mean, unit, at_least=at_least, below=below)
-    if interval.low is not None and interval.high is not None:
-        yield measured(f"{name}.low", interval.low, unit, at_least=low_at_least)
-        yield measured(f"{name}.high", interval.high, unit)
+def _gradients_of(value: Any, where: str) -> dict[str, tuple[float, float]]:
+    gradients = {}
+    for name, pair in object_of(value, where).items():
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(f"{where}, {name}: expected degrees and a norm, found {pair!r}")
+        degrees, norm = (number_of(number, f"{where}, {name}") for number in pair)
+        gradients[name] = (degrees, norm)
+    return gradients
 
 
 def _values(finding: Finding, measure: str, seeds: list[int]) -> list[float]:
