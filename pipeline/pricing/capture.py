@@ -59,12 +59,14 @@ def probe_teacher(teacher: Teacher, sequences: Sequences, rows: NDArray[np.integ
             progress.advance(1)
             if len(parts) >= _LEAST_BATCHES and sum(paces) * len(parts[0]) > _ENOUGH_SECONDS:
                 break
-    scored = sequences.select(np.concatenate(batches[: len(parts)]))
+    scored_rows = np.concatenate(batches[: len(parts)])
+    scored = sequences.select(scored_rows)
     records = Records.concatenate(parts)
     started = time.monotonic()
     own_bytes = bytes_per_position(records, scored.loss_mask)
     encoding_seconds = (time.monotonic() - started) / len(records)
-    few_B = batches[0][: max(1, _FEW_POSITIONS // sequences.sequence_length)]
+    num_few = min(len(scored_rows), max(1, _FEW_POSITIONS // sequences.sequence_length))
+    few_B = scored_rows[np.arange(num_few) * len(scored_rows) // num_few]
     sizes = {
         setting: bytes_per_position(
             dataclasses.replace(teacher, layout=layout).score(sequences, few_B), sequences.loss_mask[few_B]
