@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.benches.gradient_angle import angle_between
 from pipeline.benches.machine import num_threads
 from pipeline.benches.quality.arms import Arm, arms_of, chosen_arms
 from pipeline.benches.quality.figures import results_of
@@ -19,10 +20,9 @@ from pipeline.benches.results import Result
 from pipeline.cache import TeacherCache
 from pipeline.console import Progress, format_seconds, say
 from pipeline.data.sequences import TRAIN
-from pipeline.distill.batches import RecordSource
-from pipeline.distill.gradient_angle import angle_between
-from pipeline.distill.lessons import spread
-from pipeline.distill.live_records import LiveRecords, whole_teacher
+from pipeline.distill.batching.batches import RecordSource
+from pipeline.distill.batching.lessons import spread
+from pipeline.distill.batching.live_records import LiveRecords, whole_teacher
 from pipeline.errors import ConfigError, NumericsError
 from pipeline.evaluation.study.findings import FULL, LABELS, Finding
 from pipeline.evaluation.study.picture import draw_pictures

@@ -16,11 +16,11 @@ from pipeline.data.preparation import prepare_sequences
 from pipeline.data.sequences import TRAIN, Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.distill.batches import make_batch
-from pipeline.distill.export import export_model
+from pipeline.distill.batching.batches import make_batch
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.journal import Journal
+from pipeline.distill.keeping.export import export_model
 from pipeline.distill.learner import Learner
-from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import TrainSettings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings

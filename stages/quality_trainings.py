@@ -18,9 +18,9 @@ from pipeline.cache.roots import find_tokenizer
 from pipeline.config import differences, dump_config, keys_of_kind, parse_config
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.distill.lessons import spread
-from pipeline.distill.live_records import whole_teacher
-from pipeline.distill.metrics_log import read_log
+from pipeline.distill.batching.lessons import spread
+from pipeline.distill.batching.live_records import whole_teacher
+from pipeline.distill.keeping.metrics_log import read_log
 from pipeline.errors import ConfigError, IdentityError, NumericsError
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
 from pipeline.evaluation.study.findings import Measured

@@ -11,7 +11,7 @@ from pipeline.cache.plan import DATA_REPORT_NAME
 from pipeline.config import load_config
 from pipeline.console import say
 from pipeline.data.report import DataReport
-from pipeline.distill.metrics_log import TIMINGS
+from pipeline.distill.keeping.metrics_log import TIMINGS
 from pipeline.errors import IncompleteInputError
 from pipeline.evaluation.cache_facts import facts_of
 from pipeline.evaluation.history import TrainingHistory, read_history, read_standing

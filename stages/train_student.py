@@ -12,17 +12,17 @@ from pipeline.config import keys_of_kind
 from pipeline.console import Progress
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.distill.alarms import Alarms
-from pipeline.distill.batches import BatchReader
-from pipeline.distill.curriculum import in_curriculum
-from pipeline.distill.early_stopping import Waiting
-from pipeline.distill.export import export_model, model_card
+from pipeline.distill.batching.batches import BatchReader
+from pipeline.distill.batching.curriculum import in_curriculum
+from pipeline.distill.batching.lessons import Lessons, plan_lessons
+from pipeline.distill.guards.alarms import Alarms
+from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
+from pipeline.distill.keeping.export import export_model, model_card
+from pipeline.distill.keeping.origin import origin_facts
+from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
-from pipeline.distill.lessons import Lessons, plan_lessons
-from pipeline.distill.origin import origin_facts
 from pipeline.distill.stopwatch import Stopwatch
-from pipeline.distill.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.validation import Validation, validate
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_settings

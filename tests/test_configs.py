@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from pipeline.config import keys_of_kind
-from pipeline.distill.checkpoint import KEPT
+from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.distill.learner import Learner
-from pipeline.distill.precision import autocast
+from pipeline.distill.optimization.precision import autocast
 from pipeline.distill.settings import TrainSettings
 from pipeline.evaluation.memory import weights_bytes
 from pipeline.models import CausalModel

@@ -23,7 +23,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("pipeline/data/tables.py", "pipeline/models/source.py"),
     "matplotlib": ("pipeline/evaluation/canvas.py",),
     "rich": ("pipeline/evaluation/", "pipeline/pricing/", "pipeline/benches/", "stages/"),
-    "safetensors": ("pipeline/distill/checkpoint.py", "pipeline/models/"),
+    "safetensors": ("pipeline/distill/keeping/checkpoint.py", "pipeline/models/"),
     "torch": (
         "pipeline/models/",
         "pipeline/distill/",
@@ -60,6 +60,8 @@ def own_imports(path_prefix: str) -> list[tuple[str, str, int]]:
 
 # ------------------------------------------------------------------ floors
 
+DISTILL_ROOMS = ("loss", "keeping", "optimization", "weighting", "batching", "guards")
+
 
 def test_imports_go_downward_only() -> None:
     upward = [
@@ -69,6 +71,16 @@ def test_imports_go_downward_only() -> None:
         if name.split(".")[0] in ("pipeline", "stages") and FLOORS.index(room_of(name)) > FLOORS.index(module.room)
     ]
     assert not upward, "\n".join(upward)
+
+
+def test_rooms_of_distill_know_only_those_before_them() -> None:
+    known = {
+        (path.split("/")[2], name.split(".")[2])
+        for path, name, _ in own_imports("pipeline/distill/")
+        if path.count("/") == 3 and name.startswith("pipeline.distill.") and name.split(".")[2] in DISTILL_ROOMS
+    }
+    assert {room for pair in known for room in pair} == set(DISTILL_ROOMS)
+    assert all(DISTILL_ROOMS.index(other) <= DISTILL_ROOMS.index(room) for room, other in known), known
 
 
 def test_the_cache_knows_of_the_data_only_what_a_sequence_is() -> None:

@@ -15,11 +15,11 @@ import torch
 
 from pipeline import console
 from pipeline.distill import learner as learner_module
-from pipeline.distill.alarms import Alarms
-from pipeline.distill.loss_weights import StepWeights
+from pipeline.distill.guards.alarms import Alarms
+from pipeline.distill.guards.memory_guard import MemoryGuard
 from pipeline.distill.losses import LossParts
-from pipeline.distill.memory_guard import MemoryGuard
 from pipeline.distill.step_result import StepResult
+from pipeline.distill.weighting.loss_weights import StepWeights
 from stages.config import load_run_config
 from tests.distill import dense
 from tests.distill.cases import logits, on_logits

@@ -24,7 +24,7 @@ WRITES_INTO_A_GIVEN_FOLDER = {("pipeline/data/tokenizer.py", "save"), ("pipeline
 WRITES_NOTHING_THAT_LASTS = {
     ("pipeline/benches/peak.py", "measure"),  # sets the kernel's account of this process back
     # TensorBoard's event files, in its own format by its own writer: a view of the logs that nothing here reads back.
-    ("pipeline/distill/tensorboard_log.py", "_open_writer"),
+    ("pipeline/distill/keeping/tensorboard_log.py", "_open_writer"),
 }
 UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tempfile", "sqlite3", "dbm"}
 UNSAFE_CALLS = {

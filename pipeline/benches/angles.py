@@ -1,7 +1,7 @@
 """How far training from the cache points from full distillation: angles between gradients, for one draw set.
 
 Both gradients are by the student's output matrix, summed over N held-out positions, in float64
-(`pipeline/distill/gradient_angle.py`). What is random in an objective averages out over positions as 1/√N, what is
+(`pipeline/benches/gradient_angle.py`). What is random in an objective averages out over positions as 1/√N, what is
 biased stays: an angle is to be read with its N. Published, of whole models: 30° for the 300 likeliest renormalised, 4°
 for 12 samples (Anshumann et al. 2025, arXiv:2503.16870).
 """
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.benches.gradient_angle import gradient_angles, without_tail
 from pipeline.benches.results import Result, measured
 from pipeline.cache import TeacherCache
 from pipeline.data.sequences import VALIDATION
-from pipeline.distill.gradient_angle import gradient_angles, without_tail
-from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.settings import Objective
 from pipeline.models import CausalModel
 

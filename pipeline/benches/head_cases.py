@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.cache.layout import RecordLayout
+from pipeline.distill.loss.record_tensors import RecordTensors
+from pipeline.distill.loss.softening import SoftTarget
 from pipeline.distill.losses import distillation_loss
-from pipeline.distill.record_tensors import RecordTensors
 from pipeline.distill.settings import Objective
-from pipeline.distill.softening import SoftTarget
 from pipeline.models.draws import uniforms
 from pipeline.models.head import Head
 from pipeline.models.scores import Scores
@@ -174,7 +174,7 @@ def has_linear_ce() -> bool:
 
 
 def whole_sampled_tail(temperature: float) -> Callable[[HeadCase], Tensor]:
-    """`sampled_tail` on all logits at once, by plain autograd; the formula of pipeline/distill/objectives.py."""
+    """`sampled_tail` on all logits at once, by plain autograd; the formula of pipeline/distill/loss/objectives.py."""
 
     def loss(case: HeadCase) -> Tensor:
         target = SoftTarget.of(case.records, temperature, "sampled_tail")

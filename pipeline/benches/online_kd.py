@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.distill.ema import WeightAverage
 from pipeline.distill.learner import Learner
+from pipeline.distill.optimization.ema import WeightAverage
 from pipeline.models import CausalModel
 
 _CE_WEIGHT, _KD_WEIGHT, _CLIP_NORM = 0.1, 0.9, 1.0  # the defaults of train

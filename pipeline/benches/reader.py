@@ -20,8 +20,8 @@ from pipeline.cache import TeacherCache
 from pipeline.cache.records import Records
 from pipeline.console import say
 from pipeline.data.sequences import TRAIN
-from pipeline.distill.batches import BatchReader
-from pipeline.distill.order import DataOrder
+from pipeline.distill.batching.batches import BatchReader
+from pipeline.distill.batching.order import DataOrder
 
 BATCH = 8
 """Sequences read at once"""

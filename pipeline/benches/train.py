@@ -32,11 +32,11 @@ from pipeline.cache.sequence_file import write_sequences
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import say, warn_once
 from pipeline.data.sequences import TRAIN
-from pipeline.distill.batches import BatchReader
+from pipeline.distill.batching.batches import BatchReader
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.learner import Learner
-from pipeline.distill.loss_weights import LossWeights
-from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import TrainSettings
+from pipeline.distill.weighting.loss_weights import LossWeights
 from pipeline.models.device import choose_dtype, environment
 from pipeline.models.probe import chunk_within
 from pipeline.models.teacher import Teacher

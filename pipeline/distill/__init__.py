@@ -1,4 +1,8 @@
-"""Learning from the cache: the loss over the output matrix, its schedules, the order of the data, and checkpoints."""
+"""Learning from the cache.
+
+`losses` is the loss as anyone may call it, `settings` the keys of `train`, and `learner` takes the steps. The rooms,
+each knowing only those before it: `loss`, `keeping`, `optimization`, `weighting`, `batching`, `guards`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.distill.loss.record_tensors import RecordTensors
     from pipeline.distill.losses import LossParts, distillation_loss
-    from pipeline.distill.record_tensors import RecordTensors
 
 __all__ = ["LossParts", "RecordTensors", "distillation_loss"]
-_HOMES = {"LossParts": "losses", "RecordTensors": "record_tensors", "distillation_loss": "losses"}
+_HOMES = {"LossParts": "losses", "RecordTensors": "loss.record_tensors", "distillation_loss": "losses"}
 
 
 def __getattr__(name: str) -> Any:

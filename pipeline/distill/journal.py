@@ -10,7 +10,9 @@ from typing import Any
 
 from pipeline.config import differences
 from pipeline.console import say, warn_once
-from pipeline.distill.checkpoint import (
+from pipeline.distill.guards.early_stopping import Waiting
+from pipeline.distill.guards.perplexity import CAP_NATS, perplexity_of
+from pipeline.distill.keeping.checkpoint import (
     Checkpoint,
     is_checkpoint,
     newest_checkpoint,
@@ -19,12 +21,10 @@ from pipeline.distill.checkpoint import (
     save_checkpoint,
     training_hash,
 )
-from pipeline.distill.early_stopping import Waiting
+from pipeline.distill.keeping.metrics_log import MetricsLog
+from pipeline.distill.keeping.student_weights import load_weights, unique_tensors
 from pipeline.distill.learner import Learner
-from pipeline.distill.metrics_log import MetricsLog
-from pipeline.distill.perplexity import CAP_NATS, perplexity_of
 from pipeline.distill.step_result import StepResult
-from pipeline.distill.student_weights import load_weights, unique_tensors
 from pipeline.distill.validation import Validation
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, NumericsError
 

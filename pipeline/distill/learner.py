@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from pipeline.console import warn_once
-from pipeline.distill.batches import Batch
-from pipeline.distill.checkpoint import Checkpoint, Tensors
-from pipeline.distill.ema import WeightAverage
-from pipeline.distill.finite_guard import Suspects, Trouble, tell
-from pipeline.distill.gradient_norms import GradientNorms
-from pipeline.distill.learning_rate import learning_rate_at
-from pipeline.distill.loss_weights import LossWeights, StepWeights
+from pipeline.distill.batching.batches import Batch
+from pipeline.distill.guards.finite_guard import Suspects, Trouble, tell
+from pipeline.distill.guards.memory_guard import MemoryGuard
+from pipeline.distill.keeping.checkpoint import Checkpoint, Tensors
+from pipeline.distill.keeping.student_weights import load_weights, unique_tensors
 from pipeline.distill.losses import LossParts, distillation_loss
-from pipeline.distill.memory_guard import MemoryGuard
-from pipeline.distill.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
-from pipeline.distill.precision import autocast
+from pipeline.distill.optimization.ema import WeightAverage
+from pipeline.distill.optimization.gradient_norms import GradientNorms
+from pipeline.distill.optimization.learning_rate import learning_rate_at
+from pipeline.distill.optimization.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from pipeline.distill.optimization.precision import autocast
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult, add_up
-from pipeline.distill.student_weights import load_weights, unique_tensors
-from pipeline.distill.temperature import temperature_at
+from pipeline.distill.weighting.loss_weights import LossWeights, StepWeights
+from pipeline.distill.weighting.temperature import temperature_at
 from pipeline.errors import MachineError
 from pipeline.models import CausalModel
 from pipeline.models.memory import is_out_of_memory

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.records import Records
-from pipeline.distill.head_loss import HeadLoss, LossInputs
-from pipeline.distill.objectives import Goal, Scores
-from pipeline.distill.record_tensors import RecordTensors
-from pipeline.distill.routing import Router
+from pipeline.distill.loss.head_loss import HeadLoss, LossInputs
+from pipeline.distill.loss.objectives import Goal, Scores
+from pipeline.distill.loss.record_tensors import RecordTensors
+from pipeline.distill.loss.routing import Router
+from pipeline.distill.loss.softening import SoftTarget
 from pipeline.distill.settings import SAMPLED_OBJECTIVES, Objective
-from pipeline.distill.softening import SoftTarget
 from pipeline.models.head import Head
 
 

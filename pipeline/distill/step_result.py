@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from pipeline.distill.finite_guard import Trouble
-from pipeline.distill.gradient_norms import GROUPS, TOTAL, clipped
-from pipeline.distill.loss_weights import StepWeights
+from pipeline.distill.guards.finite_guard import Trouble
 from pipeline.distill.losses import LossParts
+from pipeline.distill.optimization.gradient_norms import GROUPS, TOTAL, clipped
+from pipeline.distill.weighting.loss_weights import StepWeights
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from pipeline.cache import TeacherCache
-from pipeline.distill.batches import Batch, load_batch
+from pipeline.distill.batching.batches import Batch, load_batch
+from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.losses import LossParts, distillation_loss
-from pipeline.distill.precision import autocast
-from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.optimization.precision import autocast
 from pipeline.models import CausalModel, Head
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.distill.early_stopping import Waiting
-from pipeline.distill.metrics_log import read_log
+from pipeline.distill.guards.early_stopping import Waiting
+from pipeline.distill.keeping.metrics_log import read_log
 from pipeline.errors import DamagedDataError
 
 Record = dict[str, Any]

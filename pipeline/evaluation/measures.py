@@ -18,9 +18,9 @@ from torch import Tensor
 from pipeline.cache import TeacherCache
 from pipeline.console import warn_once
 from pipeline.data.sequences import VALIDATION, Sequences
-from pipeline.distill.batches import Batch, load_batch
-from pipeline.distill.lessons import spread
-from pipeline.distill.perplexity import CAP_NATS, perplexity_of
+from pipeline.distill.batching.batches import Batch, load_batch
+from pipeline.distill.batching.lessons import spread
+from pipeline.distill.guards.perplexity import CAP_NATS, perplexity_of
 from pipeline.distill.validation import score_against_cache
 from pipeline.errors import IncompleteInputError, NumericsError
 from pipeline.evaluation.memory import Card, MemoryMeter, card_of

@@ -9,9 +9,9 @@ from typing import Any
 from pipeline import files
 from pipeline.cache import TeacherCache
 from pipeline.config import differences
-from pipeline.distill.checkpoint import Checkpoint, newest_checkpoint
-from pipeline.distill.early_stopping import Waiting
-from pipeline.distill.lessons import plan_lessons
+from pipeline.distill.batching.lessons import plan_lessons
+from pipeline.distill.guards.early_stopping import Waiting
+from pipeline.distill.keeping.checkpoint import Checkpoint, newest_checkpoint
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import IdentityError, IncompleteInputError
 from pipeline.evaluation.summary import Weights

@@ -20,8 +20,8 @@ from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.survey import COUNTED, survey
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.distill.checkpoint import newest_checkpoint
-from pipeline.distill.early_stopping import Waiting
+from pipeline.distill.guards.early_stopping import Waiting
+from pipeline.distill.keeping.checkpoint import newest_checkpoint
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache

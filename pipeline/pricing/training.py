@@ -14,10 +14,10 @@ import torch
 from pipeline.cache.records import Records
 from pipeline.console import Progress
 from pipeline.data.sequences import Sequences
-from pipeline.distill.batches import Batch, make_batch
-from pipeline.distill.checkpoint import KEPT
+from pipeline.distill.batching.batches import Batch, make_batch
+from pipeline.distill.batching.lessons import count_steps
+from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.distill.learner import Learner
-from pipeline.distill.lessons import count_steps
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.validation import validate_batches
 from pipeline.evaluation.memory import MemoryMeter, card_of, weights_bytes

@@ -3,7 +3,8 @@
     python -m tests.cache.soften_table            prints the table; test_soften_sweep.py holds its bounds
 
 Records are made by the library's own scoring from float32 logits, go through the codec, and are softened by
-`Records.soften` and by `pipeline.distill.softening.soften`; the truth is float64 over all V logits at each temperature.
+`Records.soften` and by `pipeline.distill.loss.softening.soften`; the truth is float64 over all V logits at each
+temperature.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from pipeline.cache.codec import make_codec
 from pipeline.cache.precisions import PRECISIONS
 from pipeline.cache.records import RecordLayout, Records
 from pipeline.cache.value_law import SPAN_NATS
-from pipeline.distill.record_tensors import RecordTensors
-from pipeline.distill.softening import soften
+from pipeline.distill.loss.record_tensors import RecordTensors
+from pipeline.distill.loss.softening import soften
 from pipeline.models.draws import uniforms
 from pipeline.models.scoring import score
 

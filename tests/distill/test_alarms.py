@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pipeline import console
-from pipeline.distill.alarms import Alarms
-from pipeline.distill.finite_guard import Trouble
-from pipeline.distill.loss_weights import StepWeights
+from pipeline.distill.guards.alarms import Alarms
+from pipeline.distill.guards.finite_guard import Trouble
 from pipeline.distill.step_result import StepResult
+from pipeline.distill.weighting.loss_weights import StepWeights
 
 
 def result(ce: float = 3.0, kd: float = 1.0, norm: float = 1.0, trouble: Trouble | None = None) -> StepResult:

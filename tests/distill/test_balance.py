@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from pipeline.distill.balance import FURTHEST, RunningMeans, balanced
 from pipeline.distill.settings import Part
+from pipeline.distill.weighting.balance import FURTHEST, RunningMeans, balanced
 
 WEIGHTS: dict[Part, float] = {"ce": 0.1, "kd": 0.7, "rank": 0.2}
 

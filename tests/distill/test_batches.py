@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from pipeline.cache import TeacherCache
-from pipeline.distill import batches as batches_module
-from pipeline.distill.batches import READ_AHEAD, Batch, BatchReader, HostBatch, load_batch
+from pipeline.distill.batching import batches as batches_module
+from pipeline.distill.batching.batches import READ_AHEAD, Batch, BatchReader, HostBatch, load_batch
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.learner import Learner
-from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult
 from pipeline.distill.validation import validate

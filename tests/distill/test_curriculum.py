@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.distill.curriculum import LevelOrder, WeightedOrder, expected_copies
-from pipeline.distill.order import DataOrder
+from pipeline.distill.batching.curriculum import LevelOrder, WeightedOrder, expected_copies
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
 

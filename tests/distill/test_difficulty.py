@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.cache import TeacherCache
 from pipeline.data.sequences import TRAIN
-from pipeline.distill import difficulty as difficulty_module
-from pipeline.distill.curriculum import in_curriculum
-from pipeline.distill.difficulty import difficulties
-from pipeline.distill.lessons import plan_lessons
-from pipeline.distill.order import DataOrder
+from pipeline.distill.batching import difficulty as difficulty_module
+from pipeline.distill.batching.curriculum import in_curriculum
+from pipeline.distill.batching.difficulty import difficulties
+from pipeline.distill.batching.lessons import plan_lessons
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import CausalModel
 from pipeline.pause import PausedError, PauseRequest

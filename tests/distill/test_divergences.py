@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.distill.divergences import EMPTY_TAIL_NATS
+from pipeline.distill.loss.divergences import EMPTY_TAIL_NATS
 from pipeline.distill.settings import HEAD_ONLY
 from tests.distill import dense
 from tests.distill.cases import OBJECTIVES, logits, on_logits

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from pipeline.distill.early_stopping import Waiting
+from pipeline.distill.guards.early_stopping import Waiting
 
 NAN = math.nan
 

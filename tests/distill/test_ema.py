@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.distill.ema import WeightAverage
+from pipeline.distill.optimization.ema import WeightAverage
 from pipeline.errors import IdentityError
 
 

@@ -13,8 +13,8 @@ import torch
 from pipeline import console
 from pipeline.cache import TeacherCache
 from pipeline.distill import learner as learner_module
-from pipeline.distill.batches import Batch, load_batch
-from pipeline.distill.finite_guard import Trouble
+from pipeline.distill.batching.batches import Batch, load_batch
+from pipeline.distill.guards.finite_guard import Trouble
 from pipeline.distill.learner import Learner
 from pipeline.distill.losses import LossParts
 from pipeline.distill.settings import TrainSettings

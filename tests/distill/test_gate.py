@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distill.gate import LEARNING_RATE, MOST, PULL, Gate
-from pipeline.distill.routing import PARTS, Signal
+from pipeline.distill.loss.routing import PARTS, Signal
 from pipeline.distill.settings import Part
+from pipeline.distill.weighting.gate import LEARNING_RATE, MOST, PULL, Gate
 
 ALL: tuple[Part, ...] = ("ce", "kd", "rank")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distill.gradient_angle import GradientAngle, gradient_angles, without_tail
-from pipeline.distill.record_tensors import RecordTensors
+from pipeline.benches.gradient_angle import GradientAngle, gradient_angles, without_tail
+from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.models.head import Head
 from tests.distill import dense
 from tests.distill.cases import OBJECTIVES, Case, K, N, V, make_case

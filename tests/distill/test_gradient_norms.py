@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.distill.gradient_norms import GROUPS, GradientNorms, clipped
+from pipeline.distill.optimization.gradient_norms import GROUPS, GradientNorms, clipped
 from tests import tiny
 
 EXPECTED = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.distill import head_loss
-from pipeline.distill.head_loss import HeadGradients, product_dtype
+from pipeline.distill.loss import head_loss
+from pipeline.distill.loss.head_loss import HeadGradients, product_dtype
 from pipeline.models.head import Head
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.distill.learning_rate import learning_rate_at
+from pipeline.distill.optimization.learning_rate import learning_rate_at
 from pipeline.distill.settings import TrainSettings
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.distill.lessons import plan_lessons, spread
+from pipeline.distill.batching.lessons import plan_lessons, spread
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
 from pipeline.models import CausalModel

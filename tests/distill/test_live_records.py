@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.distill.batches import BatchReader
-from pipeline.distill.live_records import LiveRecords, whole_teacher
+from pipeline.distill.batching.batches import BatchReader
+from pipeline.distill.batching.live_records import LiveRecords, whole_teacher
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.losses import distillation_loss
-from pipeline.distill.order import DataOrder
 from pipeline.models import CausalModel, Head
 from tests.models.rows import VOCAB_SIZE, dense_logp, lay_out, random_documents
 from tests.tiny import make_model

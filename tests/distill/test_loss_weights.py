@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from pipeline.cache import TeacherCache
-from pipeline.distill.batches import Batch, load_batch
-from pipeline.distill.finite_guard import Suspects
+from pipeline.distill.batching.batches import Batch, load_batch
+from pipeline.distill.guards.finite_guard import Suspects
 from pipeline.distill.learner import Learner
-from pipeline.distill.loss_weights import LossWeights, spread_of
-from pipeline.distill.routing import PARTS
+from pipeline.distill.loss.routing import PARTS
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult
+from pipeline.distill.weighting.loss_weights import LossWeights, spread_of
 from pipeline.errors import ConfigError
 from pipeline.models import CausalModel
 from stages.config import load_run_config

@@ -13,11 +13,11 @@ from torch import Tensor
 from pipeline import console
 from pipeline.cache import TeacherCache
 from pipeline.distill import learner as learner_module
-from pipeline.distill import memory_guard
-from pipeline.distill.batches import Batch, BatchReader, load_batch
+from pipeline.distill.batching.batches import Batch, BatchReader, load_batch
+from pipeline.distill.batching.order import DataOrder
+from pipeline.distill.guards import memory_guard
+from pipeline.distill.guards.memory_guard import MemoryGuard
 from pipeline.distill.learner import Learner
-from pipeline.distill.memory_guard import MemoryGuard
-from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import MachineError
 from pipeline.models import CausalModel

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distill.objectives import Goal, score_
-from pipeline.distill.record_tensors import RecordTensors
-from pipeline.distill.softening import SoftTarget
+from pipeline.distill.loss.objectives import Goal, score_
+from pipeline.distill.loss.record_tensors import RecordTensors
+from pipeline.distill.loss.softening import SoftTarget
 from tests.distill import dense
 from tests.distill.cases import OBJECTIVES, logits, on_logits
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.distill.order import DataOrder
+from pipeline.distill.batching.order import DataOrder
 from pipeline.errors import ConfigError
 
 SPANS = [(0, 5), (5, 3), (20, 7), (27, 1), (30, 6)]
@@ -77,7 +77,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 def test_the_same_in_another_process() -> None:
     code = (
-        "from pipeline.distill.order import DataOrder;"
+        "from pipeline.distill.batching.order import DataOrder;"
         f"print(DataOrder({SPANS}, 7, 2, 4).sequences_for_step(1234).tolist())"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -12,8 +12,8 @@ from torch import Tensor
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import Records
 from pipeline.distill import distillation_loss
-from pipeline.distill.batches import Batch
-from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.batching.batches import Batch
+from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.validation import score_against_cache
 from pipeline.models.head import Head
 from tests.cache.dense import records_of

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import Records
-from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.loss.record_tensors import RecordTensors
 
 
 def test_every_field_arrives_and_nothing_is_shared() -> None:

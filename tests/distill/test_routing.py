@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.distill import distillation_loss
-from pipeline.distill.routing import LEAST_TRUST, PARTS, Gap, Normalised, Router, Signal, Trust
+from pipeline.distill.loss.routing import LEAST_TRUST, PARTS, Gap, Normalised, Router, Signal, Trust
 from pipeline.distill.settings import Objective
 from pipeline.models.head import Head
 from tests.cache.dense import records_of

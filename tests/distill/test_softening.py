@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.distill.record_tensors import RecordTensors
-from pipeline.distill.softening import SoftTarget, soften
+from pipeline.distill.loss.record_tensors import RecordTensors
+from pipeline.distill.loss.softening import SoftTarget, soften
 from tests.distill import dense
 
 TEMPERATURES = (1.0, 1.1, 1.5, 2.0, 2.7, 3.0, 4.0)

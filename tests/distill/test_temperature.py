@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.distill.settings import TemperatureSettings
-from pipeline.distill.temperature import temperature_at
+from pipeline.distill.weighting.temperature import temperature_at
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pipeline.cache.records import RecordLayout, Records
 from pipeline.cache.settings import BETAS
+from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.losses import distillation_loss
-from pipeline.distill.record_tensors import RecordTensors
 from pipeline.models.draws import uniforms
 from pipeline.models.head import Head
 from pipeline.models.scoring import score

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cache import TeacherCache
 from pipeline.data.sequences import TRAIN
-from pipeline.distill.batches import BatchReader
+from pipeline.distill.batching.batches import BatchReader
 from tests.stages.refusals import refuse
 from tests.stages.toys import Toy, copy, status, tree
 from tests.stages.trainings import STAGE, train, what_counts

@@ -22,7 +22,7 @@ from pipeline.console import format_bytes
 from pipeline.data.documents import Document, TokenizedDocument
 from pipeline.data.sequences import VALIDATION
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.distill.export import export_model
+from pipeline.distill.keeping.export import export_model
 from tests import tiny
 from tests.stages.toys import (
     Toy,

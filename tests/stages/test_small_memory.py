@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.distill.memory_guard import MemoryGuard
+from pipeline.distill.guards.memory_guard import MemoryGuard
 from tests.stages.toys import Toy, status, tree
 from tests.stages.trainings import checkpoint, metrics, train, what_counts
 

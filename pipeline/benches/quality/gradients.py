@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.distill.batches import HostBatch, RecordSource
+from pipeline.distill.batching.batches import HostBatch, RecordSource
+from pipeline.distill.keeping.student_weights import load_weights, unique_tensors
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
-from pipeline.distill.student_weights import load_weights, unique_tensors
 from pipeline.models import CausalModel
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pipeline.distill.perplexity import CAP_NATS
+from pipeline.distill.guards.perplexity import CAP_NATS
 from pipeline.evaluation.study.foreign import fields_of, number_of, object_of, text_of, truth_of
 from pipeline.evaluation.study.statistics import Interval, mean_interval, ratio_interval
 

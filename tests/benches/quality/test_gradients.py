@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.benches.gradient_angle import angle_between
 from pipeline.benches.quality.gradients import whole_gradient
-from pipeline.distill.gradient_angle import angle_between
-from pipeline.distill.live_records import LiveRecords, whole_teacher
+from pipeline.distill.batching.live_records import LiveRecords, whole_teacher
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import CausalModel
 from tests.models.rows import VOCAB_SIZE, lay_out, random_documents

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.distill.ramp import ramp
 from pipeline.distill.settings import TemperatureSettings
+from pipeline.distill.weighting.ramp import ramp
 
 
 def temperature_at(step: int, steps: int, settings: TemperatureSettings) -> float:

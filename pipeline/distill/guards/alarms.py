@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.console import warn_once
-from pipeline.distill.finite_guard import LOSS_PARTS
+from pipeline.distill.guards.finite_guard import LOSS_PARTS
 from pipeline.distill.step_result import StepResult
 
 HIGH_NATS, VERY_HIGH_NATS = 10.0, 20.0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.records import tail_weights
-from pipeline.distill.record_tensors import RecordTensors
+from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.settings import HEAD_ONLY, Objective
 
 

@@ -29,12 +29,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.distill.divergences import Distance, forward_kl, jensen_shannon, reverse_kl, subset_kl
-from pipeline.distill.ranking import ranked
-from pipeline.distill.routing import PARTS, Router, Signal
+from pipeline.distill.loss.divergences import Distance, forward_kl, jensen_shannon, reverse_kl, subset_kl
+from pipeline.distill.loss.ranking import ranked
+from pipeline.distill.loss.routing import PARTS, Router, Signal
+from pipeline.distill.loss.softening import SoftTarget
+from pipeline.distill.loss.student_softmax import StudentSoftmax, hide_head_, mix_, student_softmaxes_
 from pipeline.distill.settings import Objective
-from pipeline.distill.softening import SoftTarget
-from pipeline.distill.student_softmax import StudentSoftmax, hide_head_, mix_, student_softmaxes_
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pipeline.console import warn_once
-from pipeline.distill.batches import Batch
+from pipeline.distill.batching.batches import Batch
+from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.losses import LossParts
-from pipeline.distill.record_tensors import RecordTensors
 
 LOSS_PARTS = ("ce", "kd", "rank")
 """Names of the parts of a loss, as figures of a step"""

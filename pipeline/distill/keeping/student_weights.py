@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pipeline.config import differences
-from pipeline.distill.checkpoint import Tensors
+from pipeline.distill.keeping.checkpoint import Tensors
 from pipeline.errors import IdentityError
 
 _MAX_SHOWN = 4

@@ -26,8 +26,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.distill.optimizer import load_optimizer_tensors, optimizer_tensors
-from pipeline.distill.routing import PARTS, Signal
+from pipeline.distill.loss.routing import PARTS, Signal
+from pipeline.distill.optimization.optimizer import load_optimizer_tensors, optimizer_tensors
 from pipeline.distill.settings import Part
 
 LEARNING_RATE = 0.01

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from pipeline.console import warn_once
 from pipeline.data.sequences import TRAIN
-from pipeline.distill.difficulty import difficulties
-from pipeline.distill.lessons import Lessons
-from pipeline.distill.order import DataOrder
+from pipeline.distill.batching.difficulty import difficulties
+from pipeline.distill.batching.lessons import Lessons
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
 from pipeline.pause import PauseRequest

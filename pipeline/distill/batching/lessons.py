@@ -12,9 +12,9 @@ from pipeline.cache import TeacherCache
 from pipeline.cache.layout import RecordLayout
 from pipeline.console import warn_once
 from pipeline.data.sequences import TRAIN
-from pipeline.distill.batches import RecordSource
-from pipeline.distill.live_records import LiveRecords
-from pipeline.distill.order import DataOrder
+from pipeline.distill.batching.batches import RecordSource
+from pipeline.distill.batching.live_records import LiveRecords
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.settings import SAMPLED_OBJECTIVES, TrainSettings
 from pipeline.errors import ConfigError, IncompleteInputError
 from pipeline.models import Teacher

@@ -16,9 +16,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pipeline.distill.objectives import Goal, Scores, score_
-from pipeline.distill.routing import Router
-from pipeline.distill.softening import SoftTarget
+from pipeline.distill.loss.objectives import Goal, Scores, score_
+from pipeline.distill.loss.routing import Router
+from pipeline.distill.loss.softening import SoftTarget
 from pipeline.models.head import Head, product_float32
 
 _HALF_PEAK = 2.0**14  # the largest entry of a row, in a float16 gradient, lies in [this/2, this]

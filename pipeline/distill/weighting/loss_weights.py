@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.distill.balance import RunningMeans, balanced
-from pipeline.distill.gate import Gate
+from pipeline.distill.loss.routing import PARTS, Gap, Normalised, Router, Trust
 from pipeline.distill.losses import LossParts
-from pipeline.distill.ramp import ramp
-from pipeline.distill.routing import PARTS, Gap, Normalised, Router, Trust
 from pipeline.distill.settings import Part, TrainSettings
+from pipeline.distill.weighting.balance import RunningMeans, balanced
+from pipeline.distill.weighting.gate import Gate
+from pipeline.distill.weighting.ramp import ramp
 
 ROUTER_DECAY = 0.99
 """of the running means behind routers: about the last hundred steps"""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.cache import Records, TeacherCache
 from pipeline.data.sequences import Sequences
-from pipeline.distill.order import DataOrder
-from pipeline.distill.record_tensors import HostRecords, RecordTensors, on_host, to_device
+from pipeline.distill.batching.order import DataOrder
+from pipeline.distill.loss.record_tensors import HostRecords, RecordTensors, on_host, to_device
 
 READ_AHEAD = 4
 

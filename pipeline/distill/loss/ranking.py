@@ -28,7 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.distill.divergences import Distance
+from pipeline.distill.loss.divergences import Distance
 
 
 def ranked(student_nK: Tensor, logp_nK: Tensor) -> Distance:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from pipeline.cache.records import Records
+from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.losses import distillation_loss
-from pipeline.distill.record_tensors import RecordTensors
 from pipeline.distill.settings import Objective
 from pipeline.models.head import Head
 

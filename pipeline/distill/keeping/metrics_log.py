@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.distill.tensorboard_log import TensorBoardLog
+from pipeline.distill.keeping.tensorboard_log import TensorBoardLog
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 

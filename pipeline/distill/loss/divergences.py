@@ -31,8 +31,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.distill.softening import SoftTarget
-from pipeline.distill.student_softmax import StudentSoftmax
+from pipeline.distill.loss.softening import SoftTarget
+from pipeline.distill.loss.student_softmax import StudentSoftmax
 
 EMPTY_TAIL_NATS = -100.0
 """What `reverse_kl` takes for the log mass of a tail stored as −inf, where the true divergence is infinite"""

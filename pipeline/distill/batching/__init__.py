@@ -1,0 +1,1 @@
+"""Which sequences a step trains on, and how they get to the device in time."""
