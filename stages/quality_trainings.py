@@ -156,11 +156,15 @@ def train(ground: Ground, trial: Trial) -> float:
 
 
 def measure(ground: Ground, trial: Trial) -> Measured:
-    """A finished training's student on held-out text, beside the live teacher; measured once and kept."""
+    """A finished training's student on held-out text, beside the live teacher; measured once and kept.
+
+    PausedError where a pause was asked for before it.
+    """
     path = trial_run(ground, trial).root / _MEASURED
     sequences = ground.held_out.tolist()
     if path.is_file() and (kept := files.read_json(path))["sequences"] == sequences:
         return Measured(kept["ce_nats"], kept["kl_nats"])
+    ground.session.pause.check()
     student = load_trained(ground, trial)
     found = measure_model(student, ground.cache, ground.held_out, ground.config.eval.batch_size, ground.teacher)
     assert found.kl_exact_nats is not None
