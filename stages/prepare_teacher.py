@@ -17,6 +17,7 @@ from pipeline.data.sequences import TRAIN, Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batches import make_batch
+from pipeline.distill.checkpoint_room import HERE, CheckpointRoom
 from pipeline.distill.export import export_model
 from pipeline.distill.journal import Journal
 from pipeline.distill.learner import Learner
@@ -52,6 +53,8 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
         return Outcome("complete", f"the teacher in {folder} is kept", {})
 
+    session.pause.check_beginning()
+
     # Its tokenizer and its text: all of the corpus, of which the cache later takes a part.
     tokenizer_folder = folder.with_name(folder.name + "-tokenizer")
     texts = _texts(data, session.pause)
@@ -64,8 +67,11 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     causal = load_student(StudentSettings(config=demo.teacher), tokenizer, device)
     learner = Learner(causal, settings, demo.teacher_steps, choose_dtype("auto", device))
     journal = Journal(folder.with_name(folder.name + "-training"), recipe)
-    done = journal.resume(journal.find([]), learner)
-    if paused := _train(session, settings, sequences, learner, journal, done):
+    room = CheckpointRoom(session.pause.output, learner, tokenizer_folder, HERE)
+    checkpoint = journal.find([])
+    room.check_beginning(journal.folder, checkpoint is not None and checkpoint.step == learner.num_steps)
+    done = journal.resume(checkpoint, learner)
+    if paused := _train(session, settings, sequences, learner, journal, room, done):
         return paused
 
     export_model(folder, causal.model, tokenizer, "# A small teacher, made by `sad-pipeline demo`\n")
@@ -91,7 +97,13 @@ def teacher_folder(config: RunConfig, root: Path) -> Path:
 
 
 def _train(
-    session: Session, settings: TrainSettings, sequences: Sequences, learner: Learner, journal: Journal, done: int
+    session: Session,
+    settings: TrainSettings,
+    sequences: Sequences,
+    learner: Learner,
+    journal: Journal,
+    room: CheckpointRoom,
+    done: int,
 ) -> Outcome | None:
     """Steps until the last one (None), or a pause (its outcome)."""
     num_steps, length = learner.num_steps, sequences.sequence_length
@@ -106,9 +118,13 @@ def _train(
             journal.refuse_endless_skipping(step + 1, learner)
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
             session.pause.note_unit(time.monotonic() - begun)
-            reason = session.pause.reason()
+            ended = step + 1 == num_steps
+            reason = session.pause.reason() or (room.shortage_of_model() if ended else None)
             if reason or ((step + 1) % settings.checkpoint_every == 0 and learner.skipped_in_a_row == 0):
+                started = time.monotonic()
                 journal.save(step + 1, learner)
+                session.pause.note_save(time.monotonic() - started)
+                reason = reason or (None if ended else room.shortage())
             if reason:
                 message = f"paused after step {step + 1:,} of {num_steps:,}: {reason}"
                 return Outcome("paused", message, {"steps": step + 1, "of": num_steps})
