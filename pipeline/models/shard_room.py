@@ -63,9 +63,10 @@ class ShardRoom:
         largest = max(self.expected_bytes([span]) for span in spans) + beside_bytes
         self._output.refuse_less_than(largest, f"one shard of this cache{text}", _SMALLER)
         way_on = (
-            f"All {len(spans)} shards that are left take about {figure(self.expected_bytes(spans))}. What is sealed "
-            "stays: make this output an input of the next session, name its folder in cache.roots, and go on in an "
-            "empty run directory. Or make room here, or raise the limit (--max-output-gb)."
+            f"What is left to do, {len(spans)} shard{'s' * (len(spans) > 1)}, takes about "
+            f"{figure(self.expected_bytes(spans))}. What is sealed stays: make this output an input of the next session, "
+            "name its folder in cache.roots, and go on in an empty run directory. Or make room here, or raise the limit "
+            "(--max-output-gb)."
         )
         needed_bytes = self.expected_bytes(spans[:1]) + beside_bytes
         if reason := self._output.shortage(needed_bytes, f"the next shard{text}", way_on):
