@@ -69,10 +69,16 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     journal = Journal(folder.with_name(folder.name + "-training"), recipe)
     room = CheckpointRoom(session.pause.output, learner, tokenizer_folder, HERE)
     checkpoint = journal.find([])
-    room.check_beginning(journal.folder, checkpoint is not None and checkpoint.step == learner.num_steps)
-    done = journal.resume(checkpoint, learner)
+    done = 0 if checkpoint is None else checkpoint.step
+    try:
+        room.check_beginning(journal.folder, ended=done == learner.num_steps)
+    except PausedError as stop:
+        return _paused(done, learner.num_steps, str(stop))
+    journal.resume(checkpoint, learner)
     if paused := _train(session, settings, sequences, learner, journal, room, done):
         return paused
+    if reason := room.shortage_of_model():  # only after a checkpoint: before it, the room for that one was there
+        return _paused(learner.num_steps, learner.num_steps, reason)
 
     export_model(folder, causal.model, tokenizer, "# A small teacher, made by `sad-pipeline demo`\n")
     files.write_json(folder / _RECIPE, recipe)
@@ -118,17 +124,19 @@ def _train(
             journal.refuse_endless_skipping(step + 1, learner)
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
             session.pause.note_unit(time.monotonic() - begun)
-            ended = step + 1 == num_steps
-            reason = session.pause.reason() or (room.shortage_of_model() if ended else None)
+            reason = session.pause.reason()
             if reason or ((step + 1) % settings.checkpoint_every == 0 and learner.skipped_in_a_row == 0):
                 started = time.monotonic()
                 journal.save(step + 1, learner)
                 session.pause.note_save(time.monotonic() - started)
-                reason = reason or (None if ended else room.shortage())
+                reason = reason or (room.shortage() if step + 1 < num_steps else None)
             if reason:
-                message = f"paused after step {step + 1:,} of {num_steps:,}: {reason}"
-                return Outcome("paused", message, {"steps": step + 1, "of": num_steps})
+                return _paused(step + 1, num_steps, reason)
     return None
+
+
+def _paused(done: int, num_steps: int, reason: str) -> Outcome:
+    return Outcome("paused", f"paused after step {done:,} of {num_steps:,}: {reason}", {"steps": done, "of": num_steps})
 
 
 def _texts(data: DataSettings, pause: PauseRequest) -> Iterator[str]:

@@ -18,6 +18,11 @@ _MARGIN = 1.25  # texts differ: what is sealed, or was scored first, may pack be
 _BESIDE_BYTES = 16_384  # the seal, and what a shard holds beside its records
 _SMALLER = "Raise it, or make shards smaller with cache.shard_positions (for a new cache, in a new --run-dir)."
 
+_IN_ANOTHER_SESSION = (
+    "What is sealed stays: make this output an input of the next session, name its folder in cache.roots, and go on in "
+    "an empty run directory. Or make room here, or raise the limit (--max-output-gb)."
+)
+
 
 class ShardRoom:
     """What shards will take, by the bytes of a scored position so far, and whether there is room for it.
@@ -64,9 +69,7 @@ class ShardRoom:
         self._output.refuse_less_than(largest, f"one shard of this cache{text}", _SMALLER)
         way_on = (
             f"What is left to do, {len(spans)} shard{'s' * (len(spans) > 1)}, takes about "
-            f"{figure(self.expected_bytes(spans))}. What is sealed stays: make this output an input of the next session, "
-            "name its folder in cache.roots, and go on in an empty run directory. Or make room here, or raise the limit "
-            "(--max-output-gb)."
+            f"{figure(self.expected_bytes(spans))}. {_IN_ANOTHER_SESSION}"
         )
         needed_bytes = self.expected_bytes(spans[:1]) + beside_bytes
         if reason := self._output.shortage(needed_bytes, f"the next shard{text}", way_on):
