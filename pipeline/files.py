@@ -245,11 +245,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_size_bytes(path: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
-
-
 def require_file(path: Path, what: str, fix: str) -> Path:
     """Return `path` if it is a file; otherwise a ConfigError that says what was wanted and what to do."""
     if not path.is_file():

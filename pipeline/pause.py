@@ -1,4 +1,4 @@
-"""When to stop and come back later: a signal, or a time budget that is nearly spent."""
+"""When to stop and come back later: a signal, a time budget that is nearly spent, no room for what comes next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections import deque
 from types import FrameType, TracebackType
 from typing import Self
 
-from pipeline.console import say
+from pipeline.console import format_seconds, say
+from pipeline.output_limit import OutputLimit
 
 _PROCESS_START = time.monotonic()
 _MARGIN = 1.2
@@ -25,13 +26,20 @@ class PausedError(Exception):
 class PauseRequest:
     """Collects reasons to pause; the loop asks `reason()` between units of work.
 
-    The first SIGINT or SIGTERM asks for a clean pause, a second one leaves at once. With a `time_budget_seconds`
-    (counted from the start of the process), a pause is due when the time left is under the slowest recent unit of
-    work plus the slowest save, with a margin of a fifth.
+    The first SIGINT or SIGTERM asks for a clean pause, a second one leaves at once. With a `time_budget_seconds`, a
+    pause is due when the time left is under the slowest recent unit of work plus the slowest save, with a margin of a
+    fifth. The budget counts from the start of the process, or of a session that had lasted `session_age_seconds` by
+    then. `output` says how much there may be on disk; whoever is about to write asks it.
     """
 
-    def __init__(self, time_budget_seconds: float | None = None) -> None:
-        self._deadline = None if time_budget_seconds is None else _PROCESS_START + time_budget_seconds
+    def __init__(
+        self,
+        time_budget_seconds: float | None = None,
+        session_age_seconds: float = 0.0,
+        output: OutputLimit | None = None,
+    ) -> None:
+        self.output = OutputLimit() if output is None else output
+        self._budget_seconds, self._session_age_seconds = time_budget_seconds, session_age_seconds
         self._signal: str | None = None
         self._units: deque[float] = deque(maxlen=REMEMBERED_UNITS)
         self._save_seconds = 0.0
@@ -60,18 +68,35 @@ class PauseRequest:
         """Why to pause now, or None."""
         if self._signal is not None:
             return self._signal
-        if self._deadline is None:
+        if self._budget_seconds is None:
             return None
+        left = self._left_seconds(self._budget_seconds)
         needed = _MARGIN * (max(self._units, default=0.0) + self._save_seconds)
-        return "the time budget is nearly spent" if time.monotonic() + needed >= self._deadline else None
+        if left > needed:
+            return None
+        return (
+            f"the time budget is nearly spent: of {format_seconds(self._budget_seconds)} "
+            f"{format_seconds(max(0.0, left))} are left, and the next piece of work with its save may take "
+            f"{format_seconds(needed)}"
+        )
 
     def check(self) -> None:
         """Raise PausedError where a signal has come or the budget is spent to the last; for use inside a long unit of
         work, which is then given up."""
         if self._signal is not None:
             raise PausedError(self._signal)
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise PausedError("the time budget is spent")
+        if self._budget_seconds is not None and self._left_seconds(self._budget_seconds) <= 0:
+            raise PausedError(f"the time budget is spent: {format_seconds(self._budget_seconds)}")
+
+    def check_beginning(self) -> None:
+        """Raise PausedError where nothing should be begun: a signal has come, or a session that is older than this
+        process has no time left. A budget of the process alone lets each start do a unit, so that every one gets on.
+        """
+        if (self._signal is not None or self._session_age_seconds) and (reason := self.reason()):
+            raise PausedError(reason)
+
+    def _left_seconds(self, budget_seconds: float) -> float:
+        return budget_seconds - self._session_age_seconds - process_seconds()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
@@ -79,3 +104,8 @@ class PauseRequest:
         with contextlib.suppress(RuntimeError):  # it may have come in the middle of another word to stderr
             say("\npausing as soon as what is under way can be left; once more leaves at once")
         self._signal = f"{signal.Signals(number).name} was received"
+
+
+def process_seconds() -> float:
+    """How long this process has run."""
+    return time.monotonic() - _PROCESS_START

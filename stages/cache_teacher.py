@@ -11,14 +11,16 @@ import numpy as np
 from pipeline.cache import Plan, Records
 from pipeline.cache.plan import PLAN_NAME, ShardSpan
 from pipeline.cache.roots import earlier_plan
+from pipeline.cache.seal import Seal
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
 from pipeline.data.sequences import Sequences
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
-from pipeline.models.device import environment
+from pipeline.models.device import choose_device, environment
 from pipeline.models.planning import load_teacher, plan_capture, planned_sequences
+from pipeline.models.shard_room import ShardRoom
 from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import Outcome, Session
 from stages.config import RunConfig
@@ -45,7 +47,10 @@ def _capture(config: RunConfig, session: Session) -> None:
 
     # What an earlier start planned stands. A config that no longer fits it is refused before any compute.
     found = earlier_plan(folder, roots)
+    seals: list[Seal] = []
+    teacher: Teacher | None = None
     if found is None:
+        pause.check_beginning()
         plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
     else:
         plan, plan_folders = found
@@ -54,22 +59,31 @@ def _capture(config: RunConfig, session: Session) -> None:
         if not (folder / PLAN_NAME).is_file():
             plan.save(folder / PLAN_NAME)
         sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher, pause)
-        if TeacherCache.open(folder, *roots).complete:
+        cache = TeacherCache.open(folder, *roots)
+        if cache.complete:
             return
-        teacher = load_teacher(plan, config.teacher)
+        pause.check_beginning()
+        seals = [shard.seal for shard in cache.shards.values()]
+
+    # Room for a shard is asked for before the teacher is loaded, where shards have shown what they take.
+    writer = CacheWriter(folder, plan, sequences, environment(choose_device(config.teacher.device)))
+    pending, room = writer.pending(roots), ShardRoom(pause.output, sequences, seals)
+    room.check(pending)
+    teacher = teacher or load_teacher(plan, config.teacher)
+    room.measure(teacher, pending[0])
 
     # The work: one shard after another, each sealed before the next begins.
-    writer = CacheWriter(folder, plan, sequences, environment(teacher.model.device))
-    pending = writer.pending(roots)
     waiting = sum(span.count for span in pending) * plan.sequence_length
     total = plan.num_sequences * plan.sequence_length
     say(f"{STAGE}: {len(pending)} of {len(plan.shards)} shards to do, {waiting:,} of {total:,} tokens")
     with Progress(STAGE, total, "tokens", done=total - waiting) as progress:
-        for span in pending:
+        for number, span in enumerate(pending):
             if reason := pause.reason():
                 raise PausedError(reason)
+            room.check(pending[number:])
             started = time.monotonic()
-            writer.write(span, _score(plan, span, teacher, sequences, pause, progress))
+            seal = writer.write(span, _score(plan, span, teacher, sequences, pause, progress))
+            room.learn(seal.size_bytes, seal.num_scored)
             pause.note_unit(time.monotonic() - started)
 
 

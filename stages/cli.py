@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, DamagedDataError
 from pipeline.runs import Outcome, RunDirectory, Session
 from stages.cli_bench import bench
 from stages.cli_options import (
+    POSITIVE,
     Group,
     config_options,
     json_option,
@@ -26,7 +27,6 @@ from stages.cli_options import (
 if TYPE_CHECKING:
     from stages.config import RunConfig
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -63,8 +63,8 @@ def demo(config: RunConfig, session: Session) -> Outcome:
 
 @main.command()
 @config_options
-@click.option("--gb", "gigabytes", type=_POSITIVE, default=19, show_default=True, help="Room for the cache.")
-@click.option("--hours", type=_POSITIVE, default=11, show_default=True, help="Length of a session.")
+@click.option("--gb", "gigabytes", type=POSITIVE, default=19, show_default=True, help="Room for the cache.")
+@click.option("--hours", type=POSITIVE, default=11, show_default=True, help="Length of a session.")
 @json_option
 def estimate(config: RunConfig, run: RunDirectory, gigabytes: float, hours: float, as_json: bool) -> None:
     """What a config will cost, measured on this machine.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.console import say
-from pipeline.pause import PausedError, PauseRequest
+from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory, Session
+from pipeline.session import pause_request
 from stages.cli_options import Group, config_options, json_option, print_json
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def session_options(command: Callable[..., Any], default: str = "bench") -> Call
 
     @functools.partial(config_options, default=default)
     @functools.wraps(command)
-    def wrapped(run: RunDirectory, **others: Any) -> None:
-        with PauseRequest() as pause:
+    def wrapped(config: RunConfig, run: RunDirectory, **others: Any) -> None:
+        with pause_request(config.session, run.root) as pause:
             session = Session(run, pause, command=["sad-pipeline", *sys.argv[1:]])
             try:
-                command(session=session, **others)
+                command(config=config, session=session, **others)
             except PausedError as stop:
                 say(f"bench: {stop}. The same command goes on from there")
 

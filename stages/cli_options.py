@@ -11,10 +11,14 @@ from typing import Any
 
 import click
 
+from pipeline.config import parse_config
 from pipeline.console import say
 from pipeline.errors import SadError
-from pipeline.pause import PauseRequest
 from pipeline.runs import Outcome, RunDirectory, Session
+from pipeline.session import START_VARIABLE, SessionSettings, pause_request
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+_START = "--session-start"
 
 
 class Group(click.Group):
@@ -55,20 +59,50 @@ def config_options(command: Callable[..., Any], default: str | None = None) -> C
 
 
 def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--time-budget and --paused-exit-code; the command is given a Session and returns an Outcome."""
+    """The flags of a session, which go before its config; the command is given a Session and returns an Outcome."""
 
-    @click.option("--time-budget", type=click.FloatRange(min=0, min_open=True), metavar="HOURS", help="Pause before.")
+    @click.option("--time-budget", type=POSITIVE, metavar="HOURS", help="Pause before so much of the session is over.")
+    @click.option(
+        _START,
+        metavar="WHEN",
+        envvar=START_VARIABLE,
+        show_envvar=True,
+        help="Since when the budget counts, in seconds since 1970 or as a time; else since this command began.",
+    )
+    @click.option("--max-output-gb", type=POSITIVE, metavar="GB", help="Pause before the run directory takes more.")
     @click.option("--paused-exit-code", type=int, default=0, metavar="N", help="Exit code of a clean pause.  [0]")
     @functools.wraps(command)
-    def wrapped(run: RunDirectory, time_budget: float | None, paused_exit_code: int, **others: Any) -> None:
-        seconds = None if time_budget is None else time_budget * 3600
-        with PauseRequest(seconds) as pause:
-            session = Session(run, pause, command=["sad-pipeline", *sys.argv[1:]])
-            outcome: Outcome = command(session=session, **others)
+    def wrapped(
+        config: Any,
+        run: RunDirectory,
+        time_budget: float | None,
+        session_start: str | None,
+        max_output_gb: float | None,
+        paused_exit_code: int,
+        **others: Any,
+    ) -> None:
+        flags = {"time_budget_hours": time_budget, "max_output_gb": max_output_gb}
+        values = config.session.model_dump() | {key: value for key, value in flags.items() if value is not None}
+        settings = parse_config(SessionSettings, values, where="--time-budget and --max-output-gb")
+        with pause_request(settings, run.root, session_start) as pause:
+            session = Session(run, pause, command=["sad-pipeline", *_without_start(sys.argv[1:])])
+            outcome: Outcome = command(config=config, session=session, **others)
         if outcome.state == "paused" and paused_exit_code:
             click.get_current_context().exit(paused_exit_code)
 
     return wrapped
+
+
+def _without_start(arguments: list[str]) -> list[str]:
+    """The arguments for a later start, which is one of another session."""
+    kept = []
+    words = iter(arguments)
+    for word in words:
+        if word == _START:
+            next(words, None)
+        elif not word.startswith(f"{_START}="):
+            kept.append(word)
+    return kept
 
 
 run_dir_argument = click.argument("run_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))

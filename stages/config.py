@@ -12,6 +12,7 @@ from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
 from pipeline.evaluation.settings import EvalSettings
 from pipeline.models.settings import StudentSettings, TeacherSettings
+from pipeline.session import SessionSettings
 
 
 class DemoSettings(Section):
@@ -35,6 +36,7 @@ class RunConfig(Section):
     student: StudentSettings
     train: TrainSettings
     eval: EvalSettings = EvalSettings()
+    session: SessionSettings = SessionSettings()
     demo: DemoSettings | None = None
 
 

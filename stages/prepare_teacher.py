@@ -19,6 +19,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.batches import make_batch
 from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.journal import Journal
+from pipeline.distill.keeping.checkpoint_room import HERE, CheckpointRoom
 from pipeline.distill.keeping.export import export_model
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
@@ -52,6 +53,8 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
         return Outcome("complete", f"the teacher in {folder} is kept", {})
 
+    session.pause.check_beginning()
+
     # Its tokenizer and its text: all of the corpus, of which the cache later takes a part.
     tokenizer_folder = folder.with_name(folder.name + "-tokenizer")
     texts = _texts(data, session.pause)
@@ -64,9 +67,18 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     causal = load_student(StudentSettings(config=demo.teacher), tokenizer, device)
     learner = Learner(causal, settings, demo.teacher_steps, choose_dtype("auto", device))
     journal = Journal(folder.with_name(folder.name + "-training"), recipe)
-    done = journal.resume(journal.find([]), learner)
-    if paused := _train(session, settings, sequences, learner, journal, done):
+    room = CheckpointRoom(session.pause.output, learner, tokenizer_folder, HERE)
+    checkpoint = journal.find([])
+    done = 0 if checkpoint is None else checkpoint.step
+    try:
+        room.check_beginning(journal.folder, ended=done == learner.num_steps)
+    except PausedError as stop:
+        return _paused(done, learner.num_steps, str(stop))
+    journal.resume(checkpoint, learner)
+    if paused := _train(session, settings, sequences, learner, journal, room, done):
         return paused
+    if reason := room.shortage_of_model():  # only after a checkpoint: before it, the room for that one was there
+        return _paused(learner.num_steps, learner.num_steps, reason)
 
     export_model(folder, causal.model, tokenizer, "# A small teacher, made by `sad-pipeline demo`\n")
     files.write_json(folder / _RECIPE, recipe)
@@ -91,7 +103,13 @@ def teacher_folder(config: RunConfig, root: Path) -> Path:
 
 
 def _train(
-    session: Session, settings: TrainSettings, sequences: Sequences, learner: Learner, journal: Journal, done: int
+    session: Session,
+    settings: TrainSettings,
+    sequences: Sequences,
+    learner: Learner,
+    journal: Journal,
+    room: CheckpointRoom,
+    done: int,
 ) -> Outcome | None:
     """Steps until the last one (None), or a pause (its outcome)."""
     num_steps, length = learner.num_steps, sequences.sequence_length
@@ -108,11 +126,17 @@ def _train(
             session.pause.note_unit(time.monotonic() - begun)
             reason = session.pause.reason()
             if reason or ((step + 1) % settings.checkpoint_every == 0 and learner.skipped_in_a_row == 0):
+                started = time.monotonic()
                 journal.save(step + 1, learner)
+                session.pause.note_save(time.monotonic() - started)
+                reason = reason or (room.shortage() if step + 1 < num_steps else None)
             if reason:
-                message = f"paused after step {step + 1:,} of {num_steps:,}: {reason}"
-                return Outcome("paused", message, {"steps": step + 1, "of": num_steps})
+                return _paused(step + 1, num_steps, reason)
     return None
+
+
+def _paused(done: int, num_steps: int, reason: str) -> Outcome:
+    return Outcome("paused", f"paused after step {done:,} of {num_steps:,}: {reason}", {"steps": done, "of": num_steps})
 
 
 def _texts(data: DataSettings, pause: PauseRequest) -> Iterator[str]:

@@ -18,6 +18,7 @@ from pipeline.distill.batching.lessons import Lessons, plan_lessons
 from pipeline.distill.guards.alarms import Alarms
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
+from pipeline.distill.keeping.checkpoint_room import CheckpointRoom
 from pipeline.distill.keeping.export import export_model, model_card
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
@@ -29,7 +30,7 @@ from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
 from pipeline.pause import PausedError
-from pipeline.runs import Outcome, Session
+from pipeline.runs import Outcome, RunDirectory, Session
 from stages.config import RunConfig
 
 STAGE = "train-student"
@@ -65,34 +66,56 @@ def run(
 
         # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
         lessons = plan_lessons(cache, settings, training["frozen_shards"], records_from)
-        if checkpoint is not None and run.model.is_dir():
-            ended = _ending(checkpoint.step, lessons, Waiting.of(checkpoint.state))
-            if ended is not None:
-                message = f"nothing left to do: {ended}; the student is in {run.model}"
-                return session.finish(STAGE, _complete(checkpoint.step, message))
+        ended = None if checkpoint is None else _ending(checkpoint.step, lessons, Waiting.of(checkpoint.state))
+        if checkpoint is not None and ended is not None and run.model.is_dir():
+            message = f"nothing left to do: {ended}; the student is in {run.model}"
+            return session.finish(STAGE, _complete(checkpoint.step, message))
 
-        # The student, and where it stands.
-        tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
+        # The student. Where time or room is short already, nothing is begun.
+        tokenizer_folder = find_tokenizer(cache.folders)
+        tokenizer = planned_tokenizer(tokenizer_folder, cache.plan.identity["tokenizer"])
         learner = _learner(config, tokenizer, cache.plan, lessons.num_steps)
+        room = CheckpointRoom(session.pause.output, learner, tokenizer_folder)
+        session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
+        try:
+            session.pause.check_beginning()
+            from_elsewhere = checkpoint is not None and checkpoint.folder.parent != run.checkpoints
+            room.check_beginning(run.checkpoints, ended is not None, from_elsewhere)
+        except PausedError as stop:
+            done = 0 if checkpoint is None else checkpoint.step
+            return session.finish(STAGE, _paused(done, lessons.num_steps, str(stop)))
+
+        # Where it stands, and the steps from there on.
         if checkpoint is None and fork_from is not None:
             done = journal.fork(fork_from, learner)
         else:
             done = journal.resume(checkpoint, learner)
-
-        done, paused = _train(config, session, lessons, learner, journal, done)
+        done, paused = _train(session, lessons, learner, journal, room, done)
+        if paused is None and (reason := room.shortage_of_model()):
+            paused = _paused(done, lessons.num_steps, reason)
         if paused is not None:
             return session.finish(STAGE, paused)
+        return session.finish(STAGE, _finish(config, run, cache, tokenizer, lessons, learner, journal, done))
 
-        if journal.best is None:  # lost since its checkpoint was made, or never found
-            journal.choose_best(done, _validate(lessons, learner), learner)
 
-        # What it became: the weights that validate best, as a folder anybody can load.
-        best = journal.load_best(learner)
-        facts = _facts(config, cache, best, done)
-        export_model(run.model, learner.causal.model, tokenizer, model_card(facts, training["train"]))
-        ended = _ending(done, lessons, journal.waiting)
-        message = f"{ended}; {best.weights} weights of step {best.step:,} are in {run.model}"
-        return session.finish(STAGE, _complete(done, message))
+def _finish(
+    config: RunConfig,
+    run: RunDirectory,
+    cache: TeacherCache,
+    tokenizer: Tokenizer,
+    lessons: Lessons,
+    learner: Learner,
+    journal: Journal,
+    done: int,
+) -> Outcome:
+    """What it became: the weights that validate best, as a folder anybody can load."""
+    if journal.best is None:  # lost since its checkpoint was made, or never found
+        journal.choose_best(done, _validate(lessons, learner), learner)
+    best = journal.load_best(learner)
+    facts = _facts(config, cache, best, done)
+    export_model(run.model, learner.causal.model, tokenizer, model_card(facts, journal.training["train"]))
+    ended = _ending(done, lessons, journal.waiting)
+    return _complete(done, f"{ended}; {best.weights} weights of step {best.step:,} are in {run.model}")
 
 
 def _learner(config: RunConfig, tokenizer: Tokenizer, plan: Plan, num_steps: int) -> Learner:
@@ -117,10 +140,10 @@ def _identity(plan: Plan, config: RunConfig, records_from: Teacher | None) -> di
 
 
 def _train(
-    config: RunConfig, session: Session, lessons: Lessons, learner: Learner, journal: Journal, done: int
+    session: Session, lessons: Lessons, learner: Learner, journal: Journal, room: CheckpointRoom, done: int
 ) -> tuple[int, Outcome | None]:
     """Do the steps from `done` on; returns how many are done, and how it paused: None after the last one."""
-    settings, num_steps, step_positions = config.train, lessons.num_steps, lessons.step_positions
+    settings, num_steps, step_positions = learner.settings, lessons.num_steps, lessons.step_positions
     try:
         lessons = in_curriculum(lessons, settings, session.run.student / "difficulty", session.pause)
     except PausedError as stop:
@@ -130,7 +153,6 @@ def _train(
     reader = BatchReader(
         lessons.source, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.needs_teacher
     )
-    session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
     watch, alarms, owed, begun = Stopwatch(learner.device), Alarms(settings.warmup_steps), False, time.monotonic()
     with (
         journal.log.shown_in_tensorboard(settings.tensorboard),
@@ -156,8 +178,9 @@ def _train(
             session.pause.note_unit(time.monotonic() - begun)
             ended = done == num_steps or journal.waiting.stopped
 
-            # A checkpoint holds all the loop needs; a pause makes one first. While steps are skipped one that is due
-            # waits for the next good step, so that the newest one does not hold weights that have gone bad.
+            # A checkpoint holds all the loop needs; a pause makes one first, and one that leaves no room for the next
+            # is a pause. While steps are skipped one that is due waits for the next good step, so that the newest one
+            # does not hold weights that have gone bad.
             reason = None if ended else session.pause.reason()
             owed |= _due(settings.checkpoint_every, done, num_steps)
             if reason or ended or (owed and learner.skipped_in_a_row == 0):
@@ -165,9 +188,9 @@ def _train(
                 journal.save(done, learner)
                 owed = False
                 session.pause.note_save(time.monotonic() - started)
+                reason = reason or (None if ended else room.shortage())
             if reason:
-                progress_made = {"steps": done, "of": num_steps}
-                return done, Outcome("paused", f"paused after step {done:,} of {num_steps:,}: {reason}", progress_made)
+                return done, _paused(done, num_steps, reason)
             if ended:
                 break
             watch.start()
@@ -213,6 +236,11 @@ def _ending(done: int, lessons: Lessons, waiting: Waiting) -> str | None:
             "without improvement (train.patience)"
         )
     return f"{done:,} steps done" if done == lessons.num_steps else None
+
+
+def _paused(done: int, num_steps: int, reason: str) -> Outcome:
+    message = f"paused after step {done:,} of {num_steps:,}: {reason}"
+    return Outcome("paused", message, {"steps": done, "of": num_steps})
 
 
 def _complete(done: int, message: str) -> Outcome:

@@ -100,9 +100,3 @@ def test_a_missing_file_is_a_config_error_with_the_fix(tmp_path: Path) -> None:
         files.require_file(tmp_path / "plan.json", "a plan", "Run cache-teacher.")
     (tmp_path / "plan.json").touch()
     assert files.require_file(tmp_path / "plan.json", "a plan", "") == tmp_path / "plan.json"
-
-
-def test_folder_size_counts_all_files_below(tmp_path: Path) -> None:
-    files.write_file(tmp_path / "a" / "b", b"123")
-    files.write_file(tmp_path / "c", b"45")
-    assert files.folder_size_bytes(tmp_path) == 5

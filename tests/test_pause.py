@@ -92,7 +92,10 @@ def test_the_budget_keeps_room_for_the_slowest_unit_and_save(monkeypatch: pytest
     now[0] = 100.0 - 1.2 * 15.0 - 0.01
     assert request.reason() is None
     now[0] += 0.02
-    assert request.reason() == "the time budget is nearly spent"
+    assert request.reason() == (
+        "the time budget is nearly spent: of 1 min 40 s 18 s are left, and the next piece of work with its save may "
+        "take 18 s"
+    )
     request.check()  # not yet spent: a unit in its middle goes on
     now[0] = 100.0
     with pytest.raises(PausedError, match="the time budget is spent"):
@@ -118,3 +121,51 @@ def test_without_a_budget_time_is_no_reason() -> None:
 
 def test_a_spent_budget_is_due_before_any_unit() -> None:
     assert PauseRequest(time_budget_seconds=1e-9).reason() is not None
+
+
+# ------------------------------------------------------------------ a session that is older than the process
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The process began at 0; its clock shows the number in this list."""
+    now = [0.0]
+    monkeypatch.setattr(pause.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pause, "_PROCESS_START", 0.0)
+    return now
+
+
+def test_the_time_of_earlier_commands_counts(clock: list[float]) -> None:
+    request = PauseRequest(100.0, session_age_seconds=70.0)
+    request.note_unit(5.0)
+    clock[0] = 23.9  # 6.1 s are left
+    assert request.reason() is None
+    clock[0] = 24.1
+    assert "of 1 min 40 s 6 s are left" in str(request.reason())
+    request.check()
+    clock[0] = 30.0
+    with pytest.raises(PausedError, match="the time budget is spent: 1 min 40 s"):
+        request.check()
+
+
+def test_nothing_is_begun_in_a_session_without_time_for_it(clock: list[float]) -> None:
+    request = PauseRequest(100.0, session_age_seconds=97.0)
+    request.check_beginning()
+    request.note_save(2.6)  # with the margin 3.12 s
+    with pytest.raises(PausedError, match=r"of 1 min 40 s 3 s are left, and the next piece .* may take 3 s"):
+        request.check_beginning()
+
+
+def test_a_budget_of_the_process_alone_lets_every_start_get_on(clock: list[float]) -> None:
+    clock[0] = 500.0
+    request = PauseRequest(100.0)
+    request.check_beginning()
+    assert request.reason() is not None
+
+
+def test_nothing_is_begun_after_a_signal() -> None:
+    with PauseRequest() as request:
+        request.check_beginning()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(PausedError, match="SIGINT was received"):
+            request.check_beginning()

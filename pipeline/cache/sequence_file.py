@@ -33,6 +33,12 @@ def write_sequences(path: Path, sequences: Sequences) -> files.FileDigest:
     return write_shard(path, _schema(sequences.num_sequences, sequences.sequence_length), _ATTRIBUTES, [arrays])
 
 
+def most_bytes(sequences: Sequences) -> int:
+    """What the file of these sequences takes at most: as it is before it is packed."""
+    schema = _schema(sequences.num_sequences, sequences.sequence_length)
+    return sum(array.num_chunks * array.chunk_bytes for array in schema)
+
+
 def read_sequences(path: Path, num_sequences: int, sequence_length: int, digest: str) -> Sequences:
     """Read all sequences of a file whose size and xxh3-128 the plan names; DamagedDataError where it is another."""
     if not path.is_file():

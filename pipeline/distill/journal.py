@@ -17,6 +17,7 @@ from pipeline.distill.keeping.checkpoint import (
     is_checkpoint,
     newest_checkpoint,
     open_checkpoint,
+    retire_best,
     retire_checkpoints,
     save_checkpoint,
     training_hash,
@@ -52,6 +53,7 @@ class Journal:
         self.waiting = Waiting()
         self._checkpoints = folder / "checkpoints"
         self._places = [self._checkpoints]
+        self._checked: set[Path] = set()  # checkpoints that were read and found whole since this process began
         self._hash = training_hash(training)
 
     def find(self, roots: Iterable[Path]) -> Checkpoint | None:
@@ -82,6 +84,7 @@ class Journal:
             return 0
         learner.load(checkpoint)
         self._places.append(checkpoint.folder.parent)
+        self._checked.add(checkpoint.folder)
         best = checkpoint.state["best"]
         self.best = None if best is None else Best(**best)
         self.waiting = Waiting.of(checkpoint.state)
@@ -163,6 +166,7 @@ class Journal:
         self.best = Best(step, weights, finite[weights])
         with learner.holding(weights) as causal:
             self._keep_best(unique_tensors(causal.model))
+        retire_best(self._checkpoints, step)
 
     def save(self, step: int, learner: Learner) -> None:
         """Checkpoint all that a resume needs, then let go of what the newer one replaces.
@@ -170,11 +174,12 @@ class Journal:
         In the middle of skipped steps nothing is let go of: what came before them may be needed.
         """
         self.log.sync()
-        save_checkpoint(
+        saved = save_checkpoint(
             self._checkpoints, "step", step, learner.tensors(), self._state() | {"learner": learner.state()}
         )
+        self._checked.add(saved.folder)
         if learner.skipped_in_a_row == 0:
-            retire_checkpoints(self._checkpoints, step, self.best.step if self.best else None)
+            retire_checkpoints(self._checkpoints, step, self.best.step if self.best else None, self._checked)
 
     def load_best(self, learner: Learner) -> Best:
         """Put the best weights so far into the model; NumericsError where no validation gave a number."""

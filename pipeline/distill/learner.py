@@ -108,8 +108,12 @@ class Learner:
     @property
     def checkpoint_bytes(self) -> int:
         """What a checkpoint takes on disk, but for its JSON: weights, the optimizer's two moments, the average."""
-        copies = 3 + (self.average is not None)
-        return copies * sum(tensor.numel() * tensor.element_size() for tensor in self.weights().values())
+        return (3 + (self.average is not None)) * self.weights_bytes
+
+    @property
+    def weights_bytes(self) -> int:
+        """What the weights alone take."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.weights().values())
 
     def weights(self) -> Tensors:
         """The student's parameters and buffers as they are now; tied ones once."""

@@ -20,7 +20,7 @@ from pipeline.cache.plan import (
     cut_shards,
 )
 from pipeline.cache.roots import find_sequences
-from pipeline.cache.sequence_file import read_sequences, write_sequences
+from pipeline.cache.sequence_file import most_bytes, read_sequences, write_sequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.console import say, warn_once
 from pipeline.data.documents import pinned, read_documents
@@ -38,6 +38,7 @@ from pipeline.models.device import choose_device, choose_dtype, device_class, de
 from pipeline.models.loading import load_config, load_model
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import TeacherSettings
+from pipeline.models.shard_room import ShardRoom
 from pipeline.models.teacher import Teacher
 from pipeline.pause import PauseRequest
 
@@ -78,7 +79,8 @@ def plan_capture(
 ) -> tuple[Plan, Sequences, Teacher]:
     """Make the plan of a new cache in `folder`; plan.json is written last, so a plan always has what it speaks of.
 
-    PausedError where a pause is due before that; then nothing is planned.
+    PausedError where a pause is due before that, or there is no room for a first shard beside the text; then nothing is
+    planned.
     """
     opening = open_teacher(data, teacher, cache, pause)
     tokenizer, causal, data = opening.tokenizer, opening.causal, opening.data
@@ -86,6 +88,10 @@ def plan_capture(
     say("\n".join(report.summary_lines()))
 
     choice = probe_capture(causal, sequences, opening.layout, cache)
+    shards = cut_shards(sequences.split, data.sequence_length, choice.shard_positions)
+    room = ShardRoom(pause.output, sequences)
+    room.learn(choice.bytes_per_scored, 1)
+    room.check(shards, beside_bytes=most_bytes(sequences))
     pause.check()
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     files.write_json(folder / DATA_REPORT_NAME, report.to_json())
@@ -96,7 +102,7 @@ def plan_capture(
         sequence_length=data.sequence_length,
         num_sequences=sequences.num_sequences,
         sequences_digest=digest.xxh3_128,
-        shards=cut_shards(sequences.split, data.sequence_length, choice.shard_positions),
+        shards=shards,
         capture={
             "batch_size": choice.batch_size,
             "chunk_positions": choice.chunk_positions,

@@ -9,7 +9,7 @@ would give each start a plan of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class CaptureChoice:
     chunk_positions: int
     dtype: str
     shard_positions: int
+    bytes_per_scored: float = field(default=0.0, compare=False)
+    """what a scored position of the first sequences takes on disk; not chosen, but measured"""
 
 
 def probe_capture(
@@ -70,8 +72,10 @@ def probe_capture(
         batch = max(1, _CPU_BATCH_POSITIONS // sequences.sequence_length)
     records = _score_first(model, sequences, layout, batch, chunk)
     loss_mask = sequences.loss_mask[: len(records) // sequences.sequence_length]
-    shard = _shard_positions(model, bytes_per_position(records, loss_mask), settings.shard_positions)
-    return CaptureChoice(batch, chunk, str(model.dtype).removeprefix("torch."), shard)
+    position_bytes = bytes_per_position(records, loss_mask)
+    shard = _shard_positions(model, position_bytes, settings.shard_positions)
+    scored_bytes = position_bytes * loss_mask.size / max(1, int(np.count_nonzero(loss_mask)))
+    return CaptureChoice(batch, chunk, str(model.dtype).removeprefix("torch."), shard, scored_bytes)
 
 
 def chunk_within(logits_bytes: int, vocab_size: int) -> int:

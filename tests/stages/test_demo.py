@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.distill.learner import Learner
+from pipeline.output_limit import folder_bytes
 from pipeline.pause import PauseRequest
 from tests import tiny
 from tests.stages.toys import Ended, run, stamps, tree
@@ -95,6 +96,27 @@ def test_a_demo_stopped_at_every_step_of_its_teacher_makes_the_same_one(
     assert (tmp_path / "stopped" / "teacher").is_dir()
     assert demo("--run-dir", "straight").code == 0
     assert tree(tmp_path / "stopped" / "teacher") == tree(tmp_path / "straight" / "teacher")
+
+
+@pytest.mark.slow
+def test_a_demo_short_of_room_pauses_in_its_teachers_training_and_makes_the_same_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One checkpoint of the teacher fits into 380 kB, and no second one; two into 440, but no model beside them."""
+    monkeypatch.chdir(tmp_path)
+    every = ["--set", "train.checkpoint_every=2", "--run-dir", "short", "--paused-exit-code", "75"]
+    refused = demo(*every, "--max-output-gb", "1e-4")
+    assert refused.code == 2
+    assert "a checkpoint of this training with its best weights alone needs up to" in refused.stderr
+    for kilobytes, steps in ((380, 2), (380, 2), (440, 4), (440, 4)):
+        ended = demo(*every, "--max-output-gb", f"{kilobytes / 1e6}")
+        assert ended.code == 75, ended.stderr
+        assert f"paused after step {steps} of 4: the limit of session.max_output_gb is reached" in ended.stderr
+        assert folder_bytes(tmp_path / "short") <= kilobytes * 1000
+        assert not (tmp_path / "short" / "teacher").exists()
+    assert demo("--run-dir", "short").code == 0
+    assert demo("--run-dir", "straight").code == 0
+    assert tree(tmp_path / "short" / "teacher") == tree(tmp_path / "straight" / "teacher")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,22 +123,45 @@ def is_checkpoint(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (_COMMIT, _STATE))
 
 
-def retire_checkpoints(folder: Path, step: int, best_step: int | None) -> None:
-    """Keep the checkpoint of `step` and the one before it, and the best weights that these refer to.
+def retire_checkpoints(folder: Path, step: int, best_step: int | None, checked: Container[Path] = ()) -> None:
+    """Keep the checkpoint of `step` and the newest valid one before it, and the best weights that these refer to.
 
-    What is unfinished, or lies beyond `step` because it was damaged and passed over, goes too.
+    What is unfinished or damaged, or lies beyond `step` because it was passed over, goes. Those in `checked`, and that
+    of `step`, are not read once more.
     """
-    finished = [path for path in _folders(folder, "step") if (path / _COMMIT).is_file() and _step_of(path) <= step]
-    kept, best = finished[-KEPT:], {best_step}
-    for path in kept:
-        with contextlib.suppress(DamagedDataError):
-            best.add((files.read_json(path / _STATE).get("best") or {}).get("step"))
+    kept: list[Path] = []
+    for path in sorted(_folders(folder, "step"), reverse=True):
+        known = _step_of(path) == step or path in checked
+        if len(kept) < KEPT and _step_of(path) <= step and (known or _is_valid(path)):
+            kept.append(path)
+        else:
+            _remove(path)
+    retire_best(folder, best_step)
+
+
+def retire_best(folder: Path, best_step: int | None) -> None:
+    """Keep the best weights of `best_step`, and those that a checkpoint refers to, which may be resumed from."""
+    kept = {best_step}
     for path in _folders(folder, "step"):
-        if path not in kept:
-            _remove(path)
+        with contextlib.suppress(DamagedDataError, OSError):
+            kept.add((files.read_json(path / _STATE).get("best") or {}).get("step"))
     for path in _folders(folder, "best"):
-        if _step_of(path) not in best:
+        if _step_of(path) not in kept:
             _remove(path)
+
+
+def _is_valid(folder: Path) -> bool:
+    """Whether a checkpoint is whole, by reading all of it; what another version wrote is left to that version."""
+    if not (folder / _COMMIT).is_file():
+        return False
+    try:
+        open_checkpoint(folder)
+    except DamagedDataError as error:
+        warn_once(f"checkpoint removed, there are newer ones: {error}")
+        return False
+    except (IdentityError, OSError):
+        return True
+    return True
 
 
 def _folders(folder: Path, prefix: str) -> Iterator[Path]:

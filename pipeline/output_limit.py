@@ -1,0 +1,72 @@
+"""How much a run may leave on disk, counted by ourselves: `df` of a notebook host speaks of a disk that is not kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.console import format_bytes
+from pipeline.errors import ConfigError
+
+KEY = "session.max_output_gb"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLimit:
+    """What all files below `folders` may take together; None allows everything, and then nothing is counted."""
+
+    max_bytes: int | None = None
+    folders: tuple[Path, ...] = ()
+
+    def used_bytes(self) -> int:
+        """What lies below the folders now; one that lies in another is counted once."""
+        return sum(map(folder_bytes, _outermost(self.folders)))
+
+    def shortage(self, needed_bytes: float, what: str, way_on: str) -> str | None:
+        """Why there is no room for `what`, with figures and the way on; None where there is."""
+        if self.max_bytes is None:
+            return None
+        used_bytes = self.used_bytes()
+        if used_bytes + needed_bytes <= self.max_bytes:
+            return None
+        return (
+            f"the limit of {KEY} is reached: of {figure(self.max_bytes)}, {figure(used_bytes)} are taken in "
+            f"{self.where}, and {what} needs up to {figure(needed_bytes)} more. {way_on}"
+        )
+
+    def refuse_less_than(self, needed_bytes: float, what: str, fix: str) -> None:
+        """ConfigError where an empty folder would not have room for `what` either."""
+        if self.max_bytes is not None and needed_bytes > self.max_bytes:
+            raise ConfigError(
+                f"{KEY}: {figure(self.max_bytes)} are allowed, and {what} alone needs up to {figure(needed_bytes)}. "
+                f"{fix}"
+            )
+
+    @property
+    def where(self) -> str:
+        """The folders, in words."""
+        return " and ".join(map(str, self.folders))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder, 0 where there is none; what a link leads to lies elsewhere."""
+    size_bytes = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another process may tidy up meanwhile
+                size_bytes += os.lstat(os.path.join(parent, name)).st_size
+    return size_bytes
+
+
+def figure(num_bytes: float) -> str:
+    """Bytes in words, gigabytes to the hundredth: close to a limit three digits would hide what is left."""
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else format_bytes(num_bytes)
+
+
+def _outermost(folders: Iterable[Path]) -> Iterator[Path]:
+    """The folders that do not lie in another one of them."""
+    places = {folder.resolve() for folder in folders}
+    yield from (place for place in places if not places.intersection(place.parents))
