@@ -83,6 +83,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
     compact = {**DEFAULTS["compact"], "kind": "compact", "head_size": max(1, head_size // _COMPACT_PART)}
     unused = {"head_size": DEFAULTS["topk"]["head_size"], "precision": "fine"}  # as they are where nobody set them
     sampled = {**DEFAULTS["sampled"], "kind": "sampled", **unused}
+    num_draws = DEFAULTS["topk"]["num_draws"]
     of = f"of{vocab_size}" if vocab_size else ""
     sizes = dict.fromkeys(max(1, head_size // part) for part in _K_PARTS)
     return (
@@ -93,6 +94,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("subset", {"objective": "subset"}, decides=True),
         _arm("compact", {}, cache=compact, decides=True),
         _arm("sampled", {}, cache=sampled, decides=True),
+        _arm("tau1_2", _temperature(1.2, 1.2)),
         _arm("tau1_5", _temperature(1.5, 1.5)),
         _arm("tau2", _temperature(2.0, 2.0)),
         _arm("tau3to2", _temperature(3.0, 2.0)),
@@ -105,6 +107,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("ranking", {"rank_weight": 0.1}),
         _arm("balance", {"balance": True}),
         _arm("no_ema", {"ema_decay": 0.0}),
+        _arm(f"draws{2 * num_draws}", {}, cache={"num_draws": 2 * num_draws}),
         *(_arm(f"k{size}{of}", {}, cache={"head_size": size}) for size in sizes),
     )
 
