@@ -29,6 +29,7 @@ def bench(run_dir: Path) -> tuple[Ended, dict[str, Any]]:
     return ended, {result["name"]: result for result in json.loads(ended.stdout)["results"]}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_ACCELERATE, reason="accelerate is not installed")
 def test_every_side_is_measured(tmp_path: Path) -> None:
     _, results = bench(tmp_path / "run")
@@ -40,6 +41,7 @@ def test_every_side_is_measured(tmp_path: Path) -> None:
     assert all(result["value"] > 0 for result in results.values())
 
 
+@pytest.mark.slow
 def test_without_accelerate_the_rest_is_reported_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
     ended, results = bench(tmp_path / "run")

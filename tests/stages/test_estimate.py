@@ -84,6 +84,7 @@ def test_what_does_not_fit_is_said_with_the_settings_to_change(fresh: dict[str, 
     assert tight["tokens_that_fit"] * (own + fresh["text"]["bytes_per_token"]) == pytest.approx(1e5, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["cache.precision=lossless", "cache.head_size=8", "cache.kind=compact"])
 def test_other_settings_are_priced_as_they_would_cost(toy: Toy, fresh: dict[str, Any], changed: str) -> None:
     sizes = ["--set", "cache.head_size=64", "--set", "cache.num_draws=16"] if "kind" in changed else []

@@ -18,6 +18,7 @@ def due(every: int, steps: int) -> list[int]:
     return [step for step in range(1, steps + 1) if step % every == 0 or step == steps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
 def test_every_number_of_steps_through_every_interval(steps: int, toy: Toy, cached: Path, tmp_path: Path) -> None:
     """Evaluation and logging each take all of the intervals; checkpoints and warm-up take turns with them."""
