@@ -27,6 +27,7 @@ from stages.cli_options import (
 if TYPE_CHECKING:
     from stages.config import RunConfig
 
+_GIGABYTES, _HOURS = 19, 11  # of a notebook with 20 GB and 12 hours, for a config that does not say
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -63,10 +64,12 @@ def demo(config: RunConfig, session: Session) -> Outcome:
 
 @main.command()
 @config_options
-@click.option("--gb", "gigabytes", type=POSITIVE, default=19, show_default=True, help="Room for the cache.")
-@click.option("--hours", type=POSITIVE, default=11, show_default=True, help="Length of a session.")
+@click.option(
+    "--gb", "gigabytes", type=POSITIVE, help=f"Room on the disk.  [session.max_output_gb, or {_GIGABYTES} without]"
+)
+@click.option("--hours", type=POSITIVE, help=f"Length of a session.  [session.time_budget_hours, or {_HOURS} without]")
 @json_option
-def estimate(config: RunConfig, run: RunDirectory, gigabytes: float, hours: float, as_json: bool) -> None:
+def estimate(config: RunConfig, run: RunDirectory, gigabytes: float | None, hours: float | None, as_json: bool) -> None:
     """What a config will cost, measured on this machine.
 
     Tokens, bytes, hours, sessions and memory, before it runs. Nothing is written; of a run that has begun, what is left
@@ -77,6 +80,8 @@ def estimate(config: RunConfig, run: RunDirectory, gigabytes: float, hours: floa
     """
     from stages.estimate import run as stage
 
+    gigabytes = gigabytes or config.session.max_output_gb or _GIGABYTES
+    hours = hours or config.session.time_budget_hours or _HOURS
     result = stage(config, run, gigabytes, hours)
     if as_json:
         print_json(result.to_json())

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.config import keys_of_kind
 from pipeline.distill.keeping.checkpoint import KEPT
+from pipeline.distill.keeping.checkpoint_room import CheckpointRoom
 from pipeline.distill.learner import Learner
 from pipeline.distill.optimization.precision import autocast
 from pipeline.distill.settings import TrainSettings
@@ -20,10 +21,12 @@ from pipeline.evaluation.memory import weights_bytes
 from pipeline.models import CausalModel
 from pipeline.models.loading import make_model
 from pipeline.models.student import recompute_activations
+from pipeline.output_limit import OutputLimit
 from pipeline.pricing.training import memory_of, num_steps_on
 from stages.config import RunConfig, bundled_configs, load_run_config
 from tests.test_readme import wrong_with
 
+OF_NOTEBOOKS = ("kaggle-p100", "kaggle-t4x2", "kaggle-chat")
 LARGE = ("kaggle-p100", "kaggle-t4x2", "original-3.0", "kaggle-chat")
 PRICED = ("kaggle-p100", "kaggle-t4x2")
 VOCAB_SIZE = 49_152
@@ -100,6 +103,21 @@ def test_one_cache_serves_three_configs() -> None:
 
     first, *others = (identity(load_run_config(name)) for name in ("kaggle-p100", "kaggle-t4x2", "original-3.0"))
     assert [other == first for other in others] == [True, True]
+
+
+@pytest.mark.parametrize("name", OF_NOTEBOOKS)
+def test_a_notebooks_time_and_disk_are_in_its_config(name: str) -> None:
+    """So that no command needs a flag for them, and none in the comments has one."""
+    session = load_run_config(name).session
+    assert (session.time_budget_hours, session.max_output_gb, session.output_folders) == (11, 19, ["artifacts"])
+    flags = {word for words in commands(bundled_configs()[name]) for word in words if word.startswith("--")}
+    assert not flags & {"--time-budget", "--max-output-gb", "--session-start", "--hours", "--gb"}
+
+
+def test_other_configs_leave_time_and_disk_to_the_machine() -> None:
+    for name in bundled_configs().keys() - set(OF_NOTEBOOKS):
+        session = load_run_config(name).session
+        assert (session.time_budget_hours, session.max_output_gb) == (None, None), name
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -190,6 +208,9 @@ def test_the_disk_stated_is_what_a_run_leaves(name: str, whole: CausalModel) -> 
     total = stated(name, "together")
     assert total == pytest.approx(sum(parts.values()) / 1e6, abs=2)
     assert total < 19_000
+    assert total < 1000 * (config.session.max_output_gb or 0)
+    room = CheckpointRoom(OutputLimit(), learner, Path("no tokenizer"))
+    assert (KEPT + 1) * room.next_bytes + room.model_bytes == pytest.approx(parts["checkpoints"] + model, rel=1e-3)
     if name == "kaggle-t4x2":  # what two trainings leave
         assert round(2 * (parts["checkpoints"] + parts["model"]) / 1e9, 1) == 17.2
     room = 19e9 - parts["checkpoints"] - parts["model"]

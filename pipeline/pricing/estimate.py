@@ -150,9 +150,14 @@ class Estimate:
     environment: dict[str, str]
     """what it was measured on"""
 
+    @property
+    def run_bytes(self) -> int:
+        """At most, of cache, checkpoints and finished student, all in one run directory."""
+        return self.capture.cache_bytes + self.training.checkpoints_bytes + self.training.model_bytes
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"run_bytes": self.run_bytes}
 
 
 def price_disk(
@@ -167,20 +172,29 @@ def price_disk(
         room_bytes = gigabytes * 1e9 - capture.sealed_bytes - text.num_tokens * text.bytes_per_token
         done = text.num_tokens - capture.tokens_left
         tokens = min(text.num_tokens, done + max(0, int(room_bytes / capture.bytes_per_token)))
-        advice = () if fits else (_PLANNED,)
+        advice = () if fits else (_PLANNED, _in_parts(gigabytes, capture))
         return DiskPrice(gigabytes, tokens, fits, advice, {})
     assert probe is not None, "without a plan something was scored"
     return DiskPrice(
         gigabytes=gigabytes,
         tokens_that_fit=_fitting(gigabytes, text, capture.bytes_per_token),
         fits=fits,
-        advice=() if fits else tuple(_advice(gigabytes, text, probe)),
+        advice=() if fits else (*_advice(gigabytes, text, probe), _in_parts(gigabytes, capture)),
         bytes_otherwise=probe.bytes_otherwise,
     )
 
 
 def _fitting(gigabytes: float, text: TextSize, bytes_per_token: float) -> int:
     return int(gigabytes * 1e9 / (bytes_per_token + text.bytes_per_token))
+
+
+def _in_parts(gigabytes: float, capture: CapturePrice) -> str:
+    """How all of the text fits after all, given more than one output."""
+    num_parts = math.ceil(capture.cache_bytes / (gigabytes * 1e9))
+    return (
+        f"or keep all of it in {num_parts:,} outputs of {gigabytes:g} GB (--max-output-gb), with the earlier ones in "
+        "cache.roots"
+    )
 
 
 def _advice(gigabytes: float, text: TextSize, probe: CaptureProbe) -> Iterator[str]:

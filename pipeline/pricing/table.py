@@ -21,7 +21,7 @@ def tables(estimate: Estimate) -> Iterator[Table]:
     capture = estimate.capture
     rows = [*_text_rows(estimate.text), *_capture_rows(capture, hours), *_disk_rows(estimate.disk)]
     yield _table(f"{what}: {capture.tokens_left:,} tokens to do", rows)
-    yield _table("training", _training_rows(estimate.training, hours))
+    yield _table("training", [*_training_rows(estimate.training, hours), _run_row(estimate)])
     yield _table("memory of the training", _memory_rows(estimate.training.memory))
 
 
@@ -67,6 +67,16 @@ def _training_rows(training: TrainingPrice, session_hours: float) -> list[Row]:
         ("checkpoints", checkpoints),
         ("finished student", format_bytes(training.model_bytes)),
     ]
+
+
+def _run_row(estimate: Estimate) -> Row:
+    """Whether one run directory holds all of it."""
+    gigabytes = estimate.disk.gigabytes
+    fits = estimate.run_bytes <= gigabytes * 1e9
+    words = (
+        "in one run directory" if fits else "MORE: train in a run directory of its own, with the cache in cache.roots"
+    )
+    return "cache and training", f"at most {format_bytes(estimate.run_bytes)} of {gigabytes:g} GB, {words}"
 
 
 def _memory_rows(memory: TrainingMemory) -> list[Row]:

@@ -84,6 +84,33 @@ def test_what_does_not_fit_is_said_with_the_settings_to_change(fresh: dict[str, 
     assert tight["tokens_that_fit"] * (own + fresh["text"]["bytes_per_token"]) == pytest.approx(1e5, rel=1e-3)
 
 
+def test_what_does_not_fit_into_one_output_fits_into_several(toy: Toy, fresh: dict[str, Any], tmp_path: Path) -> None:
+    third = fresh["capture"]["cache_bytes"] / 2.5e9
+    value = estimated(toy, tmp_path / "run", "--gb", f"{third:.9f}")
+    assert f"keep all of it in 3 outputs of {round(third, 9):g} GB (--max-output-gb)" in value["disk"]["advice"][-1]
+
+
+def test_room_and_hours_are_those_of_the_config(toy: Toy, tmp_path: Path) -> None:
+    own = ["--set", "session.max_output_gb=5", "--set", "session.time_budget_hours=3"]
+    for options, gigabytes, hours in (
+        ([], 19, 11),
+        (own, 5, 3),
+        ([*own, "--gb", "7", "--hours", "4"], 7, 4),
+    ):
+        value = estimated(toy, tmp_path / "run", *options)
+        assert (value["disk"]["gigabytes"], value["session_hours"]) == (gigabytes, hours)
+
+
+def test_the_whole_run_is_set_beside_the_room(toy: Toy, fresh: dict[str, Any], tmp_path: Path) -> None:
+    training = fresh["training"]
+    whole = fresh["capture"]["cache_bytes"] + training["checkpoints_bytes"] + training["model_bytes"]
+    assert fresh["run_bytes"] == whole
+    roomy = toy.ran("estimate", tmp_path / "run", "--gb", f"{whole / 1e9 * 1.01:.9f}").stderr
+    tight = toy.ran("estimate", tmp_path / "run", "--gb", f"{whole / 1e9 * 0.99:.9f}").stderr
+    assert "in one run directory" in roomy
+    assert "MORE: train in a run directory of its own" in " ".join(tight.split())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changed", ["cache.precision=lossless", "cache.head_size=8", "cache.kind=compact"])
 def test_other_settings_are_priced_as_they_would_cost(toy: Toy, fresh: dict[str, Any], changed: str) -> None:
