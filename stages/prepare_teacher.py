@@ -18,8 +18,8 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.batches import make_batch
 from pipeline.distill.batching.order import DataOrder
+from pipeline.distill.checkpoint_room import HERE, CheckpointRoom
 from pipeline.distill.journal import Journal
-from pipeline.distill.keeping.checkpoint_room import HERE, CheckpointRoom
 from pipeline.distill.keeping.export import export_model
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings

@@ -15,10 +15,10 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.batches import BatchReader
 from pipeline.distill.batching.curriculum import in_curriculum
 from pipeline.distill.batching.lessons import Lessons, plan_lessons
+from pipeline.distill.checkpoint_room import CheckpointRoom
 from pipeline.distill.guards.alarms import Alarms
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
-from pipeline.distill.keeping.checkpoint_room import CheckpointRoom
 from pipeline.distill.keeping.export import export_model, model_card
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard

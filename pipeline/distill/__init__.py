@@ -1,7 +1,8 @@
 """Learning from the cache.
 
-`losses` is the loss as anyone may call it, `settings` the keys of `train`, and `learner` takes the steps. The rooms,
-each knowing only those before it: `loss`, `keeping`, `optimization`, `weighting`, `batching`, `guards`.
+Rooms and files, each knowing only those before it: `settings` (the keys of `train`), `loss`, `losses` (the loss as
+anyone may call it), `keeping`, `optimization`, `weighting`, `batching`, `step_result`, `guards`, `validation`,
+`stopwatch`, `learner` (takes the steps), `checkpoint_room`, `journal`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.console import warn_once
 from pipeline.distill.batching.batches import Batch
-from pipeline.distill.guards.finite_guard import Suspects, Trouble, tell
+from pipeline.distill.guards.finite_guard import Suspects, tell
 from pipeline.distill.guards.memory_guard import MemoryGuard
 from pipeline.distill.keeping.checkpoint import Checkpoint, Tensors
 from pipeline.distill.keeping.student_weights import load_weights, unique_tensors
@@ -21,7 +21,7 @@ from pipeline.distill.optimization.learning_rate import learning_rate_at
 from pipeline.distill.optimization.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from pipeline.distill.optimization.precision import autocast
 from pipeline.distill.settings import TrainSettings
-from pipeline.distill.step_result import StepResult, add_up
+from pipeline.distill.step_result import StepResult, Trouble, add_up
 from pipeline.distill.weighting.loss_weights import LossWeights, StepWeights
 from pipeline.distill.weighting.temperature import temperature_at
 from pipeline.errors import MachineError

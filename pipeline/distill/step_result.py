@@ -8,10 +8,23 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from pipeline.distill.guards.finite_guard import Trouble
 from pipeline.distill.losses import LossParts
 from pipeline.distill.optimization.gradient_norms import GROUPS, TOTAL, clipped
 from pipeline.distill.weighting.loss_weights import StepWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a step was skipped."""
+
+    what: tuple[str, ...]
+    """what was not finite, of: records, ce, kd, rank, loss, gradient"""
+    sequences: tuple[int, ...]
+    """numbers in the cache of the sequences it came from; where the gradient alone was not finite, all of the step"""
+
+    def line(self) -> dict[str, Any]:
+        """For the log."""
+        return {"what": list(self.what), "sequences": list(self.sequences)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ import pytest
 
 from pipeline import console
 from pipeline.distill.guards.alarms import Alarms
-from pipeline.distill.guards.finite_guard import Trouble
-from pipeline.distill.step_result import StepResult
+from pipeline.distill.step_result import StepResult, Trouble
 from pipeline.distill.weighting.loss_weights import StepWeights
 
 

@@ -14,10 +14,10 @@ from pipeline import console
 from pipeline.cache import TeacherCache
 from pipeline.distill import learner as learner_module
 from pipeline.distill.batching.batches import Batch, load_batch
-from pipeline.distill.guards.finite_guard import Trouble
 from pipeline.distill.learner import Learner
 from pipeline.distill.losses import LossParts
 from pipeline.distill.settings import TrainSettings
+from pipeline.distill.step_result import Trouble
 from pipeline.models import CausalModel
 from tests import tiny
 from tests.evaluation.caches import make_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.console import warn_once
-from pipeline.distill.guards.finite_guard import LOSS_PARTS
+from pipeline.distill.loss.routing import PARTS
 from pipeline.distill.step_result import StepResult
 
 HIGH_NATS, VERY_HIGH_NATS = 10.0, 20.0
@@ -23,7 +23,7 @@ class Alarms:
         """Look at what step number `step` (from 1) found. Not-finite figures are the finite guard's to tell."""
         if step <= self._warmup_steps or result.skipped:
             return
-        for part in LOSS_PARTS:
+        for part in PARTS:
             nats = getattr(result, part, None) or 0.0
             if nats > HIGH_NATS:
                 self._raise(

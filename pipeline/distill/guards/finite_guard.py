@@ -7,10 +7,8 @@ number of choices of `ranked`, and the size of a row that float16 products scale
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,26 +16,12 @@ from torch import Tensor
 from pipeline.console import warn_once
 from pipeline.distill.batching.batches import Batch
 from pipeline.distill.loss.record_tensors import RecordTensors
+from pipeline.distill.loss.routing import PARTS
 from pipeline.distill.losses import LossParts
+from pipeline.distill.step_result import Trouble
 
-LOSS_PARTS = ("ce", "kd", "rank")
-"""Names of the parts of a loss, as figures of a step"""
 _TOLD = 5  # skipped steps that are said, as well as logged
 _SHOWN = 8  # sequences that a warning names; the log names all
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why a step was skipped."""
-
-    what: tuple[str, ...]
-    """what was not finite, of: records, ce, kd, rank, loss, gradient"""
-    sequences: tuple[int, ...]
-    """numbers in the cache of the sequences it came from; where the gradient alone was not finite, all of the step"""
-
-    def line(self) -> dict[str, Any]:
-        """For the log."""
-        return {"what": list(self.what), "sequences": list(self.sequences)}
 
 
 class Suspects:
@@ -73,7 +57,7 @@ class Suspects:
         num_sequences = len(self._sequences)
         losses, records = flags[:num_sequences], flags[num_sequences:]
         what = ["records"] * any(records)
-        what += [name for name in (*LOSS_PARTS, "loss") if name in figures and not math.isfinite(figures[name])]
+        what += [name for name in (*PARTS, "loss") if name in figures and not math.isfinite(figures[name])]
         what += ["gradient"] * (not math.isfinite(figures["gradient_norm"]))
         if not what:
             return None
@@ -94,7 +78,7 @@ def tell(step: int, trouble: Trouble, num_skipped: int) -> None:
 
 def _losses(parts: LossParts) -> Tensor:
     """One number a position that is finite where all its parts are."""
-    found = (getattr(parts, f"{name}_N", None) for name in LOSS_PARTS)
+    found = (getattr(parts, f"{name}_N", None) for name in PARTS)
     return torch.stack([part_N.float() for part_N in found if part_N is not None]).sum(dim=0)
 
 
