@@ -138,9 +138,9 @@ def test_a_session_that_is_over_begins_nothing(
     before, times = tree(run_dir / kept), stamps(run_dir / kept)
     monkeypatch.setattr(cache_teacher, "load_teacher", lambda *arguments: 1 / 0)
     monkeypatch.setattr(Learner, "learn", lambda *arguments: 1 / 0)
-    monkeypatch.setenv("SAD_SESSION_START", f"{time.time() - 11 * HOUR:.0f}")
+    monkeypatch.setenv("SAD_SESSION_START", f"{time.time() - 11 * HOUR - 5:.0f}")  # to the second
     roots = ["--set", f"cache.roots=[{cached}]"] if stage == "train-student" else []
-    for budget in (["--set", "session.time_budget_hours=11"], hours(11 * HOUR + 0.01)):
+    for budget in (["--set", "session.time_budget_hours=11"], hours(11 * HOUR + 1)):
         ended = toy.ran(stage, run_dir, *roots, *budget)
         left = status(run_dir)
         assert (left["state"], "the time budget is nearly spent: of 11 h 00 min 0 s are left" in ended.stderr) == (
