@@ -15,6 +15,7 @@ from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
 from pipeline.data.sequences import Sequences
+from pipeline.doctor.examine import refuse_unfit_for_teacher
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.device import environment
@@ -46,6 +47,7 @@ def _capture(config: RunConfig, session: Session) -> None:
     # What an earlier start planned stands. A config that no longer fits it is refused before any compute.
     found = earlier_plan(folder, roots)
     if found is None:
+        refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache)
         plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
     else:
         plan, plan_folders = found
@@ -56,6 +58,7 @@ def _capture(config: RunConfig, session: Session) -> None:
         sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher, pause)
         if TeacherCache.open(folder, *roots).complete:
             return
+        refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache, plan)
         teacher = load_teacher(plan, config.teacher)
 
     # The work: one shard after another, each sealed before the next begins.

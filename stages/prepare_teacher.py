@@ -22,6 +22,7 @@ from pipeline.distill.journal import Journal
 from pipeline.distill.learner import Learner
 from pipeline.distill.order import DataOrder
 from pipeline.distill.settings import TrainSettings
+from pipeline.doctor.examine import refuse_unfit
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student
@@ -51,6 +52,7 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     recipe = _recipe(config)
     if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
         return Outcome("complete", f"the teacher in {folder} is kept", {})
+    refuse_unfit(session.run.root, config.teacher.device)
 
     # Its tokenizer and its text: all of the corpus, of which the cache later takes a part.
     tokenizer_folder = folder.with_name(folder.name + "-tokenizer")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pipeline.cache.settings import CacheSettings
+from pipeline.distill.checkpoint import KEPT
 from pipeline.distill.settings import TrainSettings
 from pipeline.models.probe import LOGITS_BUFFERS, usual_chunk
 
@@ -77,3 +78,11 @@ class CaptureMemory:
 def checkpoint_bytes(settings: TrainSettings, weights: int) -> int:
     """What one checkpoint takes on disk: weights, two moments of the optimizer, and the average where one is kept."""
     return (3 + (settings.ema_decay > 0)) * weights
+
+
+def all_checkpoints_bytes(checkpoint: int, weights: int) -> int:
+    """The most that a training's checkpoints take at once: those that are kept, and one that is being written.
+
+    Each may refer to best weights of its own, and there may be better ones since.
+    """
+    return (KEPT + 1) * (checkpoint + weights)

@@ -22,9 +22,9 @@ def rough_bytes_per_token(settings: CacheSettings, vocab_size: int) -> float:
     """Bytes of a record and of the id beside it."""
     id_bytes = 2 if vocab_size <= _SMALL_VOCABULARY else 4
     if settings.kind == "sampled":
-        return _SAMPLED * settings.num_draws / DEFAULTS["sampled"]["num_draws"] + id_bytes
+        return _SAMPLED * settings.num_draws / float(DEFAULTS["sampled"]["num_draws"]) + id_bytes
     head, rest = _OF_THE_HEAD[settings.precision], _OF_THE_REST[settings.precision]
     if settings.kind == "compact":
         head = round(_COMPACT_HEAD * head / _OF_THE_HEAD["fine"])
-    share = min(settings.head_size, vocab_size) / DEFAULTS[settings.kind]["head_size"]
+    share = min(settings.head_size, vocab_size) / float(DEFAULTS[settings.kind]["head_size"])
     return head * share + rest + id_bytes

@@ -15,7 +15,6 @@ from pipeline.cache.records import Records
 from pipeline.console import Progress
 from pipeline.data.sequences import Sequences
 from pipeline.distill.batches import Batch, make_batch
-from pipeline.distill.checkpoint import KEPT
 from pipeline.distill.learner import Learner
 from pipeline.distill.lessons import count_steps
 from pipeline.distill.settings import TrainSettings
@@ -24,7 +23,7 @@ from pipeline.evaluation.memory import MemoryMeter, card_of, weights_bytes
 from pipeline.models import CausalModel
 from pipeline.models.device import choose_dtype
 from pipeline.models.student import recompute_activations
-from pipeline.pricing.memory import TrainingMemory
+from pipeline.pricing.memory import TrainingMemory, all_checkpoints_bytes
 
 _LEAST_STEPS, _MOST_STEPS = 2, 6
 _ENOUGH_SECONDS = 30.0  # of training: then no further step is begun
@@ -49,14 +48,6 @@ class TrainingProbe:
 def num_steps_on(num_sequences: int, settings: TrainSettings) -> int:
     """Optimizer steps of a whole training on so many sequences."""
     return count_steps(settings, num_sequences / (settings.batch_size * settings.accumulation))
-
-
-def all_checkpoints_bytes(checkpoint_bytes: int, weights: int) -> int:
-    """The most that a training's checkpoints take at once: those that are kept, and one that is being written.
-
-    Each may refer to best weights of its own, and there may be better ones since.
-    """
-    return (KEPT + 1) * (checkpoint_bytes + weights)
 
 
 def release_memory() -> None:
