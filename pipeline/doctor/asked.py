@@ -138,11 +138,11 @@ def look_at_student(
         return AskedModel("student", settings.device, train.dtype, found, size=size)
     assert settings.config is not None
     found, size = Found(f"a fresh {settings.config['model_type']} model, made from student.config"), None
-    if vocab_size is not None:
-        try:
-            size = size_of_block(settings.config, max(vocab_size, int(settings.config.get("vocab_size", 0))))
-        except SadError as error:
-            found = Found(found.where, str(error))
+    try:
+        made = size_of_block(settings.config, max(vocab_size or 1, int(settings.config.get("vocab_size", 0))))
+        size = None if vocab_size is None else made
+    except SadError as error:
+        found = Found(found.where, str(error))
     return AskedModel("student", settings.device, train.dtype, found, size=size)
 
 

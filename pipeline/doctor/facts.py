@@ -171,7 +171,7 @@ def multiply(device: torch.device, dtype: torch.dtype, rows: int) -> Product:
         started = time.perf_counter()
         _finish(product := ones @ ones)
         seconds = time.perf_counter() - started
-        right = bool((product == rows).all())
+        right = bool((product.double() == rows).all())
     except RuntimeError as error:
         return Product(name, rows, 0.0, (str(error).strip() or type(error).__name__).splitlines()[0])
     if not right:
