@@ -139,8 +139,9 @@ def look_at_student(
     assert settings.config is not None
     found, size = Found(f"a fresh {settings.config['model_type']} model, made from student.config"), None
     try:
-        made = size_of_block(settings.config, max(vocab_size or 1, int(settings.config.get("vocab_size", 0))))
-        size = None if vocab_size is None else made
+        rows = settings.config.get("vocab_size", vocab_size)  # the teacher's may count padding rows
+        made = size_of_block({**settings.config, "vocab_size": 1 if rows is None else rows}, vocab_size=1)
+        size = None if rows is None else made
     except SadError as error:
         found = Found(found.where, str(error))
     return AskedModel("student", settings.device, train.dtype, found, size=size)

@@ -102,8 +102,19 @@ def test_what_is_not_there_is_told_in_the_words_of_the_stages(tmp_path: Path, ll
     (tmp_path / "teacher").mkdir()
     empty = look_at_teacher(TeacherSettings(model=str(tmp_path / "teacher")), Hub())
     assert "expected a model folder with config.json, found nothing" in empty.found.problem
+    odd = StudentSettings(config={"model_type": "llama", "vocab_size": "many"})
+    assert "found 'many'" in look_at_student(odd, TRAIN, Hub(), 300).found.problem
     wrong = StudentSettings(config={"model_type": "llama", "hidden_sizes": 3})
     assert "did you mean 'hidden_size'" in look_at_student(wrong, TRAIN, Hub(), 300).found.problem
+
+
+def test_a_fresh_student_has_rows_of_its_own_or_the_teachers() -> None:
+    own = StudentSettings(config={**(FRESH.config or {}), "vocab_size": 290})
+    for settings, rows, found in ((FRESH, 300, 300), (own, 300, 290), (own, None, 290)):
+        size = look_at_student(settings, TRAIN, None, rows).size
+        assert size is not None
+        assert size.vocab_size == found
+    assert look_at_student(FRESH, TRAIN, None, None).size is None
 
 
 def test_a_hub_id_that_is_not_here_needs_the_hub(monkeypatch: pytest.MonkeyPatch, llama_folder: Path) -> None:
