@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.doctor.libraries import installed_versions
+from pipeline.files import folder_size_bytes
 from pipeline.machine import Disk, HostMemory, cpu_name, disk_below, host_memory, usable_cores
 from pipeline.models.device import Capability, build_supports, dtype_for
 
@@ -77,7 +78,7 @@ class Machine:
     memory: HostMemory
     disk: Disk
     kept_bytes: int | None
-    """what a notebook host keeps of its working folder, where it says something else of its disk"""
+    """what a notebook host will still keep of its working folder, where it says something else of its disk"""
 
     @property
     def torch(self) -> str:
@@ -99,7 +100,7 @@ def gather(folder: Path, thorough: bool = True) -> Machine:
         cores=usable_cores(),
         memory=host_memory(),
         disk=disk_below(folder),
-        kept_bytes=_KEPT_BY_THAT_HOST_BYTES if os.environ.get(_OF_A_NOTEBOOK) else None,
+        kept_bytes=_still_kept() if thorough and os.environ.get(_OF_A_NOTEBOOK) else None,
     )
 
 
@@ -121,6 +122,10 @@ def _card_of_driver(library: Any, index: int) -> tuple[str, Capability]:
     library.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, card)
     library.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, card)
     return name.value.decode("utf-8", "replace"), (major.value, minor.value)
+
+
+def _still_kept() -> int:
+    return max(0, _KEPT_BY_THAT_HOST_BYTES - folder_size_bytes(Path.cwd()))
 
 
 def _libcuda() -> Any:

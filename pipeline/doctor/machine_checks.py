@@ -95,7 +95,7 @@ def check_disk(machine: Machine) -> Check:
         return Check("disk", "fault", f"{where} nothing can be written", "a folder of your own", "--run-dir FOLDER")
     found = f"{format_bytes(free)} {where}"
     if machine.kept_bytes is not None:
-        found += f", as much as this notebook host keeps; it shows {format_bytes(disk.free_bytes)}"
+        found += f", as much as is kept here; the system shows {format_bytes(disk.free_bytes)}"
     if free < _NO_DISK_BYTES:
         return Check(
             "disk", "fault", found, f"{format_bytes(_NO_DISK_BYTES)} at least", "free some, or --run-dir FOLDER"

@@ -43,7 +43,7 @@ FIT = {
     "little disk": (machine(T4, disk=Disk(Path("artifacts"), 2 * GB, True)), "5 GB for any but a small run"),
     "a notebook host": (
         machine(T4, kept_bytes=20 * GB, disk=Disk(Path("artifacts"), 8000 * GB, True)),
-        "20 GB below artifacts, as much as this notebook host keeps; it shows 8,000 GB",
+        "20 GB below artifacts, as much as is kept here; the system shows 8,000 GB",
     ),
 }
 UNFIT = {
