@@ -16,6 +16,7 @@ from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
 from pipeline.data.sequences import Sequences
+from pipeline.doctor.examine import refuse_unfit_for_teacher
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.device import choose_device, environment
@@ -51,6 +52,7 @@ def _capture(config: RunConfig, session: Session) -> None:
     teacher: Teacher | None = None
     if found is None:
         pause.check_beginning()
+        refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache)
         plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
     else:
         plan, plan_folders = found
@@ -63,6 +65,7 @@ def _capture(config: RunConfig, session: Session) -> None:
         if cache.complete:
             return
         pause.check_beginning()
+        refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache, plan)
         seals = [shard.seal for shard in cache.shards.values()]
 
     # Room for a shard is asked for before the teacher is loaded, where shards have shown what they take.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import __version__
-from pipeline.errors import ConfigError, DamagedDataError
+from pipeline.errors import ConfigError, DamagedDataError, MachineError
 from pipeline.runs import Outcome, RunDirectory, Session
 from stages.cli_bench import bench
 from stages.cli_options import (
@@ -60,6 +60,29 @@ def demo(config: RunConfig, session: Session) -> Outcome:
     from stages.demo import run as stage
 
     return stage(config, session)
+
+
+@main.command()
+@functools.partial(config_options, required=False)
+@click.option("--gb", "gigabytes", type=POSITIVE, help="Room on disk, where the system says another figure.")
+@click.option("--online", is_flag=True, help="Ask the hub, also where nothing of it is needed.")
+@json_option
+def doctor(config: RunConfig | None, run: RunDirectory, gigabytes: float | None, online: bool, as_json: bool) -> None:
+    """Is this machine fit for the work, or for a config.
+
+    Card, precision, one real product, libraries, memory, disk; with a config also its models, text and cache, and
+    whether memory and disk hold them. Each fault comes with what mends it; then the exit code is 5.
+
+    \b
+    Example: sad-pipeline doctor -c my.yaml
+    """
+    from stages.doctor import run as stage
+
+    result = stage(config, run, gigabytes, online)
+    if as_json:
+        print_json(result.to_json())
+    if not result.fit:
+        click.get_current_context().exit(MachineError.exit_code)
 
 
 @main.command()

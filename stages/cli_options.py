@@ -13,7 +13,7 @@ import click
 
 from pipeline.config import parse_config
 from pipeline.console import say
-from pipeline.errors import SadError
+from pipeline.errors import ConfigError, SadError
 from pipeline.runs import Outcome, RunDirectory, Session
 from pipeline.session import START_VARIABLE, SessionSettings, pause_request
 
@@ -37,11 +37,13 @@ class Group(click.Group):
         return list(self.commands)
 
 
-def config_options(command: Callable[..., Any], default: str | None = None) -> Callable[..., Any]:
-    """-c, --set and --run-dir, resolved to a config and a run directory."""
+def config_options(
+    command: Callable[..., Any], default: str | None = None, required: bool = True
+) -> Callable[..., Any]:
+    """-c, --set and --run-dir, resolved to a config and a run directory; where it is not required, perhaps to None."""
 
     # click takes an explicit default, even None, for a value that is there: then nothing would be missing.
-    origin: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
+    origin: dict[str, Any] = {"default": default, "show_default": True} if default else {"required": required}
 
     @click.option(
         "-c", "--config", "reference", metavar="CONFIG", help="A file, or the name of a bundled config.", **origin
@@ -49,11 +51,14 @@ def config_options(command: Callable[..., Any], default: str | None = None) -> C
     @click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Change one key; repeatable.")
     @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: artifacts/<config name>.")
     @functools.wraps(command)
-    def wrapped(reference: str, overrides: tuple[str, ...], run_dir: Path | None, **others: Any) -> Any:
+    def wrapped(reference: str | None, overrides: tuple[str, ...], run_dir: Path | None, **others: Any) -> Any:
         from stages.config import load_run_config
 
-        config = load_run_config(reference, overrides)
-        return command(config=config, run=RunDirectory(run_dir or Path("artifacts") / config.name), **others)
+        if reference is None and overrides:
+            raise ConfigError(f"--set {overrides[0]}: changes a key of a config, and none is named. Add -c CONFIG.")
+        config = None if reference is None else load_run_config(reference, overrides)
+        folder = run_dir or Path("artifacts") / (config.name if config else "")
+        return command(config=config, run=RunDirectory(folder), **others)
 
     return wrapped
 

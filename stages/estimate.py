@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cache.roots import earlier_plan
+from pipeline.doctor.examine import refuse_unfit
 from pipeline.models.device import choose_device, environment
 from pipeline.models.student import load_student, refuse_leaks
 from pipeline.pricing.estimate import Estimate, TrainingPrice
@@ -19,6 +20,7 @@ from stages.config import RunConfig
 
 def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: float) -> Estimate:
     """Try every part on this machine, in memory, and price what is left to do; nothing is written."""
+    refuse_unfit(run.root, config.student.device)
     places = [run.cache, *map(Path, config.cache.roots)]
 
     # The cache: the teacher scores a few batches of the text, unless all of it is sealed already.

@@ -11,6 +11,7 @@ from pipeline.cache import TeacherCache
 from pipeline.cache.roots import find_tokenizer
 from pipeline.console import say
 from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.doctor.examine import refuse_unfit
 from pipeline.evaluation.candidates import baseline_candidates, student_candidates
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
 from pipeline.evaluation.references import baseline_origins, refuse_other_teacher
@@ -32,6 +33,7 @@ def run(config: RunConfig, run: RunDirectory) -> EvalResult:
     with run.at_work(STAGE), TeacherCache.open(run.cache, *map(Path, config.cache.roots)) as cache:
         tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
         indices = held_out_indices(cache, settings.max_sequences)
+        refuse_unfit(run.root, config.student.device)
         device = choose_device(config.student.device)
 
         # What is named is looked at first: a wrong name is told before the work, not after it.

@@ -23,6 +23,7 @@ from pipeline.distill.journal import Journal
 from pipeline.distill.keeping.export import export_model
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
+from pipeline.doctor.examine import refuse_unfit
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student
@@ -52,6 +53,7 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     recipe = _recipe(config)
     if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
         return Outcome("complete", f"the teacher in {folder} is kept", {})
+    refuse_unfit(session.run.root, config.teacher.device)
 
     session.pause.check_beginning()
 

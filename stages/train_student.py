@@ -25,6 +25,7 @@ from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.validation import Validation, validate
+from pipeline.doctor.examine import refuse_unfit_for_student
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
@@ -72,6 +73,7 @@ def run(
             return session.finish(STAGE, _complete(checkpoint.step, message))
 
         # The student. Where time or room is short already, nothing is begun.
+        refuse_unfit_for_student(run.root, config.student, settings, cache.plan.vocab_size)
         tokenizer_folder = find_tokenizer(cache.folders)
         tokenizer = planned_tokenizer(tokenizer_folder, cache.plan.identity["tokenizer"])
         learner = _learner(config, tokenizer, cache.plan, lessons.num_steps)

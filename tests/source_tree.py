@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FLOORS = ("ground", "data", "cache", "models", "distill", "evaluation", "pricing", "benches", "stages")
+FLOORS = ("ground", "data", "cache", "models", "distill", "evaluation", "pricing", "doctor", "benches", "stages")
 
 
 @dataclass(frozen=True, slots=True)

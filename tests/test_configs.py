@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pipeline.config import keys_of_kind
-from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.distill.checkpoint_room import CheckpointRoom
+from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.distill.learner import Learner
 from pipeline.distill.optimization.precision import autocast
 from pipeline.distill.settings import TrainSettings

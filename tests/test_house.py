@@ -29,6 +29,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "pipeline/distill/",
         "pipeline/evaluation/",
         "pipeline/pricing/",
+        "pipeline/doctor/",
         "pipeline/benches/",
     ),
     "yaml": ("pipeline/plain_yaml.py", "pipeline/config.py"),

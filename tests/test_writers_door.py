@@ -173,3 +173,44 @@ def test_the_library_never_prints_to_stdout() -> None:
             if name == "Console" and not any(k.arg in ("stderr", "file") for k in call.keywords):
                 found.append(f"{module.path}:{call.lineno}: a rich Console on stdout")
     assert not found, "\n".join(found)
+
+
+# ------------------------------------------------------------------ nobody is asked
+
+
+ASKING_CALLS = {"input", "getpass", "getpass.getpass", "click.prompt", "click.confirm", "click.pause", "click.getchar"}
+
+
+def asks(module: Module) -> list[int]:
+    """Lines that would wait for somebody: a prompt in a batch session waits until the session ends."""
+    lines = [
+        call.lineno for name, call in module.calls() if name in ASKING_CALLS or name.endswith("confirmation_option")
+    ]
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and dotted(node.func) in ("click.option", "click.argument"):
+            lines += [word.value.lineno for word in node.keywords if word.arg in ("prompt", "confirmation_prompt")]
+        elif (isinstance(node, ast.Attribute) and node.attr == "stdin") or (
+            isinstance(node, ast.alias) and node.name == "stdin"
+        ):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_nobody_is_asked_and_stdin_is_never_read() -> None:
+    waiting = [f"{module.path}:{line}" for module in modules() for line in asks(module)]
+    assert not waiting
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "input('go on? ')",
+        "sys.stdin.readline()",
+        "from sys import stdin",
+        "click.confirm('sure?')",
+        "click.option('--name', prompt=True)",
+        "click.confirmation_option()",
+    ],
+)
+def test_a_line_that_waits_is_noticed(line: str) -> None:
+    assert asks(Module("stages/x.py", ast.parse(line), 1)) == [1]

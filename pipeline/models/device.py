@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -18,13 +19,14 @@ from pipeline.models.settings import Device, Dtype
 
 Capability = tuple[int, int]
 BFLOAT16_CAPABILITY: Capability = (8, 0)
-_IN_EVERY_WHEEL_FROM: Capability = (7, 5)
+IN_EVERY_WHEEL_FROM: Capability = (7, 5)
 _IN_A_WHEEL_FROM: Capability = (5, 0)
-_OLDER_CARD_FIX = (
-    "Its kernels are only in the CUDA 12.6 wheels, up to PyTorch 2.14: "
-    'pip install "torch>=2.10,<=2.14" --index-url https://download.pytorch.org/whl/cu126'
-)
-_TOO_OLD = "No wheel of PyTorch 2.10 or newer has kernels for a card older than capability 5.0: use another card"
+_OLDER_CARD = "Its kernels are only in the CUDA 12.6 wheels, up to PyTorch 2.14"
+_LEAST_TORCH, _LAST_TORCH = (2, 10), (2, 14)
+"""that this project runs on, and that has CUDA 12.6 wheels"""
+_CUDA_12_6 = "https://download.pytorch.org/whl/cu126"
+WHERE_BUILDS_ARE = "https://pytorch.org/get-started/locally/"
+_TOO_OLD = "No wheel of PyTorch 2.10 or newer has kernels for a card older than capability 5.0"
 _CARD_IS_FULL = (
     "device: the card's memory is full before the work begins; another process holds the card. nvidia-smi lists what "
     "uses it: end that, or wait for it (or set device to cpu)."
@@ -72,7 +74,7 @@ def check_cuda(device: torch.device) -> None:
         raise MachineError(f"{name}: a product of ones gave {total} where 262,144 was expected; the card is not sound")
 
 
-def build_supports(capability: Capability, built_for: list[str]) -> bool:
+def build_supports(capability: Capability, built_for: Sequence[str]) -> bool:
     """Whether one of the architectures of a build ("sm_75", "compute_90") runs on a card of this capability.
 
     Machine code runs within its major version, from its minor version up; PTX (`compute_`) on anything newer.
@@ -84,6 +86,27 @@ def build_supports(capability: Capability, built_for: list[str]) -> bool:
         if kind == "compute" and (major, minor) <= capability:
             return True
     return False
+
+
+def cuda_12_6_command(torch_version: str) -> str:
+    """What installs a torch that runs on cards from capability 5.0 to 9.0, and with every driver of CUDA 12.
+
+    Where the version here will do in another build, that build of it is named: pip leaves 2.11.0+cu128 alone when asked
+    for 2.10 to 2.14, whatever the index.
+    """
+    release = re.match(r"(\d+)\.(\d+)(\.\d+)*", torch_version)
+    fits = release is not None and _LEAST_TORCH <= (int(release[1]), int(release[2])) <= _LAST_TORCH
+    wanted = f"torch=={release[0]}+cu126" if release and fits else "torch>=2.10,<=2.14"
+    return f'pip install "{wanted}" --index-url {_CUDA_12_6}'
+
+
+def where_kernels_are(capability: Capability, torch_version: str) -> tuple[str, str]:
+    """Of a card that this torch has no kernels for: which builds have them, and the command or step that helps."""
+    if capability < _IN_A_WHEEL_FROM:
+        return _TOO_OLD, "use another card"
+    if capability < IN_EVERY_WHEEL_FROM:
+        return _OLDER_CARD, cuda_12_6_command(torch_version)
+    return "", f"Install a build for it: see {WHERE_BUILDS_ARE}"
 
 
 def choose_dtype(setting: Dtype, device: torch.device) -> torch.dtype:
@@ -103,7 +126,7 @@ def dtype_for(setting: Dtype, capability: Capability | None) -> torch.dtype:
         return torch.bfloat16 if capability >= BFLOAT16_CAPABILITY else torch.float16
     if setting == "bfloat16" and capability is not None and capability < BFLOAT16_CAPABILITY:
         raise MachineError(
-            f"dtype: bfloat16 needs a card of capability 8.0 or newer, this one has {_dotted(capability)}. Set dtype "
+            f"dtype: bfloat16 needs a card of capability 8.0 or newer, this one has {dotted(capability)}. Set dtype "
             "to float16, or to float32 where float16 overflows."
         )
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]
@@ -148,7 +171,7 @@ def _say_why_no_card() -> None:
     if torch.version.cuda or shutil.which("nvidia-smi"):
         warn_once(
             f"device: auto runs on the CPU, because {_build()} sees no card it can use. If this machine has one, check "
-            "the driver with nvidia-smi, and that torch is a build for CUDA: https://pytorch.org/get-started/locally/"
+            "the driver with nvidia-smi, and that torch is a build for CUDA: {WHERE_BUILDS_ARE}"
         )
 
 
@@ -158,17 +181,13 @@ def _build() -> str:
 
 
 def _no_kernels(name: str, capability: Capability, built_for: list[str]) -> str:
-    if capability < _IN_A_WHEEL_FROM:
-        fix = _TOO_OLD
-    elif capability < _IN_EVERY_WHEEL_FROM:
-        fix = _OLDER_CARD_FIX
-    else:
-        fix = "Install a build for it: see https://pytorch.org/get-started/locally/"
+    why, fix = where_kernels_are(capability, torch.__version__)
     return (
-        f"{name}: has capability {_dotted(capability)}, and torch {torch.__version__} was built for "
-        f"{', '.join(built_for) or 'no card'}. {fix} (or set device to cpu)."
+        f"{name}: has capability {dotted(capability)}, and torch {torch.__version__} was built for "
+        f"{', '.join(built_for) or 'no card'}. {f'{why}: ' if why else ''}{fix} (or set device to cpu)."
     )
 
 
-def _dotted(capability: Capability) -> str:
+def dotted(capability: Capability) -> str:
+    """7.5"""
     return f"{capability[0]}.{capability[1]}"

@@ -23,10 +23,12 @@ _BOOKKEEPING = re.compile(r"(masked_bias|causal_mask|inv_freq|position_ids|(attn
 _REFUSALS = (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
-def load_config(reference: str, revision: str | None, trust_remote_code: bool = False) -> Any:
-    """A model's config, without its weights; of a folder also that its safetensors are there."""
+def load_config(
+    reference: str, revision: str | None, trust_remote_code: bool = False, with_weights: bool = True
+) -> Any:
+    """A model's config without its weights; of a folder also, unless told otherwise, that its safetensors are there."""
     folder = Path(reference).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() and with_weights:
         weight_files(folder)
     with _quiet_transformers():
         try:
@@ -68,6 +70,18 @@ def load_model(
         "programs that use the card (nvidia-smi lists them), choose a smaller model or dtype, or set device to cpu."
     ):
         return model.to(device).eval()
+
+
+def empty_model(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The model of a folder's config.json without its weights, and without room for any."""
+    config = load_config(str(folder), None, trust_remote_code, with_weights=False)
+    with _quiet_transformers(), torch.device("meta"):
+        try:
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        except _REFUSALS as error:
+            raise ConfigError(
+                f"{folder}: no causal language model can be made of its config. {_advice(error)}"
+            ) from error
 
 
 def make_model(

@@ -27,8 +27,11 @@ from pipeline.pause import PausedError
 
 _CPU_BATCH_POSITIONS = 4096  # enough rows for a product to run at full speed
 _CPU_LOGITS_BYTES = 64 * 2**20
-_CUDA_LOGITS_BYTES = 256 * 2**20  # scoring needs about three such buffers
-_CUDA_MEMORY_SHARE = 0.75
+_CUDA_LOGITS_BYTES = 256 * 2**20
+LOGITS_BUFFERS = 3
+"""buffers of a chunk's float32 logits that scoring needs, about"""
+CUDA_MEMORY_SHARE = 0.75
+"""of a card's memory, that a batch found by the probe leaves the rest of"""
 _CUDA_BATCH_POSITIONS = 16_384  # more fills no card better, and a pause waits for a whole batch
 _MAX_CHUNK = 4096
 _MAX_SHARD_BYTES = 512e6
@@ -60,8 +63,7 @@ def probe_capture(
     """
     model.check_length(sequences.sequence_length)
     on_card = model.device.type == "cuda"
-    logits_bytes = _CUDA_LOGITS_BYTES if on_card else _CPU_LOGITS_BYTES
-    chunk = settings.chunk_positions or chunk_within(logits_bytes, layout.vocab_size)
+    chunk = settings.chunk_positions or usual_chunk(layout.vocab_size, on_card)
     if settings.batch_size is not None:
         batch = settings.batch_size
         if on_card:
@@ -76,6 +78,11 @@ def probe_capture(
     shard = _shard_positions(model, position_bytes, settings.shard_positions)
     scored_bytes = position_bytes * loss_mask.size / max(1, int(np.count_nonzero(loss_mask)))
     return CaptureChoice(batch, chunk, str(model.dtype).removeprefix("torch."), shard, scored_bytes)
+
+
+def usual_chunk(vocab_size: int, on_card: bool) -> int:
+    """Positions scored at once where the settings do not say."""
+    return chunk_within(_CUDA_LOGITS_BYTES if on_card else _CPU_LOGITS_BYTES, vocab_size)
 
 
 def chunk_within(logits_bytes: int, vocab_size: int) -> int:
@@ -134,7 +141,7 @@ def _shard_positions(model: CausalModel, position_bytes: float, wanted: int) -> 
 def _largest_batch(model: CausalModel, sequences: Sequences, layout: RecordLayout, chunk: int) -> int:
     """Double the batch while the widest pass leaves some of the card's memory free."""
     device = model.device
-    memory_bytes = torch.cuda.get_device_properties(device).total_memory * _CUDA_MEMORY_SHARE
+    memory_bytes = torch.cuda.get_device_properties(device).total_memory * CUDA_MEMORY_SHARE
 
     def fits(batch: int) -> bool:
         torch.cuda.empty_cache()

@@ -6,9 +6,14 @@ A hub id becomes the folder of its downloaded snapshot first, so that everything
 from __future__ import annotations
 
 import contextlib
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import huggingface_hub.constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipeline import files
@@ -18,10 +23,16 @@ from pipeline.refusals import storage_errors
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 _MAX_NAMES = 5
+_KNOCK_SECONDS = 5.0
 
 
 def model_folder(reference: str, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """The folder of a model: `reference` itself, or the snapshot of a hub id, downloaded where it is not yet here."""
+    return local_folder(reference) or _downloaded(reference, revision, trust_remote_code)
+
+
+def local_folder(reference: str) -> Path | None:
+    """The folder a reference names, or None for a hub id; ConfigError where it can be no hub id and is no folder."""
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return folder
@@ -30,7 +41,43 @@ def model_folder(reference: str, revision: str | None = None, trust_remote_code:
             f"{reference}: no such folder; expected one with config.json and safetensors files, or a hub id such as "
             "HuggingFaceTB/SmolLM2-135M"
         )
-    return _downloaded(reference, revision, trust_remote_code)
+    return None
+
+
+def downloaded_before(reference: str, revision: str | None = None) -> Path | None:
+    """The snapshot of a hub id that holds its config and all of its weights already; the hub is not asked."""
+    try:
+        found = huggingface_hub.try_to_load_from_cache(reference, "config.json", revision=revision)
+        if not isinstance(found, str):
+            return None
+        weight_files(Path(found).parent)
+    except (ConfigError, HFValidationError):
+        return None
+    return Path(found).parent
+
+
+def hub_unreachable() -> str | None:
+    """Why the hub cannot be asked, found in seconds by knocking at its door; None where it opens.
+
+    Behind a proxy nothing is known before something is fetched.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    if urllib.request.getproxies().get(address.scheme):
+        return None
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=_KNOCK_SECONDS).close()
+    except OSError as error:
+        return f"{address.hostname} does not answer ({error.strerror or error})"
+    return None
+
+
+def fetch_config(reference: str, revision: str | None = None) -> Path:
+    """The folder of a hub id's config.json, which alone is downloaded where it is not yet here: tells id and hub."""
+    with _hub_errors(reference, revision):
+        return Path(huggingface_hub.hf_hub_download(reference, "config.json", revision=revision)).parent
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -63,19 +110,27 @@ def _downloaded(reference: str, revision: str | None, trust_remote_code: bool) -
     def fetch(name: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(reference, name, revision=revision))
 
+    with _hub_errors(reference, revision):
+        folder = fetch("config.json").parent
+        with contextlib.suppress(EntryNotFoundError):
+            fetch("generation_config.json")
+        try:
+            fetch(WEIGHTS)
+        except EntryNotFoundError:
+            fetch(WEIGHTS_INDEX)
+            for name in sorted(set(_index(folder).values())):
+                fetch(name)
+        if trust_remote_code:
+            huggingface_hub.snapshot_download(reference, revision=revision, allow_patterns=["*.py"])
+    return folder
+
+
+@contextlib.contextmanager
+def _hub_errors(reference: str, revision: str | None) -> Iterator[None]:
+    """ConfigError, or StorageError, that says why the hub does not give what is fetched in the block."""
     try:
         with storage_errors(Path(huggingface_hub.constants.HF_HUB_CACHE)):
-            folder = fetch("config.json").parent
-            with contextlib.suppress(EntryNotFoundError):
-                fetch("generation_config.json")
-            try:
-                fetch(WEIGHTS)
-            except EntryNotFoundError:
-                fetch(WEIGHTS_INDEX)
-                for name in sorted(set(_index(folder).values())):
-                    fetch(name)
-            if trust_remote_code:
-                huggingface_hub.snapshot_download(reference, revision=revision, allow_patterns=["*.py"])
+            yield
     except LocalEntryNotFoundError as error:
         raise ConfigError(
             f"{reference}: no such folder, and the hub cannot be reached from here. Where there is a network, run "
@@ -88,7 +143,6 @@ def _downloaded(reference: str, revision: str | None, trust_remote_code: bool) -
             f"{reference}: no such folder, and the hub does not give it (revision {revision or 'main'}). {error} Check "
             "the name and revision; for a gated model accept its terms and run `hf auth login`."
         ) from error
-    return folder
 
 
 def _index(folder: Path) -> dict[str, str]:

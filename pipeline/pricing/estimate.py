@@ -10,7 +10,8 @@ from typing import Any
 
 from pipeline.distill.settings import TrainSettings
 from pipeline.pricing.capture import CaptureProbe
-from pipeline.pricing.training import TrainingMemory, TrainingProbe
+from pipeline.pricing.memory import TrainingMemory
+from pipeline.pricing.training import TrainingProbe
 
 FROM_SEALS, FROM_PROBE = "the seals of this cache", "a few batches scored now"
 _PLANNED = "this cache is planned and stays as it is; a smaller one needs a run directory of its own (--run-dir)"

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pipeline.console import format_bytes, format_seconds
 from pipeline.pricing.estimate import CapturePrice, DiskPrice, Estimate, TextSize, TrainingPrice
-from pipeline.pricing.training import TrainingMemory
+from pipeline.pricing.memory import TrainingMemory
 
 Row = tuple[str, str]
 

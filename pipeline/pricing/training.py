@@ -16,7 +16,6 @@ from pipeline.console import Progress
 from pipeline.data.sequences import Sequences
 from pipeline.distill.batching.batches import Batch, make_batch
 from pipeline.distill.batching.lessons import count_steps
-from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.validation import validate_batches
@@ -24,30 +23,10 @@ from pipeline.evaluation.memory import MemoryMeter, card_of, weights_bytes
 from pipeline.models import CausalModel
 from pipeline.models.device import choose_dtype
 from pipeline.models.student import recompute_activations
+from pipeline.pricing.memory import TrainingMemory, all_checkpoints_bytes
 
 _LEAST_STEPS, _MOST_STEPS = 2, 6
 _ENOUGH_SECONDS = 30.0  # of training: then no further step is begun
-_FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingMemory:
-    """Bytes a training needs, in rough parts; what the activations of a pass take is only known on a card."""
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    """its two moments"""
-    average: int
-    head_chunk: int
-    """logits of a chunk [chunk_positions, V] and the gradient of the output matrix [V, D], in float32"""
-    peak: int | None
-    """measured over a step on a card, activations included; None on a CPU"""
-
-    @property
-    def known_parts(self) -> int:
-        """All parts but `peak`."""
-        return self.parameters + self.gradients + self.optimizer + self.average + self.head_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +76,7 @@ def probe_training(
         seconds_per_step=seconds,
         validation_seconds_per_batch=_time_validation(learner, batch),
         checkpoint_bytes=learner.checkpoint_bytes,
-        # Each that is kept may refer to best weights of its own, and there may be better ones since.
-        checkpoints_bytes=(KEPT + 1) * (learner.checkpoint_bytes + weights),
+        checkpoints_bytes=all_checkpoints_bytes(learner.checkpoint_bytes, weights),
         model_bytes=weights,
         memory=memory_of(learner, weights, None if meter is None else meter.peak_bytes),
     )
@@ -139,15 +117,7 @@ def _time_validation(learner: Learner, batch: Batch) -> float:
 def memory_of(learner: Learner, weights: int, peak: int | None = None) -> TrainingMemory:
     """The known parts of what a training needs; `weights` are the student's bytes, `peak` what a card has shown."""
     head = learner.causal.head
-    elsewhere = learner.settings.ema_device == "host" and learner.device.type != "cpu"
-    chunk = learner.settings.chunk_positions * learner.causal.num_effective
+    on_card = learner.device.type != "cpu"
     matrix = 0 if head.weight_VD is None else head.weight_VD.numel()
     trained = sum(p.numel() * p.element_size() for p in learner.causal.model.parameters() if p.requires_grad)
-    return TrainingMemory(
-        parameters=weights,
-        gradients=trained,
-        optimizer=2 * trained,
-        average=trained if learner.average is not None and not elsewhere else 0,
-        head_chunk=_FLOAT32_BYTES * (chunk + matrix),
-        peak=peak,
-    )
+    return TrainingMemory.of(learner.settings, weights, trained, matrix, learner.causal.num_effective, on_card, peak)

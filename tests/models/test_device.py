@@ -15,6 +15,7 @@ from pipeline.models.device import (
     check_cuda,
     choose_device,
     choose_dtype,
+    cuda_12_6_command,
     device_class,
     dtype_for,
     environment,
@@ -53,11 +54,28 @@ def _pretend_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) 
 
 def test_a_card_the_build_has_no_kernels_for_gets_the_exact_fix(monkeypatch):
     _pretend_card(monkeypatch, (6, 0))
-    with pytest.raises(MachineError, match=r"capability 6\.0.*<=2\.14.*https://download\.pytorch\.org/whl/cu126"):
+    with pytest.raises(MachineError, match=r"capability 6\.0.*up to PyTorch 2\.14: pip install \"torch.*whl/cu126"):
         check_cuda(torch.device("cuda"))
     _pretend_card(monkeypatch, (13, 0))
     with pytest.raises(MachineError, match=r"capability 13\.0.*get-started"):
         check_cuda(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("here", "wanted"),
+    [
+        ("2.11.0+cu128", "torch==2.11.0+cu126"),
+        ("2.13.0+cpu", "torch==2.13.0+cu126"),
+        ("2.14.0", "torch==2.14.0+cu126"),
+        ("2.10.0a0+git1234", "torch==2.10.0+cu126"),
+        ("2.15.1+cu130", "torch>=2.10,<=2.14"),
+        ("2.6.0+cu124", "torch>=2.10,<=2.14"),
+        ("unknown", "torch>=2.10,<=2.14"),
+    ],
+)
+def test_the_command_for_an_older_card_really_changes_the_build(here, wanted):
+    """pip takes a version in the right range for satisfied, whatever it was built for: then its build is named."""
+    assert cuda_12_6_command(here) == f'pip install "{wanted}" --index-url https://download.pytorch.org/whl/cu126'
 
 
 def test_a_card_older_than_any_wheel_is_not_sent_to_one(monkeypatch):

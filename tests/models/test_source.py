@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, StorageError
-from pipeline.models.source import model_folder, weight_files
+from pipeline.models.source import downloaded_before, fetch_config, local_folder, model_folder, weight_files
 
 
 def test_a_folder_is_its_own_place(llama_folder):
@@ -98,3 +98,18 @@ def test_a_disk_that_is_full_is_not_blamed_on_the_name(monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
     with pytest.raises(StorageError, match="the disk is full"):
         model_folder("someone/some-model")
+
+
+def test_a_reference_is_a_folder_or_a_hub_id_or_nothing(llama_folder, tmp_path):
+    assert local_folder(str(llama_folder)) == llama_folder
+    assert local_folder("some-person/some-model") is None
+    for reference in (str(tmp_path / "gone"), "./gone", "a/b/c"):
+        with pytest.raises(ConfigError, match="no such folder; expected one with config"):
+            local_folder(reference)
+
+
+def test_without_a_hub_a_config_is_not_fetched_and_nothing_was_downloaded_before():
+    assert downloaded_before("some-person/some-model") is None
+    assert downloaded_before("no good//id") is None
+    with pytest.raises(ConfigError, match="the hub cannot be reached from here"):
+        fetch_config("some-person/some-model")

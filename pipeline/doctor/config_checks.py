@@ -1,0 +1,162 @@
+"""What a config asks, held against the facts of a machine: a pure judgement, by the estimate's own formulae."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.console import format_bytes
+from pipeline.distill.settings import TrainSettings
+from pipeline.doctor.asked import Asked, AskedCache, AskedModel, Found
+from pipeline.doctor.check import Check
+from pipeline.doctor.facts import Machine
+from pipeline.doctor.machine_checks import capability_for, card_for, named, room_bytes
+from pipeline.errors import MachineError
+from pipeline.models.device import dtype_for
+from pipeline.models.probe import CUDA_MEMORY_SHARE
+from pipeline.models.sizes import ModelSize
+from pipeline.pricing.memory import CaptureMemory, TrainingMemory, all_checkpoints_bytes, checkpoint_bytes
+
+_FLOAT32_BYTES = 4
+_LARGEST_SHARD_BYTES = 512e6
+
+
+def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
+    """What is there, in what precision it runs, and whether memory and disk hold it."""
+    for model in (asked.teacher, asked.student):
+        if model is not None:
+            parameters = f", {model.size.num_parameters:,} parameters" if model.size else ""
+            yield _found(model.role, model.found, parameters)
+            yield check_dtype(machine, model)
+    if asked.text is not None:
+        yield _found("text", asked.text)
+    if asked.cache is not None:
+        yield _found("cache", asked.cache.found)
+    yield from check_sizes(machine, asked)
+    if asked.cache is not None:
+        yield _check_room(machine, asked, asked.cache)
+
+
+def check_dtype(machine: Machine, model: AskedModel) -> Check:
+    """Does the card have the precision that is asked for."""
+    key = "teacher.dtype" if model.role == "teacher" else "train.dtype"
+    card = card_for(machine, model.device)
+    try:
+        dtype = str(dtype_for(model.dtype, capability_for(machine, model.device))).removeprefix("torch.")
+    except MachineError:
+        assert card is not None, "a CPU has every precision"
+        found = f"{key} is {model.dtype}, and this is a {named(card.name, card.capability)}"
+        fix = f"--set {key}=float16, or float32 where float16 overflows"
+        if model.planned:
+            fix = "go on with this cache on such a card, or begin another one with --run-dir FOLDER"
+        return Check("dtype", "fault", found, "a card of capability 8.0 or newer for bfloat16", fix)
+    how = "products of the student" if model.role == "student" else "the teacher"
+    return Check("dtype", "ok", f"{how} in {dtype} ({key}: {model.dtype}), on the {'CPU' if card is None else 'card'}")
+
+
+def check_sizes(machine: Machine, asked: Asked) -> Iterator[Check]:
+    """Do the known parts of a capture and of a training fit in memory, by sizes alone."""
+    teacher, student = asked.teacher, asked.student
+    if teacher is not None and teacher.size is not None and asked.cache_settings is not None:
+        yield from _check_capture(machine, asked, teacher, teacher.size)
+    if student is not None and student.size is not None and asked.train_settings is not None:
+        yield _check_training(machine, asked.train_settings, student, student.size)
+
+
+def _check_capture(machine: Machine, asked: Asked, teacher: AskedModel, size: ModelSize) -> Iterator[Check]:
+    assert asked.cache_settings is not None
+    card = card_for(machine, teacher.device)
+    try:
+        item_bytes = dtype_for(teacher.dtype, capability_for(machine, teacher.device)).itemsize
+    except MachineError:  # told by check_dtype
+        return
+    weights = item_bytes * size.num_parameters
+    memory = CaptureMemory.of(asked.cache_settings, weights, size.vocab_size, card is not None)
+    probed = card is not None and asked.cache_settings.batch_size is None and not teacher.planned
+    parts = f"capture needs {format_bytes(memory.weights)} of weights, {format_bytes(memory.logits)} of logits"
+    share = CUDA_MEMORY_SHARE if probed else 1.0
+    fix = "a smaller teacher, or --set teacher.device=cpu with time" if card else "a smaller teacher, or a card"
+    yield _held(machine, teacher, memory.known_parts, parts, share, fix)
+    if card is not None and machine.memory.free_bytes < weights:
+        found = f"{format_bytes(machine.memory.free_bytes)} of main memory free"
+        expected = f"{format_bytes(weights)}: the teacher is loaded there before it goes to the card"
+        yield Check("memory", "note", found, expected, "end other programs on this machine")
+
+
+def _check_training(machine: Machine, settings: TrainSettings, student: AskedModel, size: ModelSize) -> Check:
+    weights = _FLOAT32_BYTES * size.num_parameters
+    on_card = card_for(machine, student.device) is not None
+    memory = TrainingMemory.of(settings, weights, weights, size.matrix, size.vocab_size, on_card)
+    parts = f"training needs {format_bytes(memory.known_parts)} and its activations"
+    smaller = "a smaller student, --set train.ema_decay=0 or a smaller train.chunk_positions"
+    if on_card and memory.average:
+        smaller = "--set train.ema_device=host, " + smaller
+    held = _held(machine, student, memory.known_parts, parts, 1.0, smaller)
+    card, guard = card_for(machine, student.device), settings.memory_guard
+    if held.state == "ok" and card is not None and 0 < guard * card.total_bytes < memory.known_parts:
+        within = f"less than {guard:.0%} of it (train.memory_guard): above, a step is computed in smaller pieces"
+        return Check("memory", "note", held.found, within, smaller)
+    return held
+
+
+def _held(machine: Machine, model: AskedModel, needed: int, parts: str, share: float, smaller: str) -> Check:
+    """Whether the memory where a model runs holds what it needs at least; `share` of it may be used."""
+    card = card_for(machine, model.device)
+    total, free = (
+        (machine.memory.total_bytes, machine.memory.free_bytes) if card is None else (card.total_bytes, card.free_bytes)
+    )
+    where = "this machine" if card is None else f"the {card.name}"
+    found = f"{parts}; {where} has {format_bytes(total)}, {format_bytes(free)} free"
+    if needed > share * total:
+        within = f"{format_bytes(needed)} to fit in {f'{share:.0%} of ' if share < 1 else ''}it"
+        return Check("memory", "fault", found, within, smaller)
+    if needed > free:
+        wanted = f"{format_bytes(needed)} free"
+        if card is None:
+            return Check("memory", "note", found, wanted, "end other programs on this machine")
+        return Check("memory", "fault", found, wanted, "nvidia-smi lists what uses the card: end that")
+    return Check("memory", "ok", found)
+
+
+def _check_room(machine: Machine, asked: Asked, cache: AskedCache) -> Check:
+    """What the run will still write, as far as that is known, beside what the disk has room for."""
+    room = room_bytes(machine)
+    least = student = 0.0
+    if asked.student is not None and asked.student.size is not None and asked.train_settings is not None:
+        weights = _FLOAT32_BYTES * asked.student.size.num_parameters
+        checkpoint = checkpoint_bytes(asked.train_settings, weights)
+        student = max(0.0, all_checkpoints_bytes(checkpoint, weights) + weights - asked.trained_bytes)
+        least = min(student, checkpoint + 2 * weights)
+    if cache.tokens_left is None or cache.bytes_per_token is None:
+        found = f"{format_bytes(room)} free; what the cache will take is not known"
+        return Check("disk", "note", found, fix=f"sad-pipeline estimate -c CONFIG --gb {room / 1e9:.0f} measures it")
+    records = cache.tokens_left * cache.bytes_per_token
+    assert asked.cache_settings is not None
+    shard = min(records, _LARGEST_SHARD_BYTES, asked.cache_settings.shard_positions * cache.bytes_per_token)
+    checkpoints = f"{format_bytes(student)} of checkpoints and model" if student else "what the training leaves"
+    basis = "as sealed so far" if cache.measured else "as measured with a weak teacher"
+    needed = (
+        f"about {format_bytes(records + student)}: {format_bytes(records)} of cache ({cache.tokens_left:,} tokens, "
+        f"{cache.bytes_per_token:,.0f} bytes each, {basis}) and {checkpoints}"
+    )
+    found = f"{format_bytes(room)} free"
+    if room < shard + least:
+        expected = f"{format_bytes(shard + least)} for a shard and a checkpoint; in the end {needed}"
+        return Check("disk", "fault", found, expected, "free some, or --run-dir FOLDER on another disk")
+    if room < records + student:
+        return Check("disk", "note", found, needed, _smaller_cache(cache, room - student))
+    return Check("disk", "ok", f"{found}, for {needed}")
+
+
+def _smaller_cache(cache: AskedCache, room: float) -> str:
+    """What to do where the whole does not fit: less text, or parts of it in several sessions."""
+    assert cache.bytes_per_token is not None
+    roots = "bring finished parts to later sessions, as cache.roots and train.roots"
+    tokens = int(room / cache.bytes_per_token)
+    return roots if cache.planned or tokens < 1 else f"--set data.max_tokens={tokens}, or {roots}"
+
+
+def _found(name: str, found: Found, more: str = "") -> Check:
+    if not found.problem:
+        return Check(name, "ok", f"{found.where}{more}")
+    where = f"{found.where}: " if found.where and not found.problem.startswith(found.where) else ""
+    return Check(name, "fault", f"{where}{found.problem}", fix=found.fix)

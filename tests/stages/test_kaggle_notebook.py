@@ -1,0 +1,184 @@
+"""The notebook as it stands, on a machine laid out like the host's: a session, its outputs attached, another session.
+
+The image is this environment without the project; the wheel is made by the kit's own script and installed by the
+notebook, without an index. Only the clock is pretended: after the capture it says that the session is nearly over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from tests.kaggle_kit import notebook_code, wheelhouse
+from tests.stages.toys import REPOSITORY, Toy, copy, stamps, status, tree
+
+pytestmark = pytest.mark.slow
+OURS = ("sad_pipeline", "_sad_pipeline", "__editable__", "pipeline", "stages")
+CLOCK = """
+import json, pathlib, time
+real, began = time.time, time.time()
+def clock():
+    path = pathlib.Path("run/status.json")
+    stages = json.loads(path.read_text())["stages"] if path.is_file() else {}
+    captured = stages.get("cache-teacher", {}).get("state") == "complete"
+    return began + 11 * 3600 if captured else real()
+time.time = clock
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where notebooks run: an interpreter with the image's packages, and a folder that they begin in."""
+
+    python: Path
+    root: Path
+
+    @property
+    def run_dir(self) -> Path:
+        """What a session leaves."""
+        return self.root / "working" / "run"
+
+    def session(self, before: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the notebook's cells as one program, with a stdin that never ends."""
+        (self.root / "working").mkdir(exist_ok=True)
+        hidden = ("PYTHONPATH", "VIRTUAL_ENV")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        reading, writing = os.pipe()
+        try:
+            return subprocess.run(
+                [self.python, "-c", before + notebook_code()],
+                cwd=self.root / "working",
+                env=environment | {"OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "0"},
+                stdin=reading,
+                capture_output=True,
+                text=True,
+                timeout=400,
+                check=False,
+            )
+        finally:
+            os.close(reading)
+            os.close(writing)
+
+    def next_session(self, root: Path, *names: str) -> Host:
+        """Another machine, to which this one's inputs are attached again, and its output at another depth."""
+        shutil.copytree(self.root / "input", root / "input")
+        place = root.joinpath("input", *names)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        copy(self.root / "working", place)
+        for path in [place, *place.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        return Host(self.python, root)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has all packages of this one, and not the project."""
+    folder, packages = tmp_path_factory.mktemp("image"), tmp_path_factory.mktemp("packages")
+    venv.create(folder, with_pip=False)
+    for site in (path for path in sys.path if path.endswith(("site-packages", "dist-packages"))):
+        for entry in Path(site).iterdir():
+            ours = entry.name.startswith(OURS) or entry.suffix == ".pth"
+            if not ours and not (packages / entry.name).exists():
+                (packages / entry.name).symlink_to(entry)
+    [own] = folder.glob("lib/python*/site-packages")
+    (own / "packages.pth").write_text(f"{packages}\n", encoding="utf-8")
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def host(image: Path, toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """A first session's machine: wheels and a config of one's own are attached."""
+    root = tmp_path_factory.mktemp("host")
+    wheels = root / "input" / "datasets" / "me" / "sad-pipeline-wheels"
+    names = wheelhouse().fill(wheels, (), ("--no-index", "--no-build-isolation"))
+    assert len(names) == 1
+    (root / "input" / "mine").mkdir()
+    shutil.copy(toy.config, root / "input" / "mine" / "my.yaml")
+    return Host(image, root)
+
+
+@pytest.fixture(scope="module")
+def paused(host: Host) -> subprocess.CompletedProcess[str]:
+    """The first session, whose time ends after the capture."""
+    return host.session(before=CLOCK)
+
+
+def test_the_image_has_no_project(image: Path) -> None:
+    for name in ("pipeline", "stages"):
+        code = f"import importlib.util; print(importlib.util.find_spec({name!r}))"
+        done = subprocess.run([image, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=image.parent)
+        assert done.stdout == "None\n"
+
+
+def test_a_first_session_pauses_in_its_training(host: Host, paused: subprocess.CompletedProcess[str]) -> None:
+    assert paused.returncode == 0, paused.stderr
+    assert "Fit: " in paused.stderr
+    left = status(host.run_dir)
+    assert (left["stage"], left["state"], left["progress"]["of"]) == ("train-student", "paused", 12)
+    assert left["progress"]["steps"] < 12
+    assert left["stages"]["cache-teacher"]["state"] == "complete"
+    assert not (host.run_dir / "eval").exists()
+    assert list(host.run_dir.glob("student/checkpoints/step-*/COMMIT.json"))
+
+
+def test_a_next_session_ends_what_is_attached(
+    host: Host, paused: subprocess.CompletedProcess[str], toy: Toy, tmp_path: Path
+) -> None:
+    second = host.next_session(tmp_path / "second", "notebooks", "me", "sad-pipeline", "1")
+    before = tree(second.root / "input"), stamps(second.root / "input")
+    done = second.session()
+    assert done.returncode == 0, done.stderr
+    assert (tree(second.root / "input"), stamps(second.root / "input")) == before
+    left = status(second.run_dir)
+    assert {name: stage["state"] for name, stage in left["stages"].items()} == {
+        "cache-teacher": "complete",
+        "train-student": "complete",
+        "eval": "complete",
+    }
+    assert not list(second.run_dir.glob("cache/shards/*.shard")), "what is attached takes no room here"
+    assert (second.run_dir / "report" / "report.html").is_file()
+    rows = json.loads((second.run_dir / "eval" / "eval.json").read_text(encoding="utf-8"))["rows"]
+    assert {"teacher", "student", "initial"} <= {row["kind"] for row in rows}
+    assert AutoModelForCausalLM.from_pretrained(str(second.run_dir / "student" / "model")).config.hidden_size == 16
+
+    # In two sessions, on two machines, it became what it becomes in one.
+    straight = tmp_path / "straight"
+    toy.ran("cache-teacher", straight)
+    toy.ran("train-student", straight)
+    weights = "student/model/model.safetensors"
+    assert tree(straight)[weights] == tree(second.run_dir)[weights]
+
+
+def test_a_session_that_cannot_work_ends_before_it_begins(host: Host, tmp_path: Path) -> None:
+    third = Host(host.python, tmp_path)
+    shutil.copytree(host.root / "input", tmp_path / "input")
+    config = next((tmp_path / "input").rglob("my.yaml"))
+    config.write_text(config.read_text(encoding="utf-8").replace("/teacher", "/gone"))
+    done = third.session()
+    assert done.returncode != 0
+    assert "nothing was begun" in done.stderr
+    assert "fault  teacher" in done.stderr
+    assert not third.run_dir.exists()
+
+
+def test_a_session_without_wheels_says_what_is_missing(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "input").mkdir()
+    folder = tmp_path / "bare"
+    venv.create(folder, with_pip=False)
+    [own] = folder.glob("lib/python*/site-packages")
+    [packages] = image.parents[1].glob("lib/python*/site-packages/packages.pth")
+    shutil.copy(packages, own)
+    done = Host(folder / "bin" / "python", tmp_path).session()
+    assert done.returncode != 0
+    assert "sad-pipeline" in done.stderr
+    assert "nothing was begun" in done.stderr
+    assert REPOSITORY.name not in done.stdout
