@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline import pause
+from pipeline import session as session_module
 from pipeline.cache.writer import CacheWriter
 from pipeline.distill.journal import Journal
 from pipeline.distill.learner import Learner
@@ -32,7 +33,8 @@ class Clock:
         self._patches = patches
         for stage in (cache_teacher, train_student):
             patches.setattr(stage, "time", self)
-        patches.setattr(pause, "process_seconds", self.monotonic)
+        for module in (pause, session_module):
+            patches.setattr(module, "process_seconds", self.monotonic)
 
     def monotonic(self) -> float:
         """As of the module time."""
