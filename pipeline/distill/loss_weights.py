@@ -28,6 +28,7 @@ from pipeline.distill.settings import Part, TrainSettings
 ROUTER_DECAY = 0.99
 """of the running means behind routers: about the last hundred steps"""
 LEAST_MEAN = 1e-6
+"""What running means of routes and of losses count for at least where they are divided by"""
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
