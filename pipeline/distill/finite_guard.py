@@ -4,8 +4,8 @@ Nothing is clamped to hide it: a step is learned from as it is, or skipped as a 
 for reasons of its own, told where it is done:
 
     the gradients' norm                     gradient_norms.py, `train.clip_norm`
-    divisors that may be zero               losses.py (a normaliser of no weights), ranking.py (choices), head_loss.py (a
-                                            row that float16 products scale by), loss_weights.LEAST_MEAN (running means)
+    divisors that may be zero               losses.py (a normaliser of no weights), ranking.py (choices), head_loss.py
+                                            (rows that float16 products scale by), loss_weights.LEAST_MEAN
     how far balance moves a weight          balance.FURTHEST
     signals of the routers gap and trust    routing.py: a student that is ahead, a label that is no surprise, are at 0
     what a position counts for in the gate  gate.MOST
