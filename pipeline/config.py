@@ -161,7 +161,10 @@ def _explain(schema: type[Section], problem: Any) -> str:
         return f"{key!r} is missing"
     hint = _YAML_WORDS if _holds_boolean(found) else _QUOTES if problem["type"] == "string_type" else ""
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key!r}: {message[0].lower()}{message[1:]}, found {found!r}{hint}"
+    said = f"{key!r}: {message[0].lower()}{message[1:]}"
+    if isinstance(found, dict) and problem["type"] == "value_error":  # keys that do not go together: it names them
+        return said
+    return f"{said}, found {found!r}{hint}"
 
 
 def _suggestion(schema: type[Section], key: str) -> str:

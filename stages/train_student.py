@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,10 @@ def _train(
 
 def _validate(lessons: Lessons, learner: Learner) -> dict[str, Validation]:
     """Measure raw and averaged weights on the cached validation sequences."""
-    found = {}
-    for weights in learner.weight_kinds:
+
+    def measured(weights: str) -> Validation:
         with learner.holding(weights) as causal:
-            found[weights] = validate(
+            return validate(
                 causal,
                 lessons.cache,
                 lessons.validation_indices,
@@ -213,7 +214,8 @@ def _validate(lessons: Lessons, learner: Learner) -> dict[str, Validation]:
                 learner.memory.chunk_positions,
                 learner.autocast_dtype,
             )
-    return found
+
+    return {weights: learner.memory.until_it_fits(partial(measured, weights)) for weights in learner.weight_kinds}
 
 
 def _facts(config: RunConfig, cache: TeacherCache, best: Best, done: int) -> dict[str, str]:

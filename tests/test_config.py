@@ -147,7 +147,7 @@ def test_an_unknown_key_like_nothing_lists_what_there_is(config_file: Path) -> N
         ("train.steps", "--set train.steps: expected key.sub=value, for example"),
         ("=5", "--set =5: expected key.sub=value"),
         ("name='", "--set name=': .* is not a YAML value"),
-        ("train.epochs=2", "'train': give either train.steps or train.epochs"),
+        ("train.epochs=2", "'train': give either train.steps or train.epochs, and null for the other; found both$"),
         ("student.config={model_type: llama}", "'student': give either student.model .* or student.config"),
         ("data.source=text", "'data': source 'text' needs data.path"),
         ("name=../elsewhere", "'name': string should match pattern"),
@@ -158,6 +158,11 @@ def test_an_unknown_key_like_nothing_lists_what_there_is(config_file: Path) -> N
 def test_a_wrong_value_says_what_was_expected_and_found(config_file: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(config_file, override)
+
+
+def test_keys_that_do_not_go_together_are_named_without_the_rest_of_their_section(config_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.router is trust, .* set train\.router to uniform$"):
+        load(config_file, "train.router=trust", "train.ce_weight=1", "train.kd_weight=0")
 
 
 def test_every_wrong_key_is_named_at_once(config_file: Path) -> None:

@@ -75,6 +75,12 @@ class Journal:
             )
         elsewhere = newest_checkpoint(roots, lambda state: state.get("training_hash") == self._hash)
         found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
+        if not found and (other := newest_checkpoint(roots)) is not None:  # it may have been meant to go on from there
+            changed = differences(other.state["training"], self.training)
+            warn_once(
+                f"train.roots hold no checkpoint of this training, so none is continued; {other.folder} is of another "
+                f"one. To go on from it all the same: --fork-from {other.folder}. What differs:\n" + "\n".join(changed)
+            )
         return max(found, key=lambda checkpoint: checkpoint.step, default=None)
 
     def resume(self, checkpoint: Checkpoint | None, learner: Learner) -> int:

@@ -141,7 +141,8 @@ class TrainSettings(Section):
     @pydantic.model_validator(mode="after")
     def _has_an_end_and_a_goal(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either train.steps or train.epochs")
+            found = "neither" if self.steps is None else "both"
+            raise ValueError(f"give either train.steps or train.epochs, and null for the other; found {found}")
         for weights, when in ((self.weights_at_start, "first"), (self.weights_at_end, "last")):
             if not any(weights.values()):
                 raise ValueError(

@@ -41,15 +41,26 @@ def test_very_high_losses_after_a_thousand_steps(said: pytest.CaptureFixture[str
     assert "above 20 after step 1,000" in lines[1]
 
 
+def test_a_warm_up_of_more_than_a_thousand_steps_hides_no_divergence(said: pytest.CaptureFixture[str]) -> None:
+    lines = heard(said, [(1000, result(25)), (1001, result(25)), (1002, result(4, 21)), (1003, result(15))], 5000)
+    assert [line.partition(" is ")[0] for line in lines] == [
+        "step 1,001: the ce part of the loss",
+        "step 1,002: the kd part of the loss",
+    ]
+    assert all("above 20 after step 1,000" in line for line in lines)
+
+
 def test_low_losses_are_never_reported(said: pytest.CaptureFixture[str]) -> None:
     assert heard(said, [(step, result(1e-9, -1e-9, 1e-12)) for step in (1, 500, 5000)]) == []
 
 
 def test_gradient_norms_and_skipped_steps(said: pytest.CaptureFixture[str]) -> None:
     bad = result(float("nan"), 50, float("inf"), Trouble(("ce",), ()))
-    lines = heard(said, [(5, result(norm=50)), (200, bad), (201, result(norm=10.5)), (202, result(norm=99))])
-    assert len(lines) == 1
-    assert lines[0].startswith("step 201: the gradient's norm is 10.5 before clipping, above 10 after warm-up")
+    steps = [(4, result(norm=10)), (5, result(norm=50)), (6, result(norm=60))]
+    lines = heard(said, [*steps, (200, bad), (201, result(norm=10.5)), (202, result(norm=99))])
+    assert len(lines) == 2, "once in warm-up, where it may mean nothing, and once after it"
+    assert lines[0].startswith("step 5: the gradient's norm is 50.0 before clipping, above 10 in warm-up")
+    assert lines[1].startswith("step 201: the gradient's norm is 10.5 before clipping, above 10 after warm-up")
 
 
 def test_a_card_that_is_nearly_full(said: pytest.CaptureFixture[str]) -> None:

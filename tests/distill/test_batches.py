@@ -127,6 +127,35 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_taken(
     assert threads() == []
 
 
+def test_what_went_wrong_in_the_thread_is_raised_again_by_who_goes_on(
+    cache: TeacherCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a step does that runs out of memory while a micro-batch is taken: it is done again from what is read anew."""
+    real = batches_module._read
+
+    def failing(source: Any, indices: np.ndarray, *args: Any, **kwargs: Any) -> HostBatch:
+        if indices[0] == order().sequences_for_step(0)[2] and threading.current_thread().name == "batch-reader":
+            raise RuntimeError("CUDA error: out of memory")
+        return real(source, indices, *args, **kwargs)
+
+    monkeypatch.setattr(batches_module, "_read", failing)
+    found: list[str] = []
+
+    def go_on() -> None:
+        try:
+            for lesson in make_reader(cache):
+                with pytest.raises(RuntimeError):
+                    list(lesson)
+                assert len(list(lesson)) == ACCUMULATION
+        except RuntimeError as error:
+            found.append(str(error))
+
+    learning = threading.Thread(target=go_on, daemon=True)
+    learning.start()
+    learning.join(20)
+    assert found == ["CUDA error: out of memory"], "nobody waits for a thread that has ended"
+
+
 def test_leaving_early_ends_the_thread(cache: TeacherCache) -> None:
     iterator: Iterator[Any] = iter(make_reader(cache))
     next(iterator)

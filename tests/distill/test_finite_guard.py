@@ -75,15 +75,17 @@ def test_a_good_step_has_no_trouble(batches: list[Batch]) -> None:
     assert not is_untouched(learner)
 
 
-@pytest.mark.parametrize("field", ["logprobs_NK", "tail_NR", "draw_logprobs_NM"])
+@pytest.mark.parametrize("router", ["uniform", "trust", "learned"])
+@pytest.mark.parametrize("field", ["logprobs_NK", "tail_NR", "draw_logprobs_NM", "label_logprobs_N", "entropies_N"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_record_that_is_not_finite(field: str, value: float, batches: list[Batch]) -> None:
+def test_a_record_that_is_not_finite(field: str, value: float, router: str, batches: list[Batch]) -> None:
     scored_n, records = batches[1].scored_n, batches[1].records
     assert scored_n is not None
     assert records is not None
     length = batches[1].input_ids_BT.shape[1]
-    getattr(records, field)[scored_n[scored_n >= length][0], 0] = value  # of its second sequence
-    learner = make_learner()
+    values = getattr(records, field).view(len(records), -1)
+    values[scored_n[scored_n >= length][0], 0] = value  # of its second sequence
+    learner = make_learner(router=router)
     trouble = learn(learner, batches)
     assert trouble is not None
     assert trouble.what[0] == "records"

@@ -206,6 +206,21 @@ def test_another_router_begins_afresh() -> None:
     assert same.routes.get("kd") == pytest.approx(0.5)
 
 
+def test_another_objective_is_sized_afresh() -> None:
+    """Forked to another objective: its nats are others, so balance and gate wait for the first of them."""
+    before, after = LossWeights(settings(balance=True), 10), LossWeights(settings(balance=True, objective="subset"), 10)
+    before.observe({"ce": 8.0, "kd": 4.0, "rank": 2.0}, 2, 1.0)
+    state = json.loads(json.dumps(before.state()))
+    after.load(state, {})
+    assert "kd" not in after.magnitudes
+    assert "kd" not in after.losses
+    assert after.magnitudes.get("ce") == before.magnitudes.get("ce")
+    assert after.at(5).kd == 0.9
+    del state["objective"]  # a checkpoint of before it was kept: of the same one, as far as anybody knows
+    after.load(state, {})
+    assert after.magnitudes.get("kd") == 2.0
+
+
 # ------------------------------------------------------------------ what settings may not say
 
 

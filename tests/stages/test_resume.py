@@ -199,3 +199,16 @@ def test_resumes_from_a_read_only_root(toy: Toy, cached: Path, trained: Path, tm
     (half / "weights.safetensors").write_bytes(b"half")
     train(toy, cached, third, *options)
     assert what_counts(third) == what_counts(trained)
+
+
+def test_a_root_of_another_training_alone_is_named_and_not_continued(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    options = ["--set", f"train.roots=[{trained}]", "--set", "train.steps=2"]
+    ended = train(toy, cached, tmp_path / "other", *options, "--set", "train.kd_weight=0.5")
+    assert "train.roots hold no checkpoint of this training, so none is continued" in ended.stderr
+    assert f"--fork-from {checkpoint(trained, 12)}. What differs:" in ended.stderr
+    assert "  train.kd_weight: 0.9 -> 0.5\n" in ended.stderr
+    assert "continuing after" not in ended.stderr
+    ended = train(toy, cached, tmp_path / "same", "--set", f"train.roots=[{trained}]")
+    assert "none is continued" not in ended.stderr

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipeline.distill import validation as validation_module
 from pipeline.distill.guards.memory_guard import MemoryGuard
 from tests.stages.toys import Toy, status, tree
-from tests.stages.trainings import checkpoint, metrics, train, what_counts
+from tests.stages.trainings import STAGE, checkpoint, metrics, train, what_counts
 
 SIZES = ["--set", "train.chunk_positions=256", "--set", "train.checkpoint_every=5"]
 
@@ -70,6 +72,32 @@ def test_a_fork_decides_for_itself(toy: Toy, cached: Path, tmp_path: Path) -> No
     train(toy, cached, tmp_path / "fork", *options)
     assert decisions(tmp_path / "fork", 12) == {"chunk_positions": 256, "parts": 1}
     assert decisions(tmp_path / "fork", 14) == {"chunk_positions": 128, "parts": 1}
+
+
+@pytest.mark.parametrize("fits", [32, 0], ids=["one sequence a pass", "nothing"])
+def test_a_validation_that_runs_out_is_done_again_in_smaller_pieces(
+    fits: int, toy: Toy, cached: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training has room, validation only for one sequence at once, or for none: then it ends in words."""
+    real = validation_module.distillation_loss
+
+    def loss(hidden_ND: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(hidden_ND) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(hidden_ND, *args, **kwargs)
+
+    monkeypatch.setattr(validation_module, "distillation_loss", loss)
+    options = ["--set", f"cache.roots=[{cached}]", "--set", "train.chunk_positions=128"]
+    ended = toy.run(STAGE, tmp_path / "run", *options)
+    assert "the card's memory ran out in this validation, which is done again: from here on" in ended.stderr
+    if fits == 0:
+        assert ended.code == 5
+        assert "with 1 sequence a pass and 64 positions" in ended.stderr
+        return
+    assert ended.code == 0
+    assert decisions(tmp_path / "run", 12) == {"chunk_positions": 64, "parts": 4}
+    for found, expected in zip(metrics(tmp_path / "run"), metrics(trained), strict=True):
+        assert found["ce"] == pytest.approx(expected["ce"], rel=1e-4)
 
 
 def test_an_average_in_host_memory_is_the_same_average(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:

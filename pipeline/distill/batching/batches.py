@@ -221,6 +221,7 @@ class BatchReader:
         item = self._queue.get()
         self.wait_seconds += time.monotonic() - started
         if isinstance(item, BaseException):
+            self._queue.put(item)  # the thread's last word, for whoever asks again
             raise item
         self._left -= 1
         return item

@@ -21,11 +21,12 @@ class Alarms:
 
     def hear(self, step: int, result: StepResult) -> None:
         """Look at what step number `step` (from 1) found. Not-finite figures are the finite guard's to tell."""
-        if step <= self._warmup_steps or result.skipped:
+        if result.skipped:
             return
+        warm = step > self._warmup_steps
         for part in PARTS:
             nats = getattr(result, part, None) or 0.0
-            if nats > HIGH_NATS:
+            if nats > HIGH_NATS and warm:
                 self._raise(
                     f"high {part}",
                     f"step {step:,}: the {part} part of the loss is {nats:.1f} nats a position, above "
@@ -40,10 +41,15 @@ class Alarms:
                     "cache that is not of its tokenizer. Stop it, and begin anew with a lower train.learning_rate",
                 )
         if result.gradient_norm > HIGH_NORM:
+            when, what = (
+                ("after", "Where that keeps on, lower train.learning_rate")
+                if warm
+                else ("in", "That often passes; it is said once more if it is so after it")
+            )
             self._raise(
-                "norm",
+                f"norm {when} warm-up",
                 f"step {step:,}: the gradient's norm is {result.gradient_norm:.1f} before clipping, above "
-                f"{HIGH_NORM:.0f} after warm-up. Where that keeps on, lower train.learning_rate",
+                f"{HIGH_NORM:.0f} {when} warm-up. {what}",
             )
 
     def hear_memory(self, share: float | None) -> None:

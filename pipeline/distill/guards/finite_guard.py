@@ -1,8 +1,15 @@
 """What is not finite in a step, and which sequences it came from; such a step never reaches the optimizer.
 
-Nothing is clamped to hide it: a step is learned from as it is, or skipped as a whole. What training bounds are the
-gradients' norm (`train.clip_norm`) and divisors that may be zero: the default normaliser of a loss without weights, the
-number of choices of `ranked`, and the size of a row that float16 products scale by.
+Nothing is clamped to hide it: a step is learned from as it is, or skipped as a whole. What training bounds is bounded
+for reasons of its own, told where it is done:
+
+    the gradients' norm                     gradient_norms.py, `train.clip_norm`
+    divisors that may be zero               losses.py (a normaliser of no weights), ranking.py (choices), head_loss.py
+                                            (rows that float16 products scale by), loss_weights.LEAST_MEAN
+    how far balance moves a weight          balance.FURTHEST
+    signals of the routers gap and trust    routing.py: a student that is ahead, a label that is no surprise, are at 0
+    what a position counts for in the gate  gate.MOST
+    the log mass of a tail stored as empty  divergences.EMPTY_TAIL_NATS, for reverse_kl
 """
 
 from __future__ import annotations
@@ -84,6 +91,6 @@ def _losses(parts: LossParts) -> Tensor:
 
 def _odd_records(records: RecordTensors) -> Tensor:
     """Which positions have records that no teacher left: NaN, or +∞; both show in their sum. −∞ is padding."""
-    fields = (records.logprobs_NK, records.tail_NR, records.draw_logprobs_NM)
-    total_N = torch.stack([field.sum(dim=1) for field in fields]).sum(dim=0)
+    fields = [field.sum(dim=1) for field in (records.logprobs_NK, records.tail_NR, records.draw_logprobs_NM)]
+    total_N = torch.stack([*fields, records.label_logprobs_N, records.entropies_N]).sum(dim=0)
     return total_N.isnan() | total_N.isposinf()

@@ -2,23 +2,24 @@
 
 First the output matrix takes fewer positions at once, down to 64; then a micro-batch is cut by rows, so that a step has
 more passes of fewer sequences. The effective batch and its normaliser stay, so what is learned is the same but for
-rounding. The decisions are part of a checkpoint.
+rounding. A validation takes the same pieces. The decisions are part of a checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from pipeline.console import format_bytes, warn_once
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import MachineError
-from pipeline.models.memory import memory_errors
+from pipeline.models.memory import is_out_of_memory, memory_errors
 
 SMALLEST_CHUNK = 64
+ResultT = TypeVar("ResultT")
 Probe = Callable[[], tuple[int, int]]
 """Bytes in use at most since it was last asked to forget, and bytes there are"""
 
@@ -69,13 +70,23 @@ class MemoryGuard:
         if not self._shrink(f"{why} (train.memory_guard)"):
             warn_once(f"above {self._limit:.0%} of the card's memory is in use, and nothing is left to cut smaller")
 
-    def make_room(self) -> None:
-        """After the memory ran out: smaller pieces, or MachineError where there are none."""
-        if not self._shrink("the card's memory ran out in this step, which is done again"):
+    def make_room(self, what: str = "step") -> None:
+        """After the memory ran out in a step or in `what`: smaller pieces, or MachineError where there are none."""
+        if not self._shrink(f"the card's memory ran out in this {what}, which is done again"):
             raise MachineError(
                 f"the card's memory ran out with {self.rows()} sequence a pass and {self.chunk_positions:,} positions "
                 f"through the output matrix at once: there is nothing left to cut smaller. {_FIXES}"
             )
+
+    def until_it_fits(self, validation: Callable[[], ResultT]) -> ResultT:
+        """Do a validation; where the memory runs out, again in smaller pieces, or MachineError where there are none."""
+        while True:
+            try:
+                return validation()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.make_room("validation")  # here no frame of what failed holds its tensors any more
 
     def update_fits(self) -> contextlib.AbstractContextManager[None]:
         """MachineError where the optimizer's own tensors do not fit."""

@@ -47,6 +47,11 @@ class RunningMeans(Generic[Name]):
             return default
         return self.sums[name] / (1.0 - self.decay ** self.counts[name])
 
+    def forget(self, name: Name) -> None:
+        """As if nothing had been seen of `name`."""
+        self.sums.pop(name, None)
+        self.counts.pop(name, None)
+
     def __contains__(self, name: Name) -> bool:
         return name in self.counts
 

@@ -28,6 +28,7 @@ from pipeline.distill.weighting.ramp import ramp
 ROUTER_DECAY = 0.99
 """of the running means behind routers: about the last hundred steps"""
 LEAST_MEAN = 1e-6
+"""What running means of routes and of losses count for at least where they are divided by"""
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
@@ -117,17 +118,21 @@ class LossWeights:
     def state(self) -> dict[str, Any]:
         """The numbers beside the tensors, for a checkpoint."""
         means = {"magnitudes": self.magnitudes, "losses": self.losses, "routes": self.routes}
-        return self._router_name() | {name: mean.state() for name, mean in means.items()}
+        kept = {name: mean.state() for name, mean in means.items()}
+        return self._router_name() | {"objective": self.settings.objective} | kept
 
     def tensors(self) -> dict[str, Tensor]:
         """What the router has learned, for a checkpoint; empty where it learns nothing."""
         return self.router.tensors() if isinstance(self.router, Gate) else {}
 
     def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state` and `tensors` gave. What was learned of a router begins anew where this training,
-        forked from another, has another router, or another choice for it."""
+        """Put back what `state` and `tensors` gave. Where this training, forked from another, has another objective, kd
+        is sized anew; where it has another router, or another choice for it, what was learned of that begins anew."""
         self.magnitudes.load_state(state["magnitudes"])
         self.losses.load_state(state["losses"])
+        if state.get("objective", self.settings.objective) != self.settings.objective:
+            self.magnitudes.forget("kd")
+            self.losses.forget("kd")
         if all(state[name] == value for name, value in self._router_name().items()):
             self.routes.load_state(state["routes"])
             if isinstance(self.router, Gate):
