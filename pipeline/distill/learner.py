@@ -51,6 +51,7 @@ class Learner:
         self.loss_weights = LossWeights(settings, num_steps, self.device)
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
+        self._told = 0
 
     def learn(self, step: int, batches: Iterable[Batch], num_scored: int) -> StepResult:
         """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them.
@@ -234,7 +235,8 @@ class Learner:
         self.skipped_in_a_row += 1
         # A scaler finds its scale by gradients that overflow now and then.
         if not (self.scaler.is_enabled() and trouble.what == ("gradient",)):
-            tell(step + 1, trouble, self.skipped_steps)
+            self._told += 1
+            tell(step + 1, trouble, self._told)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -154,6 +154,22 @@ def test_a_gradient_that_overflows_scales_less_and_is_not_said(
     assert learn(learner, batches) is None
 
 
+def test_overflows_that_are_not_said_leave_room_for_what_is(
+    batches: list[Batch], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console._said.clear()
+    learner = make_learner(torch.float16)
+    handle = next(learner.causal.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    for _ in range(7):
+        assert learn(learner, batches) == Trouble(("gradient",), (0, 2, 5, 7))
+    handle.remove()
+    change_parts(monkeypatch, lambda parts: replace(parts, loss=parts.loss + math.nan))
+    assert learn(learner, batches) == Trouble(("loss",), (0, 2, 5, 7))
+    assert learner.skipped_steps == 8
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped and counted" in line]
+    assert said == ["note: step 1: loss not finite; it was skipped and counted. Sequences of the cache: 0, 2, 5, 7."]
+
+
 def test_the_first_few_are_said_with_their_sequences(
     batches: list[Batch], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

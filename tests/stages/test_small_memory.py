@@ -106,3 +106,15 @@ def test_an_average_in_host_memory_is_the_same_average(toy: Toy, cached: Path, t
     assert what_counts(tmp_path / "run") == what_counts(trained)
     names = {name for name in tree(tmp_path / "run" / "student") if name.endswith("average.safetensors")}
     assert names
+
+
+@pytest.mark.parametrize(
+    "student",
+    ["student.seed=0", "student.config={model_type: gpt2, n_embd: 16, n_layer: 2, n_head: 2, n_positions: 64}"],
+    ids=["llama", "gpt2, with dropout"],
+)
+def test_activations_that_are_made_again_are_the_same(student: str, toy: Toy, cached: Path, tmp_path: Path) -> None:
+    options = ["--set", student, "--set", "train.steps=4"]
+    train(toy, cached, tmp_path / "kept", *options)
+    train(toy, cached, tmp_path / "again", *options, "--set", "train.gradient_checkpointing=true")
+    assert metrics(tmp_path / "again") == metrics(tmp_path / "kept")

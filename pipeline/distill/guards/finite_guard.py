@@ -72,14 +72,15 @@ class Suspects:
         return Trouble(tuple(what), tuple(sorted({number for number in odd or self._sequences if number >= 0})))
 
 
-def tell(step: int, trouble: Trouble, num_skipped: int) -> None:
-    """Say that step number `step` (from 1) was skipped; the first few of a training, all of which are in its log."""
-    if num_skipped > _TOLD:
+def tell(step: int, trouble: Trouble, number: int) -> None:
+    """Say that step number `step` (from 1) was skipped, the `number`-th to be told of in this start: the first few are,
+    the log has all."""
+    if number > _TOLD:
         return
     shown = ", ".join(f"{number:,}" for number in trouble.sequences[:_SHOWN])
     more = f" and {len(trouble.sequences) - _SHOWN:,} more" if len(trouble.sequences) > _SHOWN else ""
     named = f" Sequences of the cache: {shown}{more}." if shown else ""
-    last = " Further ones are in metrics.jsonl alone, as lines of the kind skipped." if num_skipped == _TOLD else ""
+    last = " Further ones are in metrics.jsonl alone, as lines of the kind skipped." if number == _TOLD else ""
     warn_once(f"step {step:,}: {', '.join(trouble.what)} not finite; it was skipped and counted.{named}{last}")
 
 
