@@ -47,12 +47,18 @@ def pause_request(settings: SessionSettings, run_dir: Path, start: str | None = 
         say(f"session: {format_seconds(budget_seconds)} from {since}, of which {format_seconds(left)} are left")
     elif start is not None:
         warn_once(f"the start of the session ({start}) has no meaning without a time budget")
-    output = OutputLimit()
-    if settings.max_output_gb is not None:
-        folders = dict.fromkeys([run_dir, *map(Path, settings.output_folders)])
-        output = OutputLimit(round(settings.max_output_gb * 1e9), tuple(folders))
-        say(f"output: at most {figure(settings.max_output_gb * 1e9)}, {figure(output.used_bytes())} in {output.where}")
+    output = output_limit(settings, run_dir)
+    if output.max_bytes is not None:
+        say(f"output: at most {figure(output.max_bytes)}, {figure(output.used_bytes())} in {output.where}")
     return PauseRequest(budget_seconds, age_seconds, output)
+
+
+def output_limit(settings: SessionSettings, run_dir: Path) -> OutputLimit:
+    """What a run with these settings may leave on disk."""
+    if settings.max_output_gb is None:
+        return OutputLimit()
+    folders = dict.fromkeys([run_dir, *map(Path, settings.output_folders)])
+    return OutputLimit(round(settings.max_output_gb * 1e9), tuple(folders))
 
 
 def session_age(start: str | None) -> tuple[float, str]:

@@ -10,6 +10,7 @@ from pipeline.console import say
 from pipeline.doctor.check import Check, faults
 from pipeline.doctor.libraries import check_libraries, installed_versions
 from pipeline.runs import RunDirectory
+from pipeline.session import output_limit
 from stages.config import RunConfig
 
 _NEEDED_TO_LOOK = ("torch", "transformers", "numpy", "zarr", "numcodecs", "google-crc32c", "datasets", "pyarrow")
@@ -52,6 +53,18 @@ def say_checks(checks: list[Check]) -> None:
         say(check.line)
 
 
+def _rooms_bytes(
+    config: RunConfig | None, run: RunDirectory, gigabytes: float | None, kept_bytes: int | None
+) -> list[int]:
+    """What may still be written, by whoever says so: --gb, or else the host and the config's own limit."""
+    if gigabytes is not None:
+        return [round(gigabytes * 1e9)]
+    rooms = [] if kept_bytes is None else [kept_bytes]
+    if config is not None and (limit := output_limit(config.session, run.root)).max_bytes is not None:
+        rooms.append(max(0, limit.max_bytes - limit.used_bytes()))
+    return rooms
+
+
 def _examine(config: RunConfig | None, run: RunDirectory, gigabytes: float | None, online: bool) -> list[Check]:
     # Imported here: without torch there is still something to say.
     from pipeline.doctor.asked import look_at_config
@@ -60,8 +73,8 @@ def _examine(config: RunConfig | None, run: RunDirectory, gigabytes: float | Non
     from pipeline.doctor.hub import Hub
 
     machine, hub = gather(run.root), Hub()
-    if gigabytes is not None:
-        machine = dataclasses.replace(machine, kept_bytes=round(gigabytes * 1e9))
+    if room := _rooms_bytes(config, run, gigabytes, machine.kept_bytes):
+        machine = dataclasses.replace(machine, kept_bytes=min(room))
     if online:
         hub.answers()
     asked = None

@@ -80,11 +80,16 @@ def test_the_notebook_has_under_twenty_lines_of_plain_python() -> None:
 
 def test_what_the_notebook_runs_can_be_typed() -> None:
     """Its stages and their options, as one would type them."""
-    [loop] = [node for node in ast.walk(ast.parse(notebook_code())) if isinstance(node, ast.For)]
-    stages = ast.literal_eval(loop.iter)
+    tree = ast.parse(notebook_code())
+    [loop] = [node for node in ast.walk(tree) if isinstance(node, ast.GeneratorExp)]
+    stages = ast.literal_eval(loop.generators[0].iter)
+    [limits] = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and "limits" in ast.unparse(node.targets)
+    ]
+    assert stages == ("cache-teacher", "train-student")
     settings = ["-c", "kaggle-t4x2", "--run-dir=run", "--set=cache.roots=[../input]", "--set=train.roots=[../input]"]
     assert all(f'"{word}"' in notebook_code() for word in settings if word != "kaggle-t4x2")
-    for stage, more in (*((name, ["--time-budget=0.5", "--paused-exit-code=75"]) for name in stages), ("eval", [])):
+    for stage, more in (*((name, ast.literal_eval(limits)) for name in stages), ("eval", [])):
         assert wrong_with(["sad-pipeline", stage, *settings, *more]) is None, stage
     assert wrong_with(["sad-pipeline", "doctor", *settings]) is None
     assert wrong_with(["sad-pipeline", "report", "run"]) is None

@@ -143,6 +143,18 @@ def test_room_can_be_stated(toy: Toy, tmp_path: Path) -> None:
     assert room["found"].startswith("100 kB free")
 
 
+def test_the_configs_own_limit_is_room_and_what_is_there_counts(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    run_dir = copy(cached, tmp_path / "run")
+    used = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
+    arguments = toy.command("doctor", run_dir)[1:]
+    rooms = {}
+    for limit in (used + 300_000, used + 3_000_000_000, used // 2):
+        _, value = diagnosed(*arguments, "--set", f"session.max_output_gb={limit / 1e9}")
+        rooms[limit] = next(check for check in value["checks"] if check["name"] == "disk")
+    assert [room["found"].split(" below")[0] for room in rooms.values()] == ["300 kB", "3 GB", "0 bytes"]
+    assert [room["state"] for room in rooms.values()] == ["fault", "note", "fault"]
+
+
 def test_a_finished_cache_needs_neither_teacher_nor_text(toy: Toy, cached: Path, tmp_path: Path) -> None:
     run_dir = copy(cached, tmp_path / "run")
     before = tree(run_dir)

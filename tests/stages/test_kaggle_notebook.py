@@ -1,7 +1,7 @@
 """The notebook as it stands, on a machine laid out like the host's: a session, its outputs attached, another session.
 
 The image is this environment without the project; the wheel is made by the kit's own script and installed by the
-notebook, without an index. Only the clock is pretended: after the capture it says that the session is nearly over.
+notebook, without an index. What is pretended is the end of a session: the host's signal, or a clock that is far on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,26 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from pipeline.config import dump_config, load_config
+from stages.config import RunConfig
 from tests.kaggle_kit import notebook_code, wheelhouse
 from tests.stages.toys import REPOSITORY, Toy, copy, stamps, status, tree
 
 pytestmark = pytest.mark.slow
 OURS = ("sad_pipeline", "_sad_pipeline", "__editable__", "pipeline", "stages")
-CLOCK = """
-import json, pathlib, time
-real, began = time.time, time.time()
-def clock():
-    path = pathlib.Path("run/status.json")
-    stages = json.loads(path.read_text())["stages"] if path.is_file() else {}
-    captured = stages.get("cache-teacher", {}).get("state") == "complete"
-    return began + 11 * 3600 if captured else real()
-time.time = clock
+STEPS = ("train.steps=400", "train.checkpoint_every=20", "train.evaluate_every=200", "train.log_every=100")
+INTERRUPTED = """
+import pathlib, signal, subprocess, time
+real = subprocess.run
+def run(command, check, **options):
+    if "train-student" not in command:
+        return real(command, check=check, **options)
+    process = subprocess.Popen(command, **options)
+    while process.poll() is None and not list(pathlib.Path("run/student/checkpoints").glob("step-*/COMMIT.json")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    return subprocess.CompletedProcess(command, process.wait())
+subprocess.run = run
 """
 
 
@@ -47,17 +54,17 @@ class Host:
         """What a session leaves."""
         return self.root / "working" / "run"
 
-    def session(self, before: str = "") -> subprocess.CompletedProcess[str]:
+    def session(self, before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the notebook's cells as one program, with a stdin that never ends."""
         (self.root / "working").mkdir(exist_ok=True)
-        hidden = ("PYTHONPATH", "VIRTUAL_ENV")
+        hidden = ("PYTHONPATH", "VIRTUAL_ENV", "SAD_SESSION_START", "KAGGLE_KERNEL_RUN_TYPE")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         reading, writing = os.pipe()
         try:
             return subprocess.run(
                 [self.python, "-c", before + notebook_code()],
                 cwd=self.root / "working",
-                env=environment | {"OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "0"},
+                env=environment | {"OMP_NUM_THREADS": "1"} | variables,
                 stdin=reading,
                 capture_output=True,
                 text=True,
@@ -102,14 +109,15 @@ def host(image: Path, toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Hos
     names = wheelhouse().fill(wheels, (), ("--no-index", "--no-build-isolation"))
     assert len(names) == 1
     (root / "input" / "mine").mkdir()
-    shutil.copy(toy.config, root / "input" / "mine" / "my.yaml")
+    config = load_config(RunConfig, toy.config, STEPS)
+    (root / "input" / "mine" / "my.yaml").write_bytes(dump_config(config))
     return Host(image, root)
 
 
 @pytest.fixture(scope="module")
 def paused(host: Host) -> subprocess.CompletedProcess[str]:
-    """The first session, whose time ends after the capture."""
-    return host.session(before=CLOCK)
+    """The first session, which the host ends in the middle of the training."""
+    return host.session(before=INTERRUPTED)
 
 
 def test_the_image_has_no_project(image: Path) -> None:
@@ -123,8 +131,9 @@ def test_a_first_session_pauses_in_its_training(host: Host, paused: subprocess.C
     assert paused.returncode == 0, paused.stderr
     assert "Fit: " in paused.stderr
     left = status(host.run_dir)
-    assert (left["stage"], left["state"], left["progress"]["of"]) == ("train-student", "paused", 12)
-    assert left["progress"]["steps"] < 12
+    assert (left["stage"], left["state"], left["progress"]["of"]) == ("train-student", "paused", 400)
+    assert 20 <= left["progress"]["steps"] < 400
+    assert "SIGINT was received" in left["message"]
     assert left["stages"]["cache-teacher"]["state"] == "complete"
     assert not (host.run_dir / "eval").exists()
     assert list(host.run_dir.glob("student/checkpoints/step-*/COMMIT.json"))
@@ -152,10 +161,24 @@ def test_a_next_session_ends_what_is_attached(
 
     # In two sessions, on two machines, it became what it becomes in one.
     straight = tmp_path / "straight"
-    toy.ran("cache-teacher", straight)
-    toy.ran("train-student", straight)
+    changes = [word for setting in STEPS for word in ("--set", setting)]
+    toy.ran("cache-teacher", straight, *changes)
+    toy.ran("train-student", straight, *changes)
     weights = "student/model/model.safetensors"
     assert tree(straight)[weights] == tree(second.run_dir)[weights]
+
+
+def test_a_session_whose_time_is_over_leaves_all_as_it_is(
+    host: Host, paused: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    late = host.next_session(tmp_path / "late", "sad-pipeline")
+    done = late.session(SAD_SESSION_START=str(time.time() - 11 * 3600))
+    assert done.returncode == 0, done.stderr
+    left = status(late.run_dir)
+    assert (left["stage"], left["state"]) == ("train-student", "paused")
+    assert left["progress"] == status(host.run_dir)["progress"]
+    assert "the time budget is nearly spent: of 11 h" in left["message"]
+    assert not (late.run_dir / "student" / "checkpoints").exists()
 
 
 def test_a_session_that_cannot_work_ends_before_it_begins(host: Host, tmp_path: Path) -> None:
