@@ -112,7 +112,7 @@ class Journal:
         say("\n".join([f"forked after step {checkpoint.step:,}, from {checkpoint.folder}; what differs:", *changed]))
         learner.load(checkpoint)
         learner.begin_anew()  # what went wrong there is not held against other settings
-        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
+        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent, forked=True)
         self.save(checkpoint.step, learner)
         return checkpoint.step
 

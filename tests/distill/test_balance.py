@@ -48,6 +48,14 @@ def test_a_part_not_seen_yet_keeps_its_weight() -> None:
     assert found["ce"] * 4.0 / (found["kd"] * 1.0) == pytest.approx(WEIGHTS["ce"] / WEIGHTS["kd"])
 
 
+def test_a_part_below_zero_counts_by_its_size() -> None:
+    """As an estimate of KD from a few draws may be, of a student that is nearly its teacher."""
+    sizes = {"ce": 6.0, "kd": -0.4, "rank": 2.5}
+    found = balanced(WEIGHTS, means(**sizes))
+    terms = {part: found[part] * abs(sizes[part]) for part in WEIGHTS}
+    assert {part: term / sum(terms.values()) for part, term in terms.items()} == pytest.approx(WEIGHTS)
+
+
 @pytest.mark.parametrize("nearly_nothing", [0.0, 1e-12, -1e-12])
 def test_no_part_is_blown_up_without_end(nearly_nothing: float) -> None:
     found = balanced(WEIGHTS, means(ce=4.0, kd=nearly_nothing, rank=4.0))
@@ -83,3 +91,13 @@ def test_state_survives_json_exactly() -> None:
         found.observe({"ce": number, "kd": number})
         again.observe({"ce": number, "kd": number})
     assert (found.get("kd"), found.get("ce")) == (again.get("kd"), again.get("ce"))
+
+
+def test_another_decay_goes_on_from_the_same_means() -> None:
+    """A fork may forget slower, or faster: what it begins with are means all the same."""
+    found, again = RunningMeans[Part](0.9), RunningMeans[Part](0.999)
+    for number in (3.0, 5.0, 4.0):
+        found.observe({"ce": number})
+    found.observe({"ce": 4.0, "kd": 0.25})
+    again.load_state(json.loads(json.dumps(found.state())))
+    assert {part: again.get(part) for part in ("ce", "kd")} == pytest.approx({"ce": found.get("ce"), "kd": 0.25})

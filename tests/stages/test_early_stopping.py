@@ -84,6 +84,12 @@ def test_a_fork_waits_anew(toy: Toy, cached: Path, stopped: Path, tmp_path: Path
     assert (state["waiting"]["evaluations"], state["waiting"]["stopped"]) == (2, False)
     assert "12 steps done" in ended.stderr
 
+    # Nor does its log or its report say that it stopped where it was forked.
+    assert lines_of(tmp_path / "fork", "stopped") == []
+    assert [line["step"] for line in lines_of(tmp_path / "fork", "train")] == list(range(1, 13))
+    assert run("report", str(tmp_path / "fork")).code == 0
+    assert "it stopped early at" not in (tmp_path / "fork" / "report" / "report.html").read_text()
+
 
 def test_report_and_eval_know_that_this_is_its_end(toy: Toy, cached: Path, stopped: Path, tmp_path: Path) -> None:
     run_dir = copy(stopped, tmp_path / "run")

@@ -32,11 +32,15 @@ class MetricsLog:
         """Where what is learned is logged."""
         return self._metrics
 
-    def rewind(self, step: int, history: Path) -> None:
-        """Start again after `step`, from the lines that `history` (this folder, or an earlier session's) holds."""
+    def rewind(self, step: int, history: Path, forked: bool = False) -> None:
+        """Start again after `step`, from the lines that `history` (this folder, or an earlier session's) holds.
+
+        That the training stopped early there is not true of one `forked` from it.
+        """
         for target, source in ((self._metrics, history / METRICS), (self._timings, history / TIMINGS)):
-            lines = [_to_json(line) for line in read_log(source) if line["step"] <= step]
-            files.write_file(target, "".join(f"{line}\n" for line in lines).encode())
+            lines = [line for line in read_log(source) if line["step"] <= step]
+            kept = [line for line in lines if not (forked and line.get("kind") == "stopped")]
+            files.write_file(target, "".join(f"{_to_json(line)}\n" for line in kept).encode())
         self._step = step
 
     @contextlib.contextmanager

@@ -57,12 +57,16 @@ class RunningMeans(Generic[Name]):
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint's JSON."""
-        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+        return {"sums": dict(self.sums), "counts": dict(self.counts), "decay": self.decay}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Put back what `state` gave; of another decay, so that the means are what they were."""
         self.sums = {name: float(value) for name, value in state["sums"].items()}
         self.counts = {name: int(value) for name, value in state["counts"].items()}
+        before = float(state.get("decay", self.decay))
+        if before != self.decay:  # a sum weighs 1 − decay^count in all
+            for name, count in self.counts.items():
+                self.sums[name] *= (1.0 - self.decay**count) / (1.0 - before**count)
 
 
 def balanced(weights: Mapping[Part, float], magnitudes: RunningMeans[Part]) -> dict[Part, float]:
