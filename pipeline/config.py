@@ -168,14 +168,14 @@ def _explain(schema: type[Section], problem: Any) -> str:
 
 
 def _suggestion(schema: type[Section], key: str) -> str:
-    """The nearest right key: of that name elsewhere, beside it, anywhere; failing that, the keys there are."""
+    """The nearest right key: of that name elsewhere, beside it, anywhere if nothing is; or else those there are."""
     known = list(_dotted_keys(schema))
     parent, _, name = key.rpartition(".")
     siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
     near = (
         [other for other in known if other.rpartition(".")[2] == name]
         or [siblings[other] for other in difflib.get_close_matches(name, siblings, 1, 0.5)]
-        or difflib.get_close_matches(key, known, 1, 0.7)
+        or ([] if siblings else difflib.get_close_matches(key, known, 1, 0.7))
     )
     return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(siblings.values() or known)}"
 

@@ -121,6 +121,8 @@ def test_an_unknown_key_names_the_nearest_right_one(
 def test_an_unknown_key_like_nothing_lists_what_there_is(config_file: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'cache.zzzz'; known here: cache.kind, cache.precision, "):
         load(config_file, "cache.zzzz=1")
+    with pytest.raises(ConfigError, match=r"unknown key 'train.lr'; known here: train.steps, .* train.learning"):
+        load(config_file, "train.lr=1")  # train.roots has most of its letters, and is not meant
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,8 @@ class TrainSettings(Section):
     def _has_what_a_router_needs(self) -> Self:
         if self.router != "uniform" and not self.needs_teacher:
             raise ValueError(
-                f"train.router is {self.router}, and trains on labels only (train.kd_weight and train.rank_weight are "
-                "0): the teacher is never read. Give the teacher a weight, or set train.router to uniform"
+                f"train.router is {self.router}, and this trains on labels only (train.kd_weight and train.rank_weight "
+                "are 0): the teacher is never read. Give the teacher a weight, or set train.router to uniform"
             )
         if self.router == "learned" and len(self.parts) < 2:
             raise ValueError(

@@ -229,7 +229,7 @@ def test_another_objective_is_sized_afresh() -> None:
     [
         (("ce_weight=0", "kd_weight=0"), "are all 0 at the first step"),
         (("ce_weight=0", "kd_weight_end=0"), "are all 0 at the last step"),
-        (("ce_weight=0.5", "kd_weight=0", "router=gap"), "router is gap, and trains on labels only"),
+        (("ce_weight=0.5", "kd_weight=0", "router=gap"), "router is gap, and this trains on labels only"),
         (("ce_weight=0", "kd_weight=1", "router=learned"), "chooses among parts, and kd alone has a weight"),
         (("rank_weight=-1",), r"train\.rank_weight"),
         (("router=best",), r"train\.router"),
