@@ -256,12 +256,13 @@ def test_a_step_that_begins_again_counts_its_positions_once(cache: TeacherCache)
     once, twice = make_learner(router="learned"), make_learner(router="learned")
     for learner in (once, twice):
         learn(learner, cache, 2)
-    [batch, _] = micro_batches(cache, 2)
-    twice._backward(batch, 1.0, twice.loss_weights.at(2), 1, Suspects())
-    twice.optimizer.zero_grad(set_to_none=True)
+    [batch, _] = batches = micro_batches(cache, 2)
     for learner in (once, twice):
-        batches = micro_batches(cache, 2)
-        suspects, _ = learner._accumulate(2, batches, 1.0, learner.loss_weights.at(2), 1)
+        weights = learner.loss_weights.at(2)
+        if learner is twice:
+            twice._backward(batch, 1.0, weights, 1, Suspects())
+            twice.optimizer.zero_grad(set_to_none=True)
+        suspects, _ = learner._accumulate(2, batches, 1.0, weights, 1)
         assert len(learner.loss_weights.figures()) == 15
         assert suspects.flags().sum() == 0
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(*(
