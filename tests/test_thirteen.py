@@ -135,7 +135,7 @@ def test_05_stops_early_with_the_best_weights(
     toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validations that get better by less than counts, stopped after each: the wait goes on where it was."""
-    nats = iter([5.0, 6.0, 4.8, 6.0, 4.9, 6.0])  # raw weights and averaged ones, of three steps
+    nats = iter([5.0, 6.0, 6.0, 4.8, 4.9, 6.0])  # raw weights and averaged ones, of three steps
     monkeypatch.setattr(train_student, "validate", lambda *args: Validation(next(nats), 1.0, 0.5))
     patient = options("train.patience=2", "train.min_delta=0.5", "train.evaluate_every=1", "train.learning_rate=1e-2")
     for _ in range(2):
@@ -145,13 +145,15 @@ def test_05_stops_early_with_the_best_weights(
     assert left["progress"] == {"steps": 3, "of": 3}
     assert "stopped early after step 3 of 12, after 2 evaluations without improvement" in left["message"]
     state = json.loads((checkpoint(tmp_path / "run", 3) / "state.json").read_text())
-    assert state["best"] == {"step": 2, "weights": "raw", "ce": 4.8}
+    assert state["best"] == {"step": 2, "weights": "ema", "ce": 4.8}
     assert "of step 2 of 3" in (tmp_path / "run" / "student" / "model" / "README.md").read_text()
-    second, third = (load_file(checkpoint(tmp_path / "run", step) / "weights.safetensors") for step in (2, 3))
+    best = load_file(checkpoint(tmp_path / "run", 2) / "average.safetensors")
     exported = load_file(tmp_path / "run" / "student" / "model" / "model.safetensors")
-    assert exported.keys() == second.keys()
-    assert all(torch.equal(exported[name], second[name]) for name in second)
-    assert not any(torch.equal(third[name], second[name]) for name in second)
+    assert exported.keys() == best.keys()
+    assert all(torch.equal(exported[name], best[name]) for name in best)
+    for step, name in ((2, "weights"), (3, "weights"), (3, "average")):
+        other = load_file(checkpoint(tmp_path / "run", step) / f"{name}.safetensors")
+        assert not any(torch.equal(other[name], best[name]) for name in best)
 
 
 def test_06_memory_gets_its_room(toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

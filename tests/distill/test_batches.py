@@ -258,6 +258,20 @@ def test_validation_runs_in_the_dtype_it_is_given(cache: TeacherCache) -> None:
     assert half.ce == pytest.approx(exact.ce, rel=1e-2)
 
 
+def test_dropout_is_for_learning_alone(cache: TeacherCache) -> None:
+    """Whichever of the two came before, and of (seed, step) alone."""
+    causal = CausalModel(tiny.make_model("gpt2", attn_pdrop=0.3, resid_pdrop=0.3), tiny.VOCAB_SIZE)
+    batch, rows = load_batch(cache, np.arange(4), CPU, with_records=True), np.arange(4)
+    at_rest = validate(causal, cache, rows, 2, 64)
+    losses = []
+    for seed in (0, 1, 0):
+        settings = TrainSettings(steps=10, warmup_steps=0, learning_rate=1e-12, seed=seed)
+        losses.append(Learner(causal, settings, 10, torch.float32).learn(0, [batch], batch.num_scored).loss)
+        assert validate(causal, cache, rows, 2, 64).ce == pytest.approx(at_rest.ce, rel=1e-6)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
 def test_validation_does_not_depend_on_its_batches(cache: TeacherCache) -> None:
     causal, rows = CausalModel(tiny.make_model("llama"), tiny.VOCAB_SIZE), np.arange(NUM_TRAIN, NUM_TRAIN + 5)
     one, many = (validate(causal, cache, rows, size, 64) for size in (1, 5))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pipeline.distill.batching.batches import load_batch
+from pipeline.distill.learner import Learner
 from pipeline.distill.optimization.ema import WeightAverage
+from pipeline.distill.settings import TrainSettings
 from pipeline.errors import IdentityError
+from pipeline.models import CausalModel
+from tests import tiny
+from tests.evaluation.caches import make_cache
 
 
 class Tied(nn.Module):
@@ -83,3 +91,16 @@ def test_refuses_the_averages_of_another_model() -> None:
         IdentityError, match=r"2 of 2 parameters differ.*embedding: expected shape \(3, 2\), found None"
     ):
         average.load_state_dict({"scale": torch.zeros(2)})
+
+
+def test_a_learner_takes_in_its_weights_after_every_step(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, CausalModel(tiny.make_model("llama"), tiny.VOCAB_SIZE))
+    batch = load_batch(cache, np.array([0, 1]), torch.device("cpu"), with_records=True)
+    settings = TrainSettings(steps=4, warmup_steps=0, ema_decay=0.9)
+    learner = Learner(CausalModel(tiny.make_model("llama", seed=1), tiny.VOCAB_SIZE), settings, 4, torch.float32)
+    expected = {name: weight.double() for name, weight in learner.weights().items()}
+    for step, decay in enumerate((1 / 10, 2 / 11, 3 / 12)):
+        learner.learn(step, [batch], batch.num_scored)
+        expected = {name: decay * expected[name] + (1 - decay) * learner.weights()[name] for name in expected}
+    for name, average in learner.tensors()["average"].items():
+        torch.testing.assert_close(average.double(), expected[name], rtol=0, atol=1e-6)

@@ -137,6 +137,17 @@ def test_forgetting_leaves_no_trace() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_a_step_counts_for_its_mean_however_many_positions_it_has() -> None:
+    first, second = Gate(ALL), Gate(ALL)
+    sizes: dict[Part, float] = dict.fromkeys(ALL, 1.0)
+    for gate, times in ((first, 1), (second, 5)):
+        for step, repeats in enumerate((1, times)):
+            for _ in range(repeats):
+                gate.study(random_signals(8, step), random_losses(8, sizes, step), sizes)
+            gate.learn(8 * repeats)
+    torch.testing.assert_close(second.weight_PF, first.weight_PF, rtol=1e-4, atol=1e-7)
+
+
 def test_goes_on_from_its_tensors() -> None:
     sizes: dict[Part, float] = dict.fromkeys(ALL, 1.0)
     straight, resumed = trained(sizes, steps=5), Gate(ALL)

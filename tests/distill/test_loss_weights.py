@@ -18,6 +18,7 @@ from pipeline.distill.learner import Learner
 from pipeline.distill.loss.routing import PARTS
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult
+from pipeline.distill.weighting.gate import Gate
 from pipeline.distill.weighting.loss_weights import LossWeights, spread_of
 from pipeline.errors import ConfigError
 from pipeline.models import CausalModel
@@ -137,6 +138,25 @@ def test_routes_are_normalised_by_what_earlier_steps_gave(cache: TeacherCache, r
                            for b in micro_batches(cache, 1)])  # fmt: skip
         assert results[1].routes["route_ce_mean"] == pytest.approx(again[:, 0].mean().item() / factor, rel=1e-5)
     assert results[2].routes["route_kd_mean"] == pytest.approx(1.0, abs=0.35)
+
+
+def test_means_of_routes_are_of_what_the_router_gave() -> None:
+    """Not of what was left of it after the means of earlier steps were taken out."""
+    weights = LossWeights(settings(router="trust"), 10)
+    for mean, given in ((1.0, 0.5), (0.5, 0.6), ((0.99 * 0.5 + 0.6) / 1.99, 0.4)):
+        router = weights.at(0).router
+        assert router is not None
+        assert router.means[0] == pytest.approx(mean)
+        weights.observe({"ce": 1.0, "route_ce_mean": given / mean}, 1, 1.0)
+
+
+def test_the_gate_studies_losses_by_their_means_of_earlier_steps(
+    cache: TeacherCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studied = []
+    monkeypatch.setattr(Gate, "study", lambda self, signals, losses, magnitudes: studied.append(magnitudes))
+    results = learn(make_learner(router="learned"), cache, 2)
+    assert studied == [pytest.approx({part: getattr(results[0], part) for part in PARTS})] * 2, "of the second step"
 
 
 def test_spread_is_of_positions() -> None:
