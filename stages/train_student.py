@@ -24,6 +24,7 @@ from pipeline.distill.keeping.export import export_model, model_card
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
+from pipeline.distill.step_result import StepResult
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.validation import Validation, validate
 from pipeline.doctor.examine import refuse_unfit_for_student
@@ -170,16 +171,15 @@ def _train(
             watch.stop(step_positions)
             progress.advance(step_positions, note=result.note(learner.skipped_steps))
 
-            if _due(settings.log_every, done, num_steps):
-                journal.log_step(done, result, learner.skipped_steps)
-                share = learner.memory.share()
-                journal.log.timings({"step": done} | watch.lap(reader.wait_seconds, share))
-                alarms.hear_memory(share)
+            if logged := _due(settings.log_every, done, num_steps):
+                _log(done, result, learner, journal, alarms, watch, reader)
             if _due(settings.evaluate_every, done, num_steps):
                 journal.log_validation(done, _validate(lessons, learner), learner)
 
             session.pause.note_unit(time.monotonic() - begun)
             ended = done == num_steps or journal.waiting.stopped
+            if ended and not logged:  # it stopped early, and its last step is logged as any last one
+                _log(done, result, learner, journal, alarms, watch, reader)
 
             # A checkpoint holds all the loop needs; a pause makes one first, and one that leaves no room for the next
             # is a pause. While steps are skipped one that is due waits for the next good step, so that the newest one
@@ -199,6 +199,22 @@ def _train(
             watch.start()
             begun = time.monotonic()
     return done, None
+
+
+def _log(
+    done: int,
+    result: StepResult,
+    learner: Learner,
+    journal: Journal,
+    alarms: Alarms,
+    watch: Stopwatch,
+    reader: BatchReader,
+) -> None:
+    """What the last step learned, and what the steps since the last such line took."""
+    journal.log_step(done, result, learner.skipped_steps)
+    share = learner.memory.share()
+    journal.log.timings({"step": done} | watch.lap(reader.wait_seconds, share))
+    alarms.hear_memory(share)
 
 
 def _validate(lessons: Lessons, learner: Learner) -> dict[str, Validation]:

@@ -48,6 +48,15 @@ def test_stops_after_the_evaluations_it_waits_for_with_the_best_weights(stopped:
     assert f"of step {best['step']} of 6" in (stopped / "student" / "model" / "README.md").read_text()
 
 
+def test_the_step_it_stops_at_is_logged_whatever_the_interval(
+    toy: Toy, cached: Path, stopped: Path, tmp_path: Path
+) -> None:
+    train(toy, cached, tmp_path / "run", *PATIENT, "--set", "train.log_every=100")
+    assert lines_of(tmp_path / "run", "train") == lines_of(stopped, "train")[-1:]
+    [timed] = (tmp_path / "run" / "student" / "timings.jsonl").read_text().splitlines()
+    assert json.loads(timed)["step"] == 6
+
+
 def test_a_rerun_does_nothing(toy: Toy, cached: Path, stopped: Path) -> None:
     before, times = tree(stopped / "student"), stamps(stopped / "student")
     ended = train(toy, cached, stopped, *PATIENT)
