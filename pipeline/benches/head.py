@@ -6,7 +6,6 @@ beyond their inputs, gradients included (`peak.py`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from statistics import median
@@ -28,6 +27,7 @@ from pipeline.benches.peak import peak_extra_bytes
 from pipeline.benches.results import Result, measured
 from pipeline.benches.rounds import alternate, median_ratio
 from pipeline.console import say, warn_once
+from pipeline.machine import host_memory
 from pipeline.models.device import choose_dtype
 
 TIME_VS_CE_GOAL = {"cpu": 1.25, "cuda": 1.1}
@@ -138,19 +138,10 @@ def _distillation_alone(sizes: HeadSizes, device: torch.device, rounds: int) -> 
 def _whole_fits(sizes: HeadSizes, device: torch.device) -> bool:
     """Whether whole logits and what autograd keeps of them fit beside everything else."""
     needed = _WHOLE_BUFFERS * 4 * sizes.positions * sizes.vocab_size
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available_bytes()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_memory().free_bytes
     if needed > free:
         warn_once(
             f"whole logits need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: figures against them are "
             "left out; fewer --positions bring them back"
         )
     return needed <= free
-
-
-def _available_bytes() -> int:
-    """What Linux says can be had without swapping; elsewhere all there is."""
-    if os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            [line] = [line for line in lines if line.startswith("MemAvailable:")]
-        return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
