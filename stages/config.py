@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from pipeline.cache.settings import CacheSettings
 from pipeline.config import Section, free, load_config
 from pipeline.data.settings import DataSettings
@@ -38,6 +40,18 @@ class RunConfig(Section):
     eval: EvalSettings = EvalSettings()
     session: SessionSettings = SessionSettings()
     demo: DemoSettings | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _temperature_of_the_kind(cls, values: Any) -> Any:
+        """Where none is given, records of the kind `sampled` are learned from at the only one they are right at."""
+        cache, train = (values.get(name) if isinstance(values, dict) else None for name in ("cache", "train"))
+        if not isinstance(cache, dict) or not isinstance(train, dict) or cache.get("kind") != "sampled":
+            return values
+        temperature = train.get("temperature", {})
+        if not isinstance(temperature, dict) or temperature.keys() & {"start", "end"}:
+            return values
+        return values | {"train": train | {"temperature": {"start": 1.0, "end": 1.0} | temperature}}
 
 
 def bundled_configs() -> dict[str, Path]:

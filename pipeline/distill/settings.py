@@ -43,8 +43,8 @@ _OF_ORDERS: dict[str, tuple[DataOrderKind, ...]] = {
 class TemperatureSettings(Section):
     """Temperature over training, from the first step to the last."""
 
-    start: float = schedule(1.0, "temperature at the first step", ge=1, le=4)
-    end: float = schedule(1.0, "temperature at the last step", ge=1, le=4)
+    start: float = schedule(1.2, "temperature at the first step (of a cache of the kind sampled 1)", ge=1, le=4)
+    end: float = schedule(1.2, "temperature at the last step (of a cache of the kind sampled 1)", ge=1, le=4)
     shape: Literal["linear", "cosine", "constant"] = schedule(
         "linear", "how it moves between the two; constant: it does not, and end may be left out"
     )

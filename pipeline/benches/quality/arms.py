@@ -32,6 +32,7 @@ _FULL = {"objective": "bucket"}
 FULL_CANDIDATES: Mapping[str, Changes] = {
     "ce0": _FULL | _weights(0.0) | _temperature(1.0, 1.0),
     "ce0_1": _FULL | _weights(0.1) | _temperature(1.0, 1.0),
+    "ce0_1_tau1_2": _FULL | _weights(0.1) | _temperature(1.2, 1.2),
     "ce0_1_tau1_5": _FULL | _weights(0.1) | _temperature(1.5, 1.5),
     "ce0_1_tau2": _FULL | _weights(0.1) | _temperature(2.0, 2.0),
     "ce0_5": _FULL | _weights(0.5) | _temperature(1.0, 1.0),
@@ -83,6 +84,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
     compact = {**DEFAULTS["compact"], "kind": "compact", "head_size": max(1, head_size // _COMPACT_PART)}
     unused = {"head_size": DEFAULTS["topk"]["head_size"], "precision": "fine"}  # as they are where nobody set them
     sampled = {**DEFAULTS["sampled"], "kind": "sampled", **unused}
+    at_1 = _temperature(1.0, 1.0)
     num_draws = DEFAULTS["topk"]["num_draws"]
     of = f"of{vocab_size}" if vocab_size else ""
     sizes = dict.fromkeys(max(1, head_size // part) for part in _K_PARTS)
@@ -93,12 +95,13 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("bucket", {"objective": "bucket"}, decides=True),
         _arm("subset", {"objective": "subset"}, decides=True),
         _arm("compact", {}, cache=compact, decides=True),
-        _arm("sampled", {}, cache=sampled, decides=True),
-        _arm("tau1_2", _temperature(1.2, 1.2)),
+        _arm("sampled", at_1, cache=sampled, decides=True),  # the only temperature it is right at
+        _arm("tau1", at_1, decides=True),
         _arm("tau1_5", _temperature(1.5, 1.5)),
         _arm("tau2", _temperature(2.0, 2.0)),
         _arm("tau3to2", _temperature(3.0, 2.0)),
         _arm("ce0", _weights(0.0)),
+        _arm("ce0_05", _weights(0.05)),
         _arm("ce0_3", _weights(0.3)),
         _arm("ce0_5", _weights(0.5)),
         _arm("router_gap", {"router": "gap"}),
