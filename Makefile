@@ -9,12 +9,13 @@ INSTALLED := installed.stamp
 # Tests use many tiny models: one thread each and two processes beat the reverse.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-.PHONY: .venv help demo test quick lint types pytest test-oldest clean
+.PHONY: .venv help demo test quick lint types pytest test-oldest test-long clean
 
 help:
 	@echo "make demo         the whole pipeline on the standard library's source, offline, on CPU"
 	@echo "make test         lint, types and all tests"
 	@echo "make quick        lint, types and the fast tests, for the inner loop"
+	@echo "make test-long    crashes, kills, damage and the like at every place; run again to go on with what is left"
 	@echo "make test-oldest  the fast tests on the oldest versions this project claims"
 
 demo: .venv/$(INSTALLED)
@@ -34,6 +35,9 @@ types: .venv/$(INSTALLED)
 
 pytest: .venv/$(INSTALLED)
 	$(PYTEST)
+
+test-long: .venv/$(INSTALLED)
+	RELIABILITY=long $(PYTEST) tests/reliability
 
 test-oldest: $(OLDEST)/$(INSTALLED)
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n 2 -m "not slow and not browser"

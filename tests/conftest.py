@@ -13,6 +13,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["KAGGLE_KERNEL_RUN_TYPE"] = os.environ["SAD_SESSION_START"] = ""  # no session but what a test makes up
 
 from tests import tiny
+from tests.reliability import tally
+
+_CODE = tally.code_digest() if tally.LONG else ""
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +36,32 @@ def texts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_texts(tmp_path_factory.mktemp("texts"))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A long run of the reliability suites does what is left of it."""
+    done = tally.passed_before()
+    left = [item for item in items if item.nodeid not in done]
+    if len(left) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = left
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """And remembers what it did; with several processes, in the one that directs them."""
+    directs = tally.LONG and "PYTEST_XDIST_WORKER" not in os.environ
+    if directs and report.when == "call" and report.passed and (counts := tally.counts_of(report)):
+        tally.keep(report.nodeid, counts, _CODE)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Of the thirteen faults, how many stay fixed: one whose tests all passed counts."""
+    """What the reliability suites did, and of the thirteen faults, how many stay fixed."""
+    counts = {r.nodeid: tally.counts_of(r) for r in terminalreporter.getreports("passed")}
+    for line in tally.summary((tally.passed_before() | counts).items()):
+        terminalreporter.write_line(line)
+    _tell_the_thirteen(terminalreporter)
+
+
+def _tell_the_thirteen(terminalreporter: pytest.TerminalReporter) -> None:
+    """One whose tests all passed counts."""
     outcomes: dict[str, set[str]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):

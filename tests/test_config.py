@@ -62,10 +62,29 @@ def test_sizes_that_are_not_given_are_those_of_the_kind(config_file: Path) -> No
         assert type(resolved).model_validate(resolved.model_dump()) == resolved
 
 
+@pytest.mark.parametrize(
+    ("overrides", "ends"),
+    [
+        ((), (1.2, 1.2)),
+        (("cache.kind=compact",), (1.2, 1.2)),
+        (("cache.kind=sampled",), (1.0, 1.0)),
+        (("cache.kind=sampled", "train.temperature.shape=constant"), (1.0, 1.0)),
+        (("cache.kind=sampled", "train.temperature.start=2"), (2.0, 1.2)),  # refused when the cache is there
+        (("cache={kind: sampled}", "train.temperature={start: 1.0, end: 1.0}"), (1.0, 1.0)),
+    ],
+)
+def test_a_temperature_that_is_not_given_is_one_the_kind_is_right_at(
+    config_file: Path, overrides: tuple[str, ...], ends: tuple[float, float]
+) -> None:
+    config = load(config_file, *overrides)
+    assert (config.train.temperature.start, config.train.temperature.end) == ends
+    assert type(config).model_validate(config.model_dump()) == config
+
+
 def test_one_key_on_the_command_line_leaves_its_neighbours(config_file: Path) -> None:
     config = load(config_file, "train.temperature.start=3", "train.batch_size=2")
     assert (config.train.steps, config.train.batch_size) == (5, 2)
-    assert (config.train.temperature.start, config.train.temperature.end) == (3.0, 1.0)
+    assert (config.train.temperature.start, config.train.temperature.end) == (3.0, 1.2)
 
 
 def test_a_whole_group_can_be_given_on_the_command_line(config_file: Path) -> None:

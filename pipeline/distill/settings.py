@@ -163,6 +163,17 @@ class TrainSettings(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _says_nothing_of_what_is_off(self) -> Self:
+        for name, switch in (("min_delta", "patience"), ("balance_decay", "balance")):
+            default = type(self).model_fields[name].default
+            if not getattr(self, switch) and getattr(self, name) != default:
+                raise ValueError(
+                    f"train.{name} has no meaning without train.{switch}; set it to {default:g}, which is as good as "
+                    f"leaving it out, or give train.{switch}"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _has_what_a_router_needs(self) -> Self:
         if self.router != "uniform" and not self.needs_teacher:
             raise ValueError(

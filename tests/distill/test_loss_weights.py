@@ -79,7 +79,8 @@ def test_scheduled_weights_are_what_a_step_learns_with(cache: TeacherCache) -> N
     assert results[1].kd is not None
     for step, result in enumerate(results):
         kd_weight = 0.9 * step / 9
-        expected = (1.0 - 0.1 * step) * result.ce + kd_weight * (result.kd or 0.0) + 0.2 * result.rank
+        kd = result.temperature**2 * (result.kd or 0.0)
+        expected = (1.0 - 0.1 * step) * result.ce + kd_weight * kd + 0.2 * result.rank
         assert result.kd_weight == pytest.approx(kd_weight)
         assert result.loss == pytest.approx(expected, rel=1e-5)
 
@@ -103,11 +104,11 @@ def test_balance_is_from_earlier_steps(cache: TeacherCache) -> None:
 def test_balance_counts_what_a_router_lets_through(cache: TeacherCache) -> None:
     learner = make_learner(balance=True, router="trust")
     batches = micro_batches(cache)
-    weights = learner.loss_weights.at(0)
+    weights, temperature = learner.loss_weights.at(0), learner.settings.temperature.start
     routed = dict.fromkeys(PARTS, 0.0)
     for batch in batches:
-        parts = learner._backward(batch, 1.0, weights, 1, Suspects())
-        losses = torch.stack([parts.ce_N, parts.kd_N, parts.rank_N], dim=1)
+        parts = learner._backward(batch, temperature, weights, 1, Suspects())
+        losses = torch.stack([parts.ce_N, temperature**2 * parts.kd_N, parts.rank_N], dim=1)
         for part, total in zip(PARTS, (losses * parts.routes_N3).sum(0).tolist(), strict=True):
             routed[part] += total
     learner.optimizer.zero_grad()
@@ -254,6 +255,8 @@ def test_another_objective_is_sized_afresh() -> None:
         (("rank_weight=-1",), r"train\.rank_weight"),
         (("router=best",), r"train\.router"),
         (("balance_decay=1",), r"train\.balance_decay"),
+        (("balance_decay=0.9",), r"train\.balance_decay has no meaning without train\.balance; set it to 0\.99,"),
+        (("min_delta=0.1",), r"train\.min_delta has no meaning without train\.patience; set it to 0,"),
         (("temperature={start: 3, end: 2, shape: constant}",), "the shape is constant and the temperature goes from 3"),
     ],
 )

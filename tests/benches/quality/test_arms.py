@@ -47,10 +47,14 @@ def factor_of(key: str) -> str:
 
 @pytest.mark.parametrize("name", [name for name in ARMS if name != FULL])
 def test_an_arm_is_one_factor_from_the_default(name: str) -> None:
+    """But for draws from all ids, which are right at τ = 1 alone."""
     arm = ARMS[name]
     factors = {factor_of(key) for key in changed_keys(arm_config(QUALITY, arm, arm.candidates[""]))}
-    assert len(factors) == (0 if name == DEFAULT else 1), factors
+    expected = {DEFAULT: 0, "sampled": 2}.get(name, 1)
+    assert len(factors) == expected, factors
     assert len(arm.factors) == len(factors)
+    if name == "sampled":
+        assert factors == {"cache", "train.temperature"}
 
 
 def test_full_distillation_differs_by_its_records_and_what_it_chooses_from() -> None:
@@ -76,7 +80,7 @@ def test_head_sizes_are_parts_of_the_default_head_and_say_their_vocabulary() -> 
 def test_arms_are_chosen_by_name_or_by_length() -> None:
     every = tuple(ARMS.values())
     short = [arm.name for arm in chosen_arms(every, None, short=True)]
-    assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", "compact", "sampled"]
+    assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", "compact", "sampled", "tau1"]
     assert chosen_arms(every, None, short=False) == every
     assert [arm.name for arm in chosen_arms(every, ["tau2"], short=True)] == [LABELS, FULL, "tau2"]
     with pytest.raises(ConfigError, match="no arm is called tau7"):
@@ -144,7 +148,7 @@ def test_a_long_study_has_two_lengths_and_a_large_vocabulary() -> None:
     [large] = long["v49152"]
     assert [arm.name for arm in large.arms] == [LABELS, FULL, DEFAULT, "compact", "sampled"]
     assert {len(large.seeds(arm)) for arm in large.arms} == {3}
-    assert [len(few.seeds(arm)) for arm in few.arms[:8]] == [5] * 7 + [3]
+    assert [len(few.seeds(arm)) for arm in few.arms[:9]] == [5] * 8 + [3]
 
 
 def test_a_student_that_comes_trained_begins_as_it_is() -> None:
