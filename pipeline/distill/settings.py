@@ -163,17 +163,6 @@ class TrainSettings(Section):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _says_nothing_of_what_is_off(self) -> Self:
-        for name, switch in (("min_delta", "patience"), ("balance_decay", "balance")):
-            default = type(self).model_fields[name].default
-            if not getattr(self, switch) and getattr(self, name) != default:
-                raise ValueError(
-                    f"train.{name} has no meaning without train.{switch}; set it to {default:g}, which is as good as "
-                    f"leaving it out, or give train.{switch}"
-                )
-        return self
-
-    @pydantic.model_validator(mode="after")
     def _has_what_a_router_needs(self) -> Self:
         if self.router != "uniform" and not self.needs_teacher:
             raise ValueError(
@@ -186,6 +175,18 @@ class TrainSettings(Section):
                 "weight, or set train.router to uniform or gap"
             )
         return self
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """Keys that are set and do nothing -> what would have to be on for them. Not refused: whoever turns something
+        off for one training need not look for what else speaks of it."""
+        switches = {"min_delta": "patience", "balance_decay": "balance"}
+        default = {name: type(self).model_fields[name].default for name in switches}
+        return {
+            name: switch
+            for name, switch in switches.items()
+            if not getattr(self, switch) and getattr(self, name) != default[name]
+        }
 
     @property
     def weights_at_start(self) -> dict[Part, float]:

@@ -255,8 +255,6 @@ def test_another_objective_is_sized_afresh() -> None:
         (("rank_weight=-1",), r"train\.rank_weight"),
         (("router=best",), r"train\.router"),
         (("balance_decay=1",), r"train\.balance_decay"),
-        (("balance_decay=0.9",), r"train\.balance_decay has no meaning without train\.balance; set it to 0\.99,"),
-        (("min_delta=0.1",), r"train\.min_delta has no meaning without train\.patience; set it to 0,"),
         (("temperature={start: 3, end: 2, shape: constant}",), "the shape is constant and the temperature goes from 3"),
     ],
 )
@@ -272,6 +270,11 @@ def test_what_settings_may_say() -> None:
     assert not settings(ce_weight=1.0, kd_weight=0.0, rank_weight=0.0).needs_teacher
     constant = settings(temperature={"start": 3.0, "shape": "constant"}).temperature
     assert (constant.start, constant.end) == (3.0, 3.0)
+
+
+def test_what_is_set_and_does_nothing_is_known() -> None:
+    assert settings(balance_decay=0.9, min_delta=0.1).idle == {"balance_decay": "balance", "min_delta": "patience"}
+    assert settings(balance_decay=0.9, min_delta=0.1, balance=True, patience=3).idle == settings().idle == {}
 
 
 def test_a_step_that_begins_again_counts_its_positions_once(cache: TeacherCache) -> None:

@@ -120,7 +120,8 @@ def test_an_estimate_has_nothing_left_to_price(toy: Toy, cached: Path, stopped: 
 
 
 def test_without_patience_it_goes_on_to_the_end(toy: Toy, cached: Path, tmp_path: Path) -> None:
-    train(toy, cached, tmp_path / "run", *PATIENT, "--set", "train.patience=null")
+    ended = train(toy, cached, tmp_path / "run", *PATIENT, "--set", "train.patience=null")
+    assert ended.stderr.count("train.min_delta is 5 and does nothing without train.patience") == 1
     assert lines_of(tmp_path / "run", "stopped") == []
     state = json.loads((checkpoint(tmp_path / "run", 12) / "state.json").read_text())
     assert (state["waiting"]["evaluations"], state["waiting"]["stopped"]) == (5, False)

@@ -86,6 +86,8 @@ def plan_lessons(
             f"train.warmup_steps is {settings.warmup_steps:,} and this training has {num_steps:,} steps: it ends while "
             "the learning rate still rises, below train.learning_rate"
         )
+    for name, switch in settings.idle.items():
+        warn_once(f"train.{name} is {getattr(settings, name):g} and does nothing without train.{switch}")
     return Lessons(
         cache=cache,
         order=order,
