@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.benches.gradient_angle import angle_between
-from pipeline.benches.machine import num_threads
 from pipeline.benches.quality.arms import Arm, arms_of, chosen_arms
 from pipeline.benches.quality.figures import results_of
 from pipeline.benches.quality.gradients import whole_gradient
@@ -28,7 +27,7 @@ from pipeline.evaluation.study.findings import FULL, LABELS, Finding
 from pipeline.evaluation.study.picture import draw_pictures
 from pipeline.evaluation.study.results import RESULTS_NAME, StudyResult, save_results
 from pipeline.models import CausalModel
-from pipeline.models.device import choose_device
+from pipeline.models.device import choose_device, num_threads
 from pipeline.models.student import load_student
 from pipeline.runs import Session
 from stages.config import RunConfig

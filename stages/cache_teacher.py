@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.cache import Plan, Records
 from pipeline.cache.plan import PLAN_NAME, ShardSpan
 from pipeline.cache.roots import earlier_plan
 from pipeline.cache.seal import Seal
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
-from pipeline.data.sequences import Sequences
 from pipeline.doctor.examine import refuse_unfit_for_teacher
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
-from pipeline.models.device import choose_device, environment
+from pipeline.models.capture_workers import CaptureWorkers, Job
+from pipeline.models.device import choose_device, count_workers, environment, free_card
 from pipeline.models.planning import load_teacher, plan_capture, planned_sequences
 from pipeline.models.shard_room import ShardRoom
+from pipeline.models.shard_scorer import ShardScorer
 from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import Outcome, Session
 from stages.config import RunConfig
@@ -72,34 +70,41 @@ def _capture(config: RunConfig, session: Session) -> None:
     writer = CacheWriter(folder, plan, sequences, environment(choose_device(config.teacher.device)))
     pending, room = writer.pending(roots), ShardRoom(pause.output, sequences, seals)
     room.check(pending)
-    teacher = teacher or load_teacher(plan, config.teacher)
-    room.measure(teacher, pending[0])
+    workers = min(count_workers(config.teacher.workers, config.teacher.device), len(pending))
+    if teacher is None and (workers == 1 or room.must_measure):
+        teacher = load_teacher(plan, config.teacher)
+    if teacher is not None:
+        room.measure(teacher, pending[0])
 
-    # The work: one shard after another, each sealed before the next begins.
+    # The work: one shard after another, or several side by side; each is sealed before its process begins the next.
     waiting = sum(span.count for span in pending) * plan.sequence_length
     total = plan.num_sequences * plan.sequence_length
-    say(f"{STAGE}: {len(pending)} of {len(plan.shards)} shards to do, {waiting:,} of {total:,} tokens")
+    by = f", {workers} at a time" if workers > 1 else ""
+    say(f"{STAGE}: {len(pending)} of {len(plan.shards)} shards to do, {waiting:,} of {total:,} tokens{by}")
     with Progress(STAGE, total, "tokens", done=total - waiting) as progress:
-        for number, span in enumerate(pending):
-            if reason := pause.reason():
-                raise PausedError(reason)
-            room.check(pending[number:])
-            started = time.monotonic()
-            seal = writer.write(span, _score(plan, span, teacher, sequences, pause, progress))
-            room.learn(seal.size_bytes, seal.num_scored)
-            pause.note_unit(time.monotonic() - started)
+        if workers == 1:
+            assert teacher is not None
+            _seal(pending, ShardScorer(plan, sequences, teacher, writer), room, pause, progress)
+            return
+        teacher = None
+        free_card()
+        with CaptureWorkers(Job(folder, roots, config.data, config.teacher), workers) as others:
+            others.seal(pending, room, pause, progress)
 
 
-def _score(
-    plan: Plan, span: ShardSpan, teacher: Teacher, sequences: Sequences, pause: PauseRequest, progress: Progress
-) -> Iterator[Records]:
-    """The records of one shard, a batch at a time; batches begin at the shard's first sequence."""
-    batch_size = int(plan.capture["batch_size"])
-    for first in range(span.first, span.stop, batch_size):
-        pause.check()
-        rows = np.arange(first, min(first + batch_size, span.stop))
-        yield teacher.score(sequences, rows)
-        progress.advance(len(rows) * plan.sequence_length, note=f"shard {span.index + 1} of {len(plan.shards)}")
+def _seal(
+    pending: list[ShardSpan], scorer: ShardScorer, room: ShardRoom, pause: PauseRequest, progress: Progress
+) -> None:
+    """Seal all of these shards in this process; PausedError where a pause comes first."""
+    for number, span in enumerate(pending):
+        if reason := pause.reason():
+            raise PausedError(reason)
+        room.check(pending[number:])
+        note = f"shard {span.index + 1} of {len(scorer.plan.shards)}"
+        started = time.monotonic()
+        seal = scorer.seal(span, pause, functools.partial(progress.advance, note=note))
+        room.learn(seal.size_bytes, seal.num_scored)
+        pause.note_unit(time.monotonic() - started)
 
 
 def _outcome(folder: Path, roots: list[Path], reason: str | None = None) -> Outcome:

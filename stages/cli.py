@@ -113,7 +113,10 @@ def estimate(config: RunConfig, run: RunDirectory, gigabytes: float | None, hour
 @main.command("cache-teacher")
 @config_options
 @pause_options
-def cache_teacher(config: RunConfig, session: Session) -> Outcome:
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Teachers at a time, each in a process.  [one a card; on a CPU one]"
+)
+def cache_teacher(config: RunConfig, session: Session, workers: int | None) -> Outcome:
     """Run the teacher once and seal what a student needs.
 
     \b
@@ -121,6 +124,8 @@ def cache_teacher(config: RunConfig, session: Session) -> Outcome:
     """
     from stages.cache_teacher import run as stage
 
+    if workers is not None:
+        config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"workers": workers})})
     return stage(config, session)
 
 

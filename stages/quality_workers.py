@@ -7,9 +7,6 @@ each are done sooner than one after the other with two.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing.synchronize import Event
@@ -17,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline import console
-from pipeline.benches.machine import num_threads, share_threads
 from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
-from pipeline.pause import PausedError, PauseRequest
+from pipeline.followers import FollowedPause, follow
+from pipeline.models.device import num_threads, share_threads
+from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory, Session
 from stages.config import RunConfig
 from stages.quality_trainings import Ground, train
@@ -80,21 +77,6 @@ class Workers:
 # ------------------------------------------------------------------ in the other processes
 
 
-class _FollowedPause(PauseRequest):
-    """A pause that the first process asks for; signals are its business."""
-
-    def __init__(self, asked: Event) -> None:
-        super().__init__()
-        self._asked = asked
-
-    def reason(self) -> str | None:
-        return "a pause was asked for" if self._asked.is_set() else None
-
-    def check(self) -> None:
-        if (reason := self.reason()) is not None:
-            raise PausedError(reason)
-
-
 _ground: Ground
 
 
@@ -108,23 +90,12 @@ def _begin(
     caches: dict[str, TeacherCache],
 ) -> None:
     global _ground
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_the_first, daemon=True).start()
-    console.be_quiet()
+    follow()
     share_threads(threads)
-    session = Session(RunDirectory(root), _FollowedPause(stop), command)
+    session = Session(RunDirectory(root), FollowedPause(stop), command)
     _ground = Ground.over(root, config, session, cache, caches)
 
 
 def _train(trial: Trial) -> None:
     _ground.session.pause.check()
     train(_ground, trial)
-
-
-def _leave_with_the_first() -> None:
-    """A second signal ends the first process at once, and what it began ends with it."""
-    first = multiprocessing.parent_process()
-    if first is not None:
-        first.join()
-        os._exit(1)

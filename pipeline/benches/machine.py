@@ -20,7 +20,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": usable_cores(),
-        "threads": num_threads(),
+        "threads": torch.get_num_threads(),
         "memory_gb": round(host_memory().total_bytes / 1e9, 1),
         "gpu": None if card is None else card.name,
         "gpu_memory_gb": None if card is None else round(card.total_memory / 1e9, 1),
@@ -28,13 +28,3 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
-
-
-def num_threads() -> int:
-    """Threads that this process computes with."""
-    return torch.get_num_threads()
-
-
-def share_threads(count: int) -> None:
-    """Compute with `count` threads from here on, so that as many processes as cores can do the same."""
-    torch.set_num_threads(count)

@@ -24,9 +24,11 @@ from pipeline.data.sequences import VALIDATION, Sequences
 class CacheWriter:
     """Adds sealed shards to the cache folder of a plan; what is sealed there already stays as it is."""
 
-    def __init__(self, folder: Path, plan: Plan, sequences: Sequences, environment: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, plan: Plan, sequences: Sequences, environment: dict[str, str], alone: bool = True
+    ) -> None:
         """`environment` (versions, device class) goes into every seal. IdentityError where the folder holds seals
-        of another plan, which must not be written over."""
+        of another plan, which must not be written over. Who writes here alone sweeps up what a crash left."""
         self._folder = folder / SHARDS_FOLDER
         self._plan = plan
         self._codec = codec_of(plan)
@@ -34,8 +36,9 @@ class CacheWriter:
         self._sequences = sequences
         self._environment = environment
         files.make_folder(self._folder)
-        files.sweep_temporary(folder)
-        files.sweep_temporary(self._folder)
+        if alone:
+            files.sweep_temporary(folder)
+            files.sweep_temporary(self._folder)
         for path in find_files(self._folder, f"*{SEAL_SUFFIX}"):
             Seal.load(path).check_against(plan, path)
 

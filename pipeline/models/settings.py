@@ -19,6 +19,9 @@ class TeacherSettings(Section):
     revision: str | None = free(None, "hub: commit or tag; the weights it stands for enter the plan")
     dtype: Dtype = identity("auto", "auto: float32 on CPU, bfloat16 from capability 8.0, float16 below")
     device: Device = free("auto")
+    workers: int | None = free(
+        None, "processes that share the shards, each with a teacher in memory; absent: one a card, on the CPU one", ge=1
+    )
     trust_remote_code: bool = free(False, "run code that comes with the model; leave it off")
 
 

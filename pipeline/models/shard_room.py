@@ -43,7 +43,7 @@ class ShardRoom:
 
     def measure(self, teacher: Teacher, span: ShardSpan) -> None:
         """Where nothing is sealed yet, score the first batch of a shard; it is scored again with its shard."""
-        if self._output.max_bytes is None or self._num_scored:
+        if not self.must_measure:
             return
         rows = np.arange(span.first, min(span.first + teacher.batch_size, span.stop))
         mask_ST = self._sequences.loss_mask[rows]
@@ -56,8 +56,13 @@ class ShardRoom:
         num_scored = sum(int(np.count_nonzero(mask_ST)) for mask_ST in masks)
         return _MARGIN * num_scored * self._size_bytes / max(1, self._num_scored) + _BESIDE_BYTES * len(spans)
 
-    def check(self, spans: Sequence[ShardSpan], beside_bytes: int = 0) -> None:
-        """PausedError where there is no room for the next of these shards, and `beside_bytes`.
+    @property
+    def must_measure(self) -> bool:
+        """Whether there is a limit, and nothing is known yet of what a shard takes."""
+        return self._output.max_bytes is not None and not self._num_scored
+
+    def check(self, spans: Sequence[ShardSpan], beside_bytes: int = 0, at_work: Sequence[ShardSpan] = ()) -> None:
+        """PausedError where there is no room for the next of these shards, beside those `at_work` and `beside_bytes`.
 
         ConfigError where an empty folder would not have it for the largest either. Neither while nothing is known of
         what they take.
@@ -71,6 +76,6 @@ class ShardRoom:
             f"What is left to do, {len(spans)} shard{'s' * (len(spans) > 1)}, takes about "
             f"{figure(self.expected_bytes(spans))}. {_IN_ANOTHER_SESSION}"
         )
-        needed_bytes = self.expected_bytes(spans[:1]) + beside_bytes
+        needed_bytes = self.expected_bytes([*spans[:1], *at_work]) + beside_bytes
         if reason := self._output.shortage(needed_bytes, f"the next shard{text}", way_on):
             raise PausedError(reason)
