@@ -58,10 +58,16 @@ def count_workers(wanted: int | None, device: Device) -> int:
 
     MachineError where there are fewer cards: two models on one card are not faster, and may not fit.
     """
-    cards = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    cards = _count_cards(device)
     if wanted is not None and wanted > cards > 0:
         raise MachineError(f"teacher.workers: {wanted} processes take a card each, and this machine has {cards}.")
     return wanted or max(1, cards)
+
+
+def count_busy_cards(wanted: int | None, device: Device) -> int:
+    """How many times faster these workers are than one: on cards as many times as there are of them, on a CPU, whose
+    cores they share, not at all."""
+    return min(count_workers(wanted, device), max(1, _count_cards(device)))
 
 
 def use_card(number: int, device: Device) -> None:
@@ -199,6 +205,10 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _count_cards(device: Device) -> int:
+    return torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
 
 
 def _say_why_no_card() -> None:

@@ -48,6 +48,8 @@ class CapturePrice:
     """of the finished cache, its packed sequences included"""
     batch_size: int
     chunk_positions: int
+    cards: int
+    """that score side by side, each at the pace of the probe"""
 
     @classmethod
     def of(
@@ -59,23 +61,26 @@ class CapturePrice:
         bytes_per_token: float,
         session_hours: float,
         sizes: tuple[int, int],
+        cards: int = 1,
     ) -> CapturePrice:
         """Price `tokens_left` at the pace of the probe; `sealed_bytes` are those of everything else.
 
         `sizes` are the sequences of a pass and the positions scored at once.
         """
-        hours = 0.0 if probe is None else tokens_left * probe.seconds_per_position / 3600
+        tokens_per_second = None if probe is None else cards / probe.seconds_per_position
+        hours = 0.0 if tokens_per_second is None else tokens_left / tokens_per_second / 3600
         return cls(
             tokens_left=tokens_left,
             sealed_bytes=sealed_bytes,
             bytes_per_token=bytes_per_token,
             bytes_basis=FROM_SEALS if sealed_bytes else FROM_PROBE,
-            tokens_per_second=None if probe is None else 1 / probe.seconds_per_position,
+            tokens_per_second=tokens_per_second,
             hours=hours,
             sessions=math.ceil(hours / session_hours),
             cache_bytes=round(sealed_bytes + tokens_left * bytes_per_token + text.num_tokens * text.bytes_per_token),
             batch_size=sizes[0],
             chunk_positions=sizes[1],
+            cards=cards,
         )
 
 

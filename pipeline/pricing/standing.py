@@ -25,6 +25,7 @@ from pipeline.distill.keeping.checkpoint import newest_checkpoint
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache
+from pipeline.models.device import count_busy_cards
 from pipeline.models.planning import load_teacher, open_teacher
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import StudentSettings, TeacherSettings
@@ -72,7 +73,8 @@ def price_new_cache(
         basis=found.basis,
         bytes_per_token=sequence_bytes(found.sample),
     )
-    capture = CapturePrice.of(text, text.num_tokens, 0, probe, probe.bytes_per_position, session_hours, sizes)
+    cards = count_busy_cards(teacher.workers, teacher.device)
+    capture = CapturePrice.of(text, text.num_tokens, 0, probe, probe.bytes_per_position, session_hours, sizes, cards)
     return Standing(
         plan=None,
         text=text,
@@ -114,7 +116,8 @@ def price_planned_cache(
     )
     left = sum(span.count for span in cache.missing) * plan.sequence_length
     sizes = (plan.capture["batch_size"], plan.capture["chunk_positions"])
-    capture = CapturePrice.of(text, left, sealed_bytes, probe, bytes_per_token, session_hours, sizes)
+    cards = count_busy_cards(settings[1].workers, settings[1].device)
+    capture = CapturePrice.of(text, left, sealed_bytes, probe, bytes_per_token, session_hours, sizes, cards)
     return Standing(
         plan=plan,
         text=text,

@@ -41,6 +41,7 @@ def _capture_rows(capture: CapturePrice, session_hours: float) -> list[Row]:
     rows = [("bytes a token", f"{capture.bytes_per_token:,.1f} (of {capture.bytes_basis})")]
     if capture.tokens_per_second is not None:
         sizes = f"{capture.batch_size:,} sequences a pass, {capture.chunk_positions:,} positions at once"
+        sizes += f", on {capture.cards} cards" if capture.cards > 1 else ""
         rows.append(("capture", f"{capture.tokens_per_second:,.0f} tokens a second, {sizes}"))
         rows.append(("time of capture", _time(capture.hours, capture.sessions, session_hours)))
     size = f"{format_bytes(capture.cache_bytes)}, of which {format_bytes(capture.sealed_bytes)} are sealed"

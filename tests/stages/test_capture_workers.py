@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.cache import TeacherCache
 from pipeline.errors import MachineError
-from pipeline.models.device import count_workers
+from pipeline.models.device import count_busy_cards, count_workers
 from pipeline.output_limit import folder_bytes
 from tests.stages.refusals import nothing_half_written, refuse
 from tests.stages.test_cache_teacher import sealed, wait_for, wait_for_seals
@@ -138,13 +139,21 @@ def test_room_is_asked_for_what_is_at_work_too(toy: Toy, cached: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "cards", "workers"),
-    [(None, "auto", 2, 2), (None, "auto", 0, 1), (None, "cpu", 2, 1), (1, "cuda", 2, 1), (3, "cpu", 2, 3)],
+    ("wanted", "device", "cards", "workers", "faster"),
+    [
+        (None, "auto", 2, 2, 2),
+        (None, "auto", 0, 1, 1),
+        (None, "cpu", 2, 1, 1),
+        (1, "cuda", 2, 1, 1),
+        (3, "cpu", 2, 3, 1),
+    ],
 )
-def test_one_a_card(wanted: int | None, device: str, cards: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_a_card(
+    wanted: int | None, device: Any, cards: int, workers: int, faster: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
-    assert count_workers(wanted, device) == workers  # type: ignore[arg-type]
+    assert (count_workers(wanted, device), count_busy_cards(wanted, device)) == (workers, faster)
     if cards and device != "cpu":
         with pytest.raises(MachineError, match=r"workers: 3 processes take a card each, and this machine has 2"):
-            count_workers(3, device)  # type: ignore[arg-type]
+            count_workers(3, device)
