@@ -25,6 +25,7 @@ from typing import IO, Any
 
 import xxhash
 
+from pipeline import lock_signature
 from pipeline.errors import ConfigError, DamagedDataError, StorageError
 from pipeline.refusals import storage_errors
 
@@ -57,6 +58,8 @@ def write_file(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> File
         try:
             with open(temporary, "x+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
+                if not temporary.exists():  # a sweep took it in the instant before it was locked
+                    return write_file(path, content)
                 if callable(content):
                     content(file)
                 else:
@@ -172,7 +175,7 @@ def sweep_temporary(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def hold_lock(path: Path, purpose: str) -> Iterator[None]:
-    """Hold the advisory lock on `path` (created if absent) or raise StorageError if another process holds it."""
+    """Hold the advisory lock on `path` (created if absent) or raise StorageError that says who holds it."""
     with storage_errors(path):
         if path.is_dir():
             descriptor = os.open(path, os.O_RDONLY)
@@ -185,8 +188,10 @@ def hold_lock(path: Path, purpose: str) -> Iterator[None]:
         except BlockingIOError:
             raise StorageError(
                 f"{path}: another process is already {purpose}. Wait for it, or stop it, then run this command again."
+                + lock_signature.told(descriptor)
             ) from None
-        yield
+        with lock_signature.signed(descriptor):
+            yield
     finally:
         os.close(descriptor)
 

@@ -65,7 +65,8 @@ class Suspects:
         losses, records = flags[:num_sequences], flags[num_sequences:]
         what = ["records"] * any(records)
         what += [name for name in (*PARTS, "loss") if name in figures and not math.isfinite(figures[name])]
-        what += ["gradient"] * (not math.isfinite(figures["gradient_norm"]))
+        gradients = (figures["gradient_norm"], figures.get("router_gradient", 0.0))
+        what += ["gradient"] * (not all(map(math.isfinite, gradients)))
         if not what:
             return None
         odd = [number for number, *found in zip(self._sequences, losses, records, strict=True) if any(found)]
@@ -91,7 +92,10 @@ def _losses(parts: LossParts) -> Tensor:
 
 
 def _odd_records(records: RecordTensors) -> Tensor:
-    """Which positions have records that no teacher left: NaN, or +∞; both show in their sum. −∞ is padding."""
-    fields = [field.sum(dim=1) for field in (records.logprobs_NK, records.tail_NR, records.draw_logprobs_NM)]
-    total_N = torch.stack([*fields, records.label_logprobs_N, records.entropies_N]).sum(dim=0)
-    return total_N.isnan() | total_N.isposinf()
+    """Which positions have records that no teacher left: NaN, or an infinity; each shows in a sum.
+
+    −∞ is padding in the head and an empty tail in the masses, and nothing a teacher says of labels, draws or entropy.
+    """
+    maybe_N = torch.stack([records.logprobs_NK.sum(dim=1), records.tail_NR.sum(dim=1)]).sum(dim=0)
+    sure_N = records.draw_logprobs_NM.sum(dim=1) + records.label_logprobs_N + records.entropies_N
+    return maybe_N.isnan() | maybe_N.isposinf() | ~sure_N.isfinite()

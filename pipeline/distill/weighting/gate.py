@@ -67,6 +67,11 @@ class Gate(nn.Module):
             pull_nP = PULL * (log_g_nP + math.log(len(self.parts)))
             (log_g_nP.exp() * (relative_nP.clamp(-MOST, MOST) + pull_nP)).sum().backward()  # type: ignore[no-untyped-call]
 
+    def gradient_norm(self) -> Tensor | None:
+        """Of what was studied since the last step, before its mean is taken; None where nothing was."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        return torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else None
+
     def learn(self, num_positions: int) -> None:
         """One step of Adam on the mean over `num_positions` studied since the last; nothing where none were."""
         for parameter in self.parameters():
