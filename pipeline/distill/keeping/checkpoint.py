@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,9 @@ def _is_valid(folder: Path) -> bool:
 
 
 def _folders(folder: Path, prefix: str) -> Iterator[Path]:
-    yield from sorted(path for path in folder.glob(f"{prefix}-*") if path.is_dir())
+    """Checkpoints by the names that are given here; a folder that somebody called otherwise is left alone."""
+    names = re.compile(rf"{prefix}-[0-9]+")
+    yield from sorted(path for path in folder.glob(f"{prefix}-*") if names.fullmatch(path.name) and path.is_dir())
 
 
 def _step_of(path: Path) -> int:
