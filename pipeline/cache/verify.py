@@ -48,11 +48,15 @@ class Problem:
 
 
 def verify_cache(
-    path: Path, roots: Sequence[Path] = (), read_tokenizer: Callable[[Path, dict[str, Any]], object] | None = None
+    path: Path,
+    roots: Sequence[Path] = (),
+    read_tokenizer: Callable[[Path, dict[str, Any]], object] | None = None,
+    read_data_report: Callable[[Path], object] | None = None,
 ) -> list[Problem]:
     """Everything wrong with the cache below `path` and the other roots; empty if every byte is as it was sealed.
 
-    `read_tokenizer` is given the tokenizer's folder and what the plan says of it, and raises where they differ.
+    `read_tokenizer` is given the tokenizer's folder and what the plan says of it, and raises where they differ;
+    `read_data_report` is given its file, and raises where it is damaged.
     Shards that are not sealed yet are no problem: they are absent. IncompleteInputError where there is no plan at all.
     """
     folders_above = [path, *roots]
@@ -62,6 +66,8 @@ def verify_cache(
         return [Problem(path, _what(path, error), "Nothing else can be checked without the plan")]
     problems: list[Problem] = []
     sequences = _check_sequences(plan, folders, problems)
+    if read_data_report is not None:
+        problems += _check_data_report(folders, read_data_report)
     if read_tokenizer is not None:
         problems += _check_tokenizer(plan, folders, read_tokenizer)
     shards = _check_seals(plan, folders_above, problems)
@@ -102,6 +108,16 @@ def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem
     except SadError as error:
         problems.append(Problem(path, _what(path, error), "Run `sad-pipeline cache-teacher`, which packs them again"))
         return None
+
+
+def _check_data_report(folders: Sequence[Path], read_data_report: Callable[[Path], object]) -> Iterator[Problem]:
+    for path in (folder / DATA_REPORT_NAME for folder in folders):
+        if path.is_file():
+            try:
+                read_data_report(path)
+            except DamagedDataError as error:
+                what, _, fix = str(error).removeprefix(f"{path}: ").rpartition(". ")
+                yield Problem(path, what, fix)
 
 
 def _check_tokenizer(
