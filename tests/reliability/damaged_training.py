@@ -106,6 +106,12 @@ def _said(name: str, content: bytes) -> Any:
     return content
 
 
+def says_the_same(victim: Victim, checkpoints: Path, name: str) -> bool:
+    """Whether other bytes of a COMMIT.json are the same JSON: the checkpoint is as whole as it was."""
+    path = checkpoints / name
+    return path.is_file() and _said(path.name, path.read_bytes()) == _said(path.name, victim.whole[path])
+
+
 def check_newest(victim: Victim, checkpoints: Path, place: Place) -> int | None:
     """The newest whole checkpoint is found, with the state and tensors it was saved with; returns its step."""
     whole = whole_steps(victim, checkpoints)

@@ -201,7 +201,8 @@ def _measure(trainings: Trainings, place: Place, step: int | None) -> None:
 
 def _resume(trainings: Trainings, place: Place, harmed: list[str]) -> None:
     """train-student names what it passes over, and comes to the same end; another training is refused."""
-    before = trainings.victim.changed()
+    before, checkpoints = trainings.victim.changed(), trainings.checkpoints
+    harmless = {name for name in harmed if damaged_training.says_the_same(trainings.victim, checkpoints, name)}
     ended = trainings.toy.run("train-student", trainings.victim.root, *trainings.more)
     if place.name == "checkpoint of another training":
         assert ended.code == 3, ended.stderr
@@ -210,7 +211,11 @@ def _resume(trainings: Trainings, place: Place, harmed: list[str]) -> None:
     assert ended.code == 0, ended.stderr
     end = tree(trainings.victim.root / "student")
     lost = {name for name in trainings.end if name.startswith(f"checkpoints/{damaged_training.BEST}")}
-    spared = {"timings.jsonl"} | (lost if "best" in place.name or place.name == "missing checkpoint" else set())
+    spared = (
+        {"timings.jsonl"}
+        | {f"checkpoints/{name}" for name in harmless}
+        | (lost if "best" in place.name or place.name == "missing checkpoint" else set())
+    )
     assert not {name for name in trainings.end if end.get(name) != trainings.end[name]} - spared
     for name in harmed:
         if damaged_training.NEWEST in name and not place.name.startswith("missing COMMIT"):
