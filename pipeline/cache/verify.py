@@ -20,7 +20,15 @@ from pipeline.cache.plan import (
     Plan,
 )
 from pipeline.cache.records import Records, check_records
-from pipeline.cache.roots import SealedShard, find_files, find_plan, find_sequences, find_tokenizer
+from pipeline.cache.roots import (
+    SealedShard,
+    find_files,
+    find_plan,
+    find_sequences,
+    find_tokenizer,
+    refuse_links_out,
+    shard_beside,
+)
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.sequence_file import read_sequences
 from pipeline.cache.shard import ShardFile
@@ -126,7 +134,7 @@ def _check_tokenizer(
     path = folders[0] / TOKENIZER_FOLDER
     try:
         path = find_tokenizer(folders)
-        read_tokenizer(path, plan.identity["tokenizer"])
+        read_tokenizer(path, plan.identity.get("tokenizer") or {})
     except SadError as error:
         what, fix = str(error).removeprefix(f"{path}: "), "Run `sad-pipeline cache-teacher` once it is gone"
         yield Problem(path, what, fix)
@@ -136,8 +144,9 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
     """All sealed shards of the plan, in all roots; seals that cannot be read, or stand in the wrong cache, are said."""
     shards: dict[Path, SealedShard] = {}
     own = {path.parent.resolve() / SHARDS_FOLDER for root in roots for path in find_files(root, PLAN_NAME)}
-    for path in (path for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
+    for above, path in ((root, path) for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
         try:
+            refuse_links_out(above, [path, shard_beside(path)])
             seal = Seal.load(path)
             if seal.plan_hash != plan.hash and path.parent.resolve() not in own:
                 continue
