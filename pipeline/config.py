@@ -25,6 +25,7 @@ from pipeline.plain_yaml import dump_yaml, load_yaml
 
 Kind = Literal["identity", "schedule", "free"]
 SectionT = TypeVar("SectionT", bound="Section")
+_MAX_CONFIG_BYTES = 2**20
 _YAML_WORDS = " (yes, no, on and off are booleans in YAML; put quotes around them where text is meant)"
 _QUOTES = " (put quotes around it where text is meant)"
 
@@ -76,6 +77,8 @@ def _field(kind: Kind, default: Any, doc: str, bounds: dict[str, Any]) -> Any:
 def load_config(schema: type[SectionT], path: Path, overrides: tuple[str, ...] = ()) -> SectionT:
     """Read a YAML file, apply `key.sub=value` overrides, and check the result against `schema`."""
     try:
+        if (size_bytes := path.stat().st_size) > _MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: {size_bytes:,} bytes are no config; at most {_MAX_CONFIG_BYTES:,} are read")
         values = load_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML. {error}") from error

@@ -202,6 +202,8 @@ def hold_lock(path: Path, purpose: str) -> Iterator[None]:
 def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
     """Read a whole file, refusing one larger than `max_bytes` before any of it is in memory."""
     size_bytes = path.stat().st_size
+    if not path.is_file():
+        raise DamagedDataError(f"{path}: is not a file; a pipe or a device would be read without end")
     if max_bytes is not None and size_bytes > max_bytes:
         raise DamagedDataError(f"{path}: {size_bytes:,} bytes where at most {max_bytes:,} were expected")
     return path.read_bytes()

@@ -13,18 +13,47 @@ _FLOAT, _TIMESTAMP, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("float", 
 # YAML 1.1 wants a dot and a sign: it reads 1e-4 and 1e6 as text.
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
+MAX_VALUES = 100_000
+# What the safe loader raises for !!int x, !!bool x, !!timestamp x, for digits without end and for brackets in brackets.
+_NO_VALUE = (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
 _LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 def load_yaml(text: str) -> Any:
     """The value of a YAML document; yaml.YAMLError where it is none, or where a key is not text or appears twice."""
-    return yaml.load(text, Loader=_Loader)
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        _refuse_expansion(node)
+        return None if node is None else loader.construct_document(node)
+    except _NO_VALUE as error:
+        raise ConstructorError(None, None, f"a value cannot be read ({type(error).__name__}: {error})") from error
+    finally:
+        loader.dispose()
 
 
 def dump_yaml(value: Any) -> str:
     """YAML that `load_yaml` reads back as the same value, keys in their order."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
+
+
+def _refuse_expansion(root: yaml.Node | None) -> None:
+    """Aliases repeat what they stand for; a few lines of them would fill the memory once they are written out."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = MAX_VALUES + 1  # what holds itself has no end
+            parts = node.value if isinstance(node, yaml.SequenceNode) else []
+            parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else parts
+            sizes[id(node)] = 1 + sum(map(size, parts))
+        return sizes[id(node)]
+
+    if root is not None and size(root) > MAX_VALUES:
+        raise ConstructorError(
+            None, None, f"more than {MAX_VALUES:,} values, with aliases written out", root.start_mark
+        )
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,6 +89,12 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# Kinds of value that no key takes and JSON does not know: their tags are as unknown as any other.
+_Loader.yaml_constructors = {
+    tag: build
+    for tag, build in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
 }
 for _side in (_Loader, _Dumper):
     _side.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))

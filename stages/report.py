@@ -68,7 +68,7 @@ def _data(cache: TeacherCache) -> DataReport | None:
     """What was found in the text; it lies beside the plan."""
     paths = (folder / DATA_REPORT_NAME for folder in cache.folders)
     path = next((path for path in paths if path.is_file()), None)
-    return DataReport.from_json(files.read_json(path)) if path else None
+    return DataReport.load(path) if path else None
 
 
 def _training(run: RunDirectory) -> TrainingHistory | None:

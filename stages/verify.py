@@ -9,11 +9,12 @@ from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.verify import Problem, verify_cache
 from pipeline.console import say
 from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.data.report import DataReport
 
 
 def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
     """Say and return everything wrong; an empty list means every sealed byte is as it was sealed."""
-    problems = verify_cache(path, roots, planned_tokenizer)
+    problems = verify_cache(path, roots, planned_tokenizer, DataReport.load)
     for problem in problems:
         say(f"✗ {problem}")
     if problems:

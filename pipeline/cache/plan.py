@@ -156,10 +156,13 @@ class Plan:
             if version not in _READABLE or value.keys() != _FIELDS:
                 raise ValueError(f"expected format {FORMAT_VERSION} with the fields {sorted(_FIELDS)}")
             plan = cls._from_content(value)
-        except (ValueError, TypeError, KeyError) as error:
+            content_hash = plan.hash
+        except _NO_PLAN as error:
             raise DamagedDataError(f"{path}: is not a plan: {error}. {_PLAN_FIX}") from error
-        if plan.hash != value["hash"]:
-            raise DamagedDataError(f"{path}: its content has hash {plan.hash}, it names {value['hash']}. {_PLAN_FIX}")
+        if content_hash != value["hash"]:
+            raise DamagedDataError(
+                f"{path}: its content has hash {content_hash}, it names {value['hash']}. {_PLAN_FIX}"
+            )
         return plan
 
     @cached_property
@@ -184,6 +187,13 @@ class Plan:
 
     @classmethod
     def _from_content(cls, value: dict[str, Any]) -> Self:
+        counts = [value["sequence_length"], value["num_sequences"]]
+        counts += [span[name] for span in value["shards"] for name in ("index", "first", "count")]
+        if any(type(count) is not int for count in counts):
+            raise TypeError("lengths, numbers and counts must be integers")
+        for name, kind in (("identity", dict), ("capture", dict), ("sequences_digest", str)):
+            if not isinstance(value[name], kind):
+                raise TypeError(f"{name} must be of type {kind.__name__}, found {type(value[name]).__name__}")
         splits = {word: split for split, word in _SPLIT_WORDS.items()}
         return cls(
             identity=value["identity"],
@@ -197,6 +207,8 @@ class Plan:
         )
 
 
+# What JSON of another shape raises on its way to a plan; numbers may be too large, and objects nested too deeply.
+_NO_PLAN = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 _PLAN_FIX = "Restore it from a copy, or start a new run directory"
 
 

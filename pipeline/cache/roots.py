@@ -6,7 +6,7 @@ Notebook hosts mount earlier outputs wherever they like, so where a file lies sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def _find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]] | None:
     Two different plans in that root are an IdentityError. Plans of other caches in the other roots are passed over,
     but a root with nothing except other plans is an IdentityError too: whoever named it expects its shards.
     """
-    found = {root: [(path, Plan.load(path)) for path in find_files(root, PLAN_NAME)] for root in roots}
+    found = {root: [(path, _load_plan(path)) for path in find_files(root, PLAN_NAME)] for root in roots}
     first = next((plans for plans in found.values() if plans), None)
     if first is None:
         return None
@@ -81,6 +81,25 @@ def _find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]] | None:
         if plans and all(other.hash != wanted for _, other in plans):
             _refuse_two([first[0], *plans])
     return plan, [path.parent for plans in found.values() for path, other in plans if other.hash == wanted]
+
+
+def _load_plan(path: Path) -> Plan:
+    folder = path.parent
+    refuse_links_out(folder, [path, folder / SEQUENCES_NAME, folder / TOKENIZER_FOLDER])
+    return Plan.load(path)
+
+
+def refuse_links_out(folder: Path, paths: Iterable[Path]) -> None:
+    """A cache from elsewhere must not make us read what lies outside of it; links within `folder` are as good as files.
+
+    DamagedDataError names the link and where it leads.
+    """
+    for path in paths:
+        if path.is_symlink() and folder.resolve() not in path.resolve().parents:
+            raise DamagedDataError(
+                f"{path}: is a symbolic link to {path.resolve()}, outside {folder}. Put the file itself there, or name "
+                "the folder it lies in as a further root"
+            )
 
 
 def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard]]:
@@ -96,6 +115,7 @@ def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard
             continue
         seen.add(path.resolve())
         try:
+            refuse_links_out(root, [path, shard_beside(path)])
             seal = Seal.load(path)
         except DamagedDataError as error:
             if root == roots[0]:
@@ -127,11 +147,17 @@ def find_tokenizer(folders: Sequence[Path]) -> Path:
     """The teacher's tokenizer, in the first cache folder that has it."""
     for folder in folders:
         if (folder / TOKENIZER_FOLDER).is_dir():
+            refuse_links_out(folder, (folder / TOKENIZER_FOLDER).iterdir())
             return folder / TOKENIZER_FOLDER
     raise IncompleteInputError(
         f"{', '.join(map(str, folders))}: expected the teacher's tokenizer in a folder named {TOKENIZER_FOLDER}. Copy "
         "it there from the cache it was made with."
     )
+
+
+def shard_beside(seal_path: Path) -> Path:
+    """The shard that a seal closes, by name."""
+    return seal_path.with_name(seal_path.name.removesuffix(SEAL_SUFFIX) + ".shard")
 
 
 def find_files(root: Path, pattern: str) -> Iterator[Path]:

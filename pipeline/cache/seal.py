@@ -52,7 +52,10 @@ class Seal:
         except DamagedDataError as error:
             raise DamagedDataError(f"{error}. {REPAIR}") from error
         digest = value.pop("digest", None)
-        damaged = digest != _digest(value)
+        try:
+            damaged = digest != _digest(value)
+        except RecursionError as error:
+            raise DamagedDataError(f"{path}: is not a seal: it is nested too deeply. {REPAIR}") from error
         version = value.pop("format", None)
         if isinstance(version, int) and version > SEAL_FORMAT:
             raise IdentityError(f"{path}: seal format {version}, this version reads up to {SEAL_FORMAT}. Upgrade")

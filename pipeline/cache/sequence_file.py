@@ -18,6 +18,7 @@ from pipeline.data.sequences import Sequences
 from pipeline.errors import DamagedDataError
 
 _CHUNK_POSITIONS = 2**18
+_ENTRY_BYTES = 1024  # of names and metadata
 _SCORED, _BEGINS = 1, 2
 _ATTRIBUTES = {"content": "sequences", "format": 1}
 
@@ -43,6 +44,9 @@ def read_sequences(path: Path, num_sequences: int, sequence_length: int, digest:
     """Read all sequences of a file whose size and xxh3-128 the plan names; DamagedDataError where it is another."""
     if not path.is_file():
         raise DamagedDataError(f"{path}: is missing. {_FIX}")
+    size_bytes, limit = path.stat().st_size, _largest_file(_schema(num_sequences, sequence_length))
+    if size_bytes > limit:
+        raise DamagedDataError(f"{path}: has {size_bytes:,} bytes, at most {limit:,} were expected. {_FIX}")
     found = files.digest_file(path).xxh3_128
     if found != digest:
         raise DamagedDataError(f"{path}: has xxh3-128 {found}, the plan names {digest}. {_FIX}")
@@ -59,6 +63,14 @@ def read_sequences(path: Path, num_sequences: int, sequence_length: int, digest:
 
 
 _FIX = "Run `sad-pipeline cache-teacher` again, which packs the same sequences from the same data"
+
+
+def _largest_file(schema: tuple[ArraySchema, ...]) -> int:
+    """More than a file of these arrays has, whatever is in them: what is larger is not even hashed."""
+    chunks = sum(
+        array.num_chunks * (array.chunk_bytes + array.chunk_bytes // 64 + 2 * _ENTRY_BYTES) for array in schema
+    )
+    return chunks + 10 * _ENTRY_BYTES
 
 
 def ids_schema(num_sequences: int, sequence_length: int) -> ArraySchema:

@@ -31,6 +31,8 @@ from pipeline.errors import DamagedDataError
 Attributes = dict[str, Any]
 _METADATA = "zarr.json"
 _PACKED_EXTRA_BYTES = 1024
+MAX_CHUNK_BYTES = 2**31
+"""Before it is packed; blosc packs no more at once"""
 _CHECKSUM_BYTES = 4  # crc32c, little-endian, at the end of a chunk
 _WRITING = {"array.write_empty_chunks": True}
 
@@ -134,8 +136,15 @@ class ShardFile:
 
     def _check_entries(self, archive: zipfile.ZipFile) -> None:
         """Exactly the entries that must be there, none compressed, none larger than its chunk allows."""
-        names = archive.namelist()
-        expected = sorted(_expected_keys(tuple(self._schema.values())))
+        names, schema = archive.namelist(), tuple(self._schema.values())
+        if len(names) < sum(
+            array.num_chunks for array in schema
+        ):  # as many names as a plan claims may not fit in memory
+            raise ValueError(f"{len(names):,} entries, and there must be more")
+        for array in schema:
+            if array.chunk_bytes > MAX_CHUNK_BYTES:
+                raise ValueError(f"array {array.name!r}: a chunk of {array.chunk_bytes:,} bytes is more than any has")
+        expected = sorted(_expected_keys(schema))
         if names != expected:
             raise ValueError(_entry_difference(names, expected))
         for entry in archive.infolist():

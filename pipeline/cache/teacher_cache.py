@@ -104,7 +104,10 @@ class TeacherCache:
     @property
     def statistics(self) -> Statistics:
         """Statistics of all sealed shards together, from their seals; see pipeline/cache/statistics.py."""
-        return merge([shard.seal.statistics for shard in self.shards.values()])
+        try:
+            return merge([shard.seal.statistics for shard in self.shards.values()])
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise DamagedDataError(f"{self.folders[0]}: its seals hold no statistics: {error!r}. {REPAIR}") from error
 
     def __getitem__(self, index: int) -> CachedSequence:
         index = range(len(self))[index]

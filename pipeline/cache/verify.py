@@ -20,7 +20,15 @@ from pipeline.cache.plan import (
     Plan,
 )
 from pipeline.cache.records import Records, check_records
-from pipeline.cache.roots import SealedShard, find_files, find_plan, find_sequences, find_tokenizer
+from pipeline.cache.roots import (
+    SealedShard,
+    find_files,
+    find_plan,
+    find_sequences,
+    find_tokenizer,
+    refuse_links_out,
+    shard_beside,
+)
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.sequence_file import read_sequences
 from pipeline.cache.shard import ShardFile
@@ -48,11 +56,15 @@ class Problem:
 
 
 def verify_cache(
-    path: Path, roots: Sequence[Path] = (), read_tokenizer: Callable[[Path, dict[str, Any]], object] | None = None
+    path: Path,
+    roots: Sequence[Path] = (),
+    read_tokenizer: Callable[[Path, dict[str, Any]], object] | None = None,
+    read_data_report: Callable[[Path], object] | None = None,
 ) -> list[Problem]:
     """Everything wrong with the cache below `path` and the other roots; empty if every byte is as it was sealed.
 
-    `read_tokenizer` is given the tokenizer's folder and what the plan says of it, and raises where they differ.
+    `read_tokenizer` is given the tokenizer's folder and what the plan says of it, and raises where they differ;
+    `read_data_report` is given its file, and raises where it is damaged.
     Shards that are not sealed yet are no problem: they are absent. IncompleteInputError where there is no plan at all.
     """
     folders_above = [path, *roots]
@@ -62,6 +74,8 @@ def verify_cache(
         return [Problem(path, _what(path, error), "Nothing else can be checked without the plan")]
     problems: list[Problem] = []
     sequences = _check_sequences(plan, folders, problems)
+    if read_data_report is not None:
+        problems += _check_data_report(folders, read_data_report)
     if read_tokenizer is not None:
         problems += _check_tokenizer(plan, folders, read_tokenizer)
     shards = _check_seals(plan, folders_above, problems)
@@ -104,13 +118,23 @@ def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem
         return None
 
 
+def _check_data_report(folders: Sequence[Path], read_data_report: Callable[[Path], object]) -> Iterator[Problem]:
+    for path in (folder / DATA_REPORT_NAME for folder in folders):
+        if path.is_file():
+            try:
+                read_data_report(path)
+            except DamagedDataError as error:
+                what, _, fix = str(error).removeprefix(f"{path}: ").rpartition(". ")
+                yield Problem(path, what, fix)
+
+
 def _check_tokenizer(
     plan: Plan, folders: Sequence[Path], read_tokenizer: Callable[[Path, dict[str, Any]], object]
 ) -> Iterator[Problem]:
     path = folders[0] / TOKENIZER_FOLDER
     try:
         path = find_tokenizer(folders)
-        read_tokenizer(path, plan.identity["tokenizer"])
+        read_tokenizer(path, plan.identity.get("tokenizer") or {})
     except SadError as error:
         what, fix = str(error).removeprefix(f"{path}: "), "Run `sad-pipeline cache-teacher` once it is gone"
         yield Problem(path, what, fix)
@@ -120,8 +144,9 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
     """All sealed shards of the plan, in all roots; seals that cannot be read, or stand in the wrong cache, are said."""
     shards: dict[Path, SealedShard] = {}
     own = {path.parent.resolve() / SHARDS_FOLDER for root in roots for path in find_files(root, PLAN_NAME)}
-    for path in (path for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
+    for above, path in ((root, path) for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
         try:
+            refuse_links_out(above, [path, shard_beside(path)])
             seal = Seal.load(path)
             if seal.plan_hash != plan.hash and path.parent.resolve() not in own:
                 continue

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline import files
 from pipeline.data.documents import TOOLS_COLUMN, Document, TokenizedDocument
 from pipeline.data.messages import other_fields
 from pipeline.errors import DamagedDataError
@@ -98,19 +100,34 @@ class DataReport:
         _count(self.unused_columns, document.unused)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        return asdict(self)
+        """The report as JSON values, with a digest so that no figure of it can change unnoticed."""
+        value = asdict(self)
+        return value | {"digest": _digest(value)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DataReport:
-        """Read back what `to_json` gave. DamagedDataError for anything else."""
+        """Read back what `to_json` gave, an older version without the digest. DamagedDataError for anything else."""
         try:
             parts = dict(value)
+            digest = parts.pop("digest", None)
+            damaged = digest is not None and digest != _digest(parts)
             parts["dropped"] = {reason: Dropped(**dropped) for reason, dropped in value["dropped"].items()}
             parts["train"], parts["validation"] = SplitCounts(**value["train"]), SplitCounts(**value["validation"])
-            return cls(**parts)
+            report = cls(**parts)
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedDataError(f"the data report is not one this version wrote ({error!r})") from error
+        if damaged:
+            raise DamagedDataError("the data report does not have the digest it names")
+        return report
+
+    @classmethod
+    def load(cls, path: Path) -> DataReport:
+        """The report in a file; DamagedDataError names it and says what to do."""
+        try:
+            return cls.from_json(files.read_json(path))
+        except DamagedDataError as error:
+            what = str(error).removeprefix(f"{path}: ")
+            raise DamagedDataError(f"{path}: {what}. Remove it: only the report page shows its figures") from error
 
     def dropped_lines(self) -> list[str]:
         """One line a reason: how many documents, and the first few keys."""
@@ -164,6 +181,10 @@ class DataReport:
             for name, count in sorted(self.unused_columns.items())
         ]
         return lines
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return files.digest_bytes(files.canonical_json(value)).xxh3_128
 
 
 def _count(counts: dict[str, int], names: Iterable[str]) -> None:

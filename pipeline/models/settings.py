@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal, Self
 
 import pydantic
@@ -41,4 +42,8 @@ class StudentSettings(Section):
             raise ValueError("give either student.model (a folder or hub id) or student.config (a fresh model)")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("student.config needs model_type, such as llama")
+        try:
+            json.dumps(self.config, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"student.config: every number must be finite ({error})") from error
         return self

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from pipeline import files
@@ -46,7 +48,11 @@ class Checkpoint:
 
     def tensors(self, name: str) -> Tensors:
         """The tensors of `<name>.safetensors`, on the CPU."""
-        tensors: Tensors = safetensors.load(files.read_bytes(self.folder / f"{name}.safetensors"))
+        path = self.folder / f"{name}.safetensors"
+        try:
+            tensors: Tensors = safetensors.load(files.read_bytes(path))
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise DamagedDataError(f"{path}: holds no tensors: {error}") from error
         return tensors
 
 
@@ -78,6 +84,7 @@ def save_checkpoint(
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Check a checkpoint against its COMMIT.json; DamagedDataError says what does not fit."""
     commit_path = folder / _COMMIT
+    _refuse_links_out(folder, [commit_path, folder / _STATE])
     if not commit_path.is_file():
         raise DamagedDataError(f"{folder}: no {_COMMIT}; the checkpoint was never finished")
     commit = files.read_json(commit_path)
@@ -87,10 +94,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         path = folder / name
         if path.parent != folder or not isinstance(expected, dict):
             raise DamagedDataError(f"{commit_path}: {name!r} is not an entry of a checkpoint")
+        _refuse_links_out(folder, [path])
         if not path.is_file():
             raise DamagedDataError(f"{path}: is listed in {_COMMIT} and missing")
-        found = files.digest_file(path)
-        if (found.size_bytes, found.xxh3_128) != (expected.get("size_bytes"), expected.get("xxh3_128")):
+        same_size = path.stat().st_size == expected.get("size_bytes")
+        if not same_size or files.digest_file(path).xxh3_128 != expected.get("xxh3_128"):
             raise DamagedDataError(f"{path}: size or xxh3-128 differs from {_COMMIT}")
     state = files.read_json(folder / _STATE)
     if state.get("format") != FORMAT_VERSION:
@@ -98,7 +106,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             f"{folder / _STATE}: checkpoint format {state.get('format')!r}, this version reads {FORMAT_VERSION}. "
             "Continue it with the version that wrote it."
         )
-    return Checkpoint(folder, int(state["step"]), state)
+    if type(step := state.get("step")) is not int or step < 0:
+        raise DamagedDataError(f"{folder / _STATE}: its step is {step!r}")
+    return Checkpoint(folder, step, state)
 
 
 def newest_checkpoint(
@@ -108,14 +118,32 @@ def newest_checkpoint(
 
     `is_wanted` is asked about the state of each.
     """
-    committed = {path.parent for folder in folders if folder.is_dir() for path in folder.rglob(f"step-*/{_COMMIT}")}
+    places = [folder for folder in folders if folder.is_dir()]
+    committed = {path.parent: folder for folder in places for path in folder.rglob(f"step-*/{_COMMIT}")}
     for candidate in sorted(committed, key=lambda path: path.name, reverse=True):
         try:
-            if is_wanted(files.read_json(candidate / _STATE)):
+            _refuse_links_out(committed[candidate], [candidate])
+            if _is_wanted(candidate, is_wanted):
                 return open_checkpoint(candidate)
         except (DamagedDataError, OSError) as error:
             warn_once(f"checkpoint passed over: {error}")
     return None
+
+
+def _is_wanted(folder: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> bool:
+    """What `is_wanted` says of a state that may be damaged: it is asked before the hash of anything is taken."""
+    _refuse_links_out(folder, [folder / _COMMIT, folder / _STATE])
+    try:
+        return is_wanted(files.read_json(folder / _STATE))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedDataError(f"{folder / _STATE}: is not the state of a checkpoint ({error!r})") from error
+
+
+def _refuse_links_out(folder: Path, paths: Iterable[Path]) -> None:
+    """What comes from elsewhere must not make us read what lies outside of its folder."""
+    for path in paths:
+        if path.is_symlink() and folder.resolve() not in path.resolve().parents:
+            raise DamagedDataError(f"{path}: is a symbolic link to {path.resolve()}, outside {folder}")
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -165,7 +193,9 @@ def _is_valid(folder: Path) -> bool:
 
 
 def _folders(folder: Path, prefix: str) -> Iterator[Path]:
-    yield from sorted(path for path in folder.glob(f"{prefix}-*") if path.is_dir())
+    """Checkpoints by the names that are given here; a folder that somebody called otherwise is left alone."""
+    names = re.compile(rf"{prefix}-[0-9]+")
+    yield from sorted(path for path in folder.glob(f"{prefix}-*") if names.fullmatch(path.name) and path.is_dir())
 
 
 def _step_of(path: Path) -> int:
