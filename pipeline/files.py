@@ -13,7 +13,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -28,6 +27,7 @@ import xxhash
 from pipeline import lock_signature
 from pipeline.errors import ConfigError, DamagedDataError, StorageError
 from pipeline.refusals import storage_errors
+from pipeline.strict_json import load_json
 
 TEMPORARY_SUFFIX = ".tmp"
 MAX_JSON_BYTES = 64 * 2**20
@@ -212,12 +212,7 @@ def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON object; duplicate keys, NaN, infinities, deep nesting and anything but an object are damage."""
     try:
-        value = json.loads(
-            read_bytes(path, max_bytes).decode(),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-        )
+        value = load_json(read_bytes(path, max_bytes))
     except (ValueError, RecursionError) as error:
         raise DamagedDataError(f"{path}: is not the JSON object it should be ({error})") from error
     if not isinstance(value, dict):
@@ -302,21 +297,3 @@ def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step; False where this system cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     return rename is not None and rename(_AT_FDCWD, bytes(one), _AT_FDCWD, bytes(other), _RENAME_EXCHANGE) == 0
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key appears twice")
-    return value
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is beyond the range of a number")
-    return value

@@ -16,6 +16,7 @@ import xxhash
 
 from pipeline import files
 from pipeline.errors import DamagedDataError, StorageError
+from pipeline.links import refuse_links_out
 from tests.crashes import MOST_CALLS, Crash, Disk, disk_full
 
 OLD, NEW = b"old " * 1000, b"new! " * 1000
@@ -178,3 +179,22 @@ def test_lines_are_appended_and_made_durable_on_request(tmp_path: Path, monkeypa
     disk = Disk(monkeypatch, None, Crash())
     files.sync_file(path)
     assert disk.calls == [("fsync", str(path))]
+
+
+# ------------------------------------------------------------------ links
+
+
+def test_links_within_a_folder_and_of_a_hub_download_are_as_good_as_files(tmp_path: Path) -> None:
+    """A snapshot holds links to the blobs beside all snapshots."""
+    snapshot, blob = tmp_path / "repository" / "snapshots" / "a1b2" / "cache", tmp_path / "repository" / "blobs" / "c3"
+    for path in (blob, snapshot / "there", tmp_path / "outside"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"bytes")
+    links = {"near": snapshot / "there", "hub": blob, "out": tmp_path / "outside"}
+    for name, target in links.items():
+        (snapshot / name).symlink_to(target)
+    refuse_links_out(snapshot, [snapshot / "near", snapshot / "hub", snapshot / "there"])
+    with pytest.raises(DamagedDataError, match=r"out: is a symbolic link to .*/outside, outside .*cache\. Put"):
+        refuse_links_out(snapshot, [snapshot / "near", snapshot / "out"])
+    with pytest.raises(DamagedDataError, match="hub: is a symbolic link"):
+        refuse_links_out(tmp_path / "other", [snapshot / "hub"])

@@ -6,7 +6,7 @@ Notebook hosts mount earlier outputs wherever they like, so where a file lies sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, TOKENIZER_FOLDER, Pla
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.console import warn_once
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
+from pipeline.links import refuse_links_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +88,6 @@ def _load_plan(path: Path) -> Plan:
     folder = path.parent
     refuse_links_out(folder, [path, folder / SEQUENCES_NAME, folder / TOKENIZER_FOLDER])
     return Plan.load(path)
-
-
-def refuse_links_out(folder: Path, paths: Iterable[Path]) -> None:
-    """A cache from elsewhere must not make us read what lies outside of it; links within `folder` are as good as files.
-
-    DamagedDataError names the link and where it leads.
-    """
-    for path in paths:
-        if path.is_symlink() and folder.resolve() not in path.resolve().parents:
-            raise DamagedDataError(
-                f"{path}: is a symbolic link to {path.resolve()}, outside {folder}. Put the file itself there, or name "
-                "the folder it lies in as a further root"
-            )
 
 
 def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard]]:

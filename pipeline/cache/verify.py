@@ -26,7 +26,6 @@ from pipeline.cache.roots import (
     find_plan,
     find_sequences,
     find_tokenizer,
-    refuse_links_out,
     shard_beside,
 )
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
@@ -36,6 +35,7 @@ from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
 from pipeline.data.sequences import Sequences
 from pipeline.errors import DamagedDataError, IdentityError, NumericsError, SadError
+from pipeline.links import refuse_links_out
 
 _BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
 _BLOCK_POSITIONS = 2**14

@@ -24,6 +24,7 @@ from safetensors import torch as safetensors
 from pipeline import files
 from pipeline.console import warn_once
 from pipeline.errors import DamagedDataError, IdentityError
+from pipeline.links import refuse_links_out
 
 FORMAT_VERSION = 1
 _COMMIT = "COMMIT.json"
@@ -84,7 +85,7 @@ def save_checkpoint(
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Check a checkpoint against its COMMIT.json; DamagedDataError says what does not fit."""
     commit_path = folder / _COMMIT
-    _refuse_links_out(folder, [commit_path, folder / _STATE])
+    refuse_links_out(folder, [commit_path, folder / _STATE])
     if not commit_path.is_file():
         raise DamagedDataError(f"{folder}: no {_COMMIT}; the checkpoint was never finished")
     commit = files.read_json(commit_path)
@@ -94,7 +95,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         path = folder / name
         if path.parent != folder or not isinstance(expected, dict):
             raise DamagedDataError(f"{commit_path}: {name!r} is not an entry of a checkpoint")
-        _refuse_links_out(folder, [path])
+        refuse_links_out(folder, [path])
         if not path.is_file():
             raise DamagedDataError(f"{path}: is listed in {_COMMIT} and missing")
         same_size = path.stat().st_size == expected.get("size_bytes")
@@ -122,7 +123,7 @@ def newest_checkpoint(
     committed = {path.parent: folder for folder in places for path in folder.rglob(f"step-*/{_COMMIT}")}
     for candidate in sorted(committed, key=lambda path: path.name, reverse=True):
         try:
-            _refuse_links_out(committed[candidate], [candidate])
+            refuse_links_out(committed[candidate], [candidate])
             if _is_wanted(candidate, is_wanted):
                 return open_checkpoint(candidate)
         except (DamagedDataError, OSError) as error:
@@ -132,18 +133,11 @@ def newest_checkpoint(
 
 def _is_wanted(folder: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> bool:
     """What `is_wanted` says of a state that may be damaged: it is asked before the hash of anything is taken."""
-    _refuse_links_out(folder, [folder / _COMMIT, folder / _STATE])
+    refuse_links_out(folder, [folder / _COMMIT, folder / _STATE])
     try:
         return is_wanted(files.read_json(folder / _STATE))
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedDataError(f"{folder / _STATE}: is not the state of a checkpoint ({error!r})") from error
-
-
-def _refuse_links_out(folder: Path, paths: Iterable[Path]) -> None:
-    """What comes from elsewhere must not make us read what lies outside of its folder."""
-    for path in paths:
-        if path.is_symlink() and folder.resolve() not in path.resolve().parents:
-            raise DamagedDataError(f"{path}: is a symbolic link to {path.resolve()}, outside {folder}")
 
 
 def is_checkpoint(folder: Path) -> bool:
