@@ -166,6 +166,9 @@ class Journal:
         finite = {weights: validation.ce for weights, validation in found.items() if math.isfinite(validation.ce)}
         if len(finite) < len(found):
             warn_once("a validation gave numbers that are not finite; its weights are not taken for the best ones")
+        for odd in [weights for weights in finite if not learner.is_finite(weights)]:  # where no text of it looked
+            warn_once(f"the {odd} weights hold numbers that are not finite; they are not taken for the best ones")
+            del finite[odd]
         weights = min(finite, key=lambda weights: finite[weights], default=None)
         if weights is None or (self.best is not None and finite[weights] >= self.best.ce):
             return

@@ -94,6 +94,11 @@ class Learner:
         else:
             yield self.causal
 
+    def is_finite(self, weights: str) -> bool:
+        """Whether raw or averaged weights are numbers all through; a validation sees only the rows of its own ids."""
+        with self.holding(weights) as causal:
+            return all(bool(weight.isfinite().all()) for weight in causal.model.parameters())
+
     def tensors(self) -> dict[str, Tensors]:
         """File name -> named tensors, for a checkpoint."""
         tensors = {

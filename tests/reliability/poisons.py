@@ -44,12 +44,12 @@ class Poison:
         value = next(name for name, known in VALUES.items() if known == self.value or known is self.value)
         return f"{value} in {self.kind} {self.which}"
 
-    @property
-    def is_harmless(self) -> bool:
-        """Whether it says nothing that is not finite: minus infinity is a probability of zero."""
+    def is_harmless(self, learner: Learner) -> bool:
+        """Whether it says nothing that is not finite: minus infinity is a probability of zero where nothing looks."""
         if self.value != -math.inf:
             return False
-        return (self.kind, self.which) == ("logits", "other") or self.which in MINUS_INFINITY_IS_MEANT
+        unseen = {"other"} if learner.settings.objective == "sampled_tail" else {"other", "draw"}
+        return (self.kind == "logits" and self.which in unseen) or self.which in MINUS_INFINITY_IS_MEANT
 
     def suspects(self, batches: list[Batch]) -> tuple[int, ...]:
         """The sequences that are to be named: its own, or of a gradient, or the loss as a whole, all of the step."""
