@@ -13,7 +13,7 @@ _FLOAT, _TIMESTAMP, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("float", 
 # YAML 1.1 wants a dot and a sign: it reads 1e-4 and 1e6 as text.
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
-MAX_VALUES = 100_000
+MAX_VALUES, MAX_DEPTH = 100_000, 64
 # What the safe loader raises for !!int x, !!bool x, !!timestamp x, for digits without end and for brackets in brackets.
 _NO_VALUE = (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
 _LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
@@ -40,20 +40,22 @@ def dump_yaml(value: Any) -> str:
 
 def _refuse_expansion(root: yaml.Node | None) -> None:
     """Aliases repeat what they stand for; a few lines of them would fill the memory once they are written out."""
-    sizes: dict[int, int] = {}
+    known: dict[int, tuple[int, int]] = {}
 
-    def size(node: yaml.Node) -> int:
-        if id(node) not in sizes:
-            sizes[id(node)] = MAX_VALUES + 1  # what holds itself has no end
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        """How many values, and how deeply nested."""
+        if id(node) not in known:
+            known[id(node)] = MAX_VALUES + 1, MAX_DEPTH + 1  # what holds itself has no end
             parts = node.value if isinstance(node, yaml.SequenceNode) else []
             parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else parts
-            sizes[id(node)] = 1 + sum(map(size, parts))
-        return sizes[id(node)]
+            below = [measure(part) for part in parts]
+            known[id(node)] = 1 + sum(size for size, _ in below), 1 + max((depth for _, depth in below), default=0)
+        return known[id(node)]
 
-    if root is not None and size(root) > MAX_VALUES:
-        raise ConstructorError(
-            None, None, f"more than {MAX_VALUES:,} values, with aliases written out", root.start_mark
-        )
+    size, depth = (0, 0) if root is None else measure(root)
+    if size > MAX_VALUES or depth > MAX_DEPTH:
+        limits = f"more than {MAX_VALUES:,} values with aliases written out, or more than {MAX_DEPTH} levels of them"
+        raise ConstructorError(None, None, limits, None if root is None else root.start_mark)
 
 
 class _Loader(yaml.SafeLoader):

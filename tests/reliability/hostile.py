@@ -211,8 +211,7 @@ def _signed(name: str) -> Callable[[bytes, random.Random], bytes]:
 def _yaml(data: bytes, chance: random.Random) -> bytes:
     tree = json.loads(json.dumps(CONFIG))
     mutations.change_json(tree, chance)
-    text: str = yaml.safe_dump(tree, allow_unicode=False)
-    return text.encode("utf-8", "surrogatepass")
+    return json.dumps(tree).encode()  # JSON is YAML, and nested as deeply as it is
 
 
 def _attack(data: bytes, chance: random.Random) -> bytes:
