@@ -119,7 +119,7 @@ def test_a_verdict_needs_an_interval_without_zero(low: float | None, high: float
         ("default", "", ""),
         ("bucket", "", "train.objective: bucket"),
         ("compact", "", "cache.kind: compact"),
-        ("sampled", "", "cache.kind: sampled"),
+        ("sampled", "", "train.temperature: 1, cache.kind: sampled"),
         ("k8of4096", "", "cache.head_size: 8"),
         ("tau1_5", "", "train.temperature: 1.5"),
         ("tau3to2", "", "train.temperature: 3 to 2"),
