@@ -115,6 +115,7 @@ def _finish(
     """What it became: the weights that validate best, as a folder anybody can load."""
     if journal.best is None:  # lost since its checkpoint was made, or never found
         journal.choose_best(done, _validate(lessons, learner), learner)
+    journal.let_go(done, learner)  # no later checkpoint would, after a stop between the last one and here
     best = journal.load_best(learner)
     facts = _facts(config, cache, best, done)
     export_model(run.model, learner.causal.model, tokenizer, model_card(facts, journal.training["train"]))

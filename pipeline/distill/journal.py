@@ -178,15 +178,19 @@ class Journal:
         retire_best(self._checkpoints, step)
 
     def save(self, step: int, learner: Learner) -> None:
-        """Checkpoint all that a resume needs, then let go of what the newer one replaces.
-
-        In the middle of skipped steps nothing is let go of: what came before them may be needed.
-        """
+        """Checkpoint all that a resume needs, then let go of what the newer one replaces."""
         self.log.sync()
         saved = save_checkpoint(
             self._checkpoints, "step", step, learner.tensors(), self._state() | {"learner": learner.state()}
         )
         self._checked.add(saved.folder)
+        self.let_go(step, learner)
+
+    def let_go(self, step: int, learner: Learner) -> None:
+        """Remove what the checkpoint of `step` replaces, and what an earlier start was stopped in removing.
+
+        In the middle of skipped steps nothing is let go of: what came before them may be needed.
+        """
         if learner.skipped_in_a_row == 0:
             retire_checkpoints(self._checkpoints, step, self.best.step if self.best else None, self._checked)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.reliability.tally import Tally
+from tests.reliability.scenes import Scene, make_capture, make_training
+from tests.reliability.tally import LONG, Tally
 from tests.stages.conftest import _one_thread, cached, toy, trained  # noqa: F401 - fixtures
 
 
@@ -19,3 +20,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tally(request: pytest.FixtureRequest) -> Tally:
     """Where a test counts its points."""
     return Tally(request.node)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
+    """What is interrupted: a capture of 4 shards and a training of 6 steps; of 12 and 30 in a long run."""
+    folder = tmp_path_factory.mktemp("scenes")
+    if LONG:
+        capture = make_capture(folder / "capture", shard_positions=600, num_texts=16)
+        training = make_training(folder / "training", steps=30, checkpoint_every=2, evaluate_every=3)
+    else:
+        capture = make_capture(folder / "capture", shard_positions=1200, num_texts=8)
+        training = make_training(folder / "training", steps=6, checkpoint_every=2, evaluate_every=3)
+    return {scene.name: scene for scene in (capture, training)}
