@@ -67,7 +67,7 @@ class Learner:
         # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
         normaliser = max(1, num_scored)
         suspects, sums = self._accumulate(step, batches, temperature, weights, normaliser)
-        sums |= self.loss_weights.figures() | self._clip()
+        sums |= self.loss_weights.figures() | self.loss_weights.gradient_norm() | self._clip()
         # The one transfer of a step: asking a card for each number would make it wait each time.
         values = torch.cat([torch.stack(list(sums.values())), suspects.flags()]).tolist()
         figures = dict(zip(sums, values, strict=False))

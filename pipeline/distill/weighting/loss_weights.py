@@ -92,13 +92,14 @@ class LossWeights:
             self._study(self.router, parts.signals_N6, losses_n)
 
     def figures(self) -> dict[str, Tensor]:
-        """What is to travel with the transfer of the step: sums of routed losses, how the routes are spread, and the
-        norm of the gate's gradient."""
+        """What is to travel with the transfer of the step: sums of routed losses, and how the routes are spread."""
         routes_n3 = torch.cat(self._routes) if self._routes else None
-        if routes_n3 is None or not len(routes_n3):
-            return {}
+        return {} if routes_n3 is None or not len(routes_n3) else self._sums | spread_of(routes_n3)
+
+    def gradient_norm(self) -> dict[str, Tensor]:
+        """To travel with it too, as `router_gradient`: what the gate is about to learn from, where it is."""
         norm = self.router.gradient_norm() if isinstance(self.router, Gate) else None
-        return self._sums | spread_of(routes_n3) | ({} if norm is None else {"router_gradient": norm})
+        return {} if norm is None else {"router_gradient": norm}
 
     def observe(self, figures: Mapping[str, float], num_positions: int, temperature: float) -> None:
         """Learn from the figures of a step that was not skipped, once they are on the host: sums over its positions."""
