@@ -16,6 +16,7 @@ _NEXT_STEPS = {
     "cannot be written": "Choose another place with --run-dir.",
     "a file stands where a folder is needed": "Move it away, or choose another --run-dir.",
     "a folder stands where a file is needed": "Move it away, or choose another --run-dir.",
+    "too many files are open": "Allow more of them (ulimit -n 4096) and run the same command again.",
     "the disk failed": "Copy what is sealed to another disk, check it with `sad-pipeline verify`, and go on there.",
 }
 _REFUSALS = {
@@ -28,6 +29,8 @@ _REFUSALS = {
     errno.EEXIST: "a file stands where a folder is needed",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EISDIR: "a folder stands where a file is needed",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open",
     errno.EIO: "the disk failed",
 }
 # safetensors and tokenizers are written in Rust and raise the system's refusals under classes of their own.

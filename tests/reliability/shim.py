@@ -144,10 +144,10 @@ class Shim:
         if place is None:
             return real()
         if not flags & (os.O_WRONLY | os.O_RDWR):
-            return self._opened_to_read(place, real)
+            return self._opened("open to sync", place, real)  # or to lock, or to look for what is below
         assert not flags & os.O_TRUNC, path
         if not flags & os.O_CREAT or self.volume.find(place) is not None:
-            return self._opened_again(place, real)
+            return self._opened("open to write", place, real)
         return self.call(Operation("create", place), real)
 
     def _open(self, path: Any, mode: str = "r", buffering: int = -1, *args: Any, **options: Any) -> Any:
@@ -155,24 +155,20 @@ class Shim:
         if place is None:
             return _REAL_OPEN(path, mode, buffering, *args, **options)
         if not set(mode) & set("wax+"):
-            return self._opened_to_read(place, lambda: _REAL_OPEN(path, mode, buffering, *args, **options))
+            return self._opened("open to read", place, lambda: _REAL_OPEN(path, mode, buffering, *args, **options))
         assert buffering == -1, f"{path}: opened with a buffer of its own"
         if self.volume.find(place) is None:
             raw = self.call(Operation("create", place), lambda: _WatchedFile(self, path, mode))
         elif "w" in mode:
             raw = self.call(Operation("truncate", place), lambda: _WatchedFile(self, path, mode))
         else:
-            raw = self._opened_again(place, lambda: _WatchedFile(self, path, mode))
+            raw = self._opened("open to write", place, lambda: _WatchedFile(self, path, mode))
         file: Any = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return file if "b" in mode else io.TextIOWrapper(file, *args, **options)
 
-    def _opened_to_read(self, place: str, real: Callable[[], Any]) -> Any:
-        """Changes nothing; it may fail as any call."""
-        self._announce(Operation("open to read", place))
-        return real()
-
-    def _opened_again(self, place: str, real: Callable[[], Any]) -> Any:
-        self._announce(Operation("open to write", place))
+    def _opened(self, kind: str, place: str, real: Callable[[], Any]) -> Any:
+        """Opened without a change; that too may fail."""
+        self._announce(Operation(kind, place))
         return real()
 
     def exchange(self, one: bytes, other: bytes, real: Callable[[], int]) -> int:

@@ -1,0 +1,103 @@
+"""The power fails at any operation: what was said to be safe is intact, and the same command gives the same bytes.
+
+From the record of one straight run, the disks are built that a power cut may leave: what was not synced is there, gone,
+torn or zeros, and new names are there or not, in any combination (see volume.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from tests.reliability.points import ONLY, SEED, Share, again, shares
+from tests.reliability.scenes import Acknowledged, Crash, Recording, Scene, fingerprint
+from tests.reliability.tally import LONG, Tally
+from tests.reliability.volume import Operation, Tree, Volume
+
+SCENES = ["capture", "training"]
+CUTS = {"capture": 16, "training": 6} if LONG else {"capture": 6, "training": 3}  # an operation; all, where few
+AT_LEAST = {"capture": 500, "training": 1500} if LONG else {"capture": 150, "training": 160}
+
+
+def cuts(name: str, recording: Recording) -> Iterator[Crash]:
+    """Every disk that the power failing between two operations may leave, each once."""
+    volume, seen = Volume(recording.before), set[str]()
+    for number, operation in enumerate(recording.operations):
+        volume.apply(operation)
+        for choice, tree in enumerate(volume.cuts(CUTS[name], Random(f"{SEED} {number}"))):
+            if (state := fingerprint(tree)) not in seen:
+                seen.add(state)
+                yield Crash(f"{name}, {number + 1} cut {choice}", operation.kind, tree)
+
+
+def lost(tree: Tree, recording: Recording, number: int) -> str:
+    """What had been said to be safe after so many operations, and is not whole; empty if all is."""
+    said = {made.name: made for made in recording.acknowledged if made.after <= number}
+    lines = [
+        f"{made.name} was said to be safe, and {path} {'has other bytes' if path in tree else 'is missing'}"
+        for made in said.values()
+        if not _let_go(made, list(said.values()), recording.operations[:number])
+        for path, content in made.files.items()
+        if tree.get(path) != content
+    ]
+    return "\n".join(lines)
+
+
+def _let_go(made: Acknowledged, said: list[Acknowledged], operations: list[Operation]) -> bool:
+    """Whether it was removed on purpose by then, as the newest checkpoint never is."""
+    newest = [other.name for other in said if other.name.startswith("step")][-1:]
+    removed = {operation.path for operation in operations[made.after :] if operation.kind == "unlink"}
+    return made.name not in newest and any(path in removed for path in made.files)
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("share", shares(2, 8), ids=str)
+def test_the_power_fails_at_any_operation(name: str, share: Share, scenes: dict[str, Scene], tally: Tally) -> None:
+    scene = scenes[name]
+    everywhere = list(cuts(name, scene.straight))
+    assert len(everywhere) >= AT_LEAST[name]
+    troubles, mine = [], list(share.take(everywhere))
+    for cut in mine:
+        number = int(cut.name.split(", ")[1].split()[0])
+        if trouble := lost(cut.tree, scene.straight, number) or scene.trouble_after(cut.tree):
+            troubles.append(f"{again('power', cut)}: after a {cut.kind}\n{trouble}")
+        else:
+            tally.point(f"{scene.stage} {cut.kind}")
+    assert not troubles, "\n\n".join(troubles)
+    assert ONLY or tally.points == len(mine) >= AT_LEAST[name] // share.of
+
+
+def test_everything_is_said_to_be_safe_and_is(scenes: dict[str, Scene]) -> None:
+    """The points above look at something: each shard, the plan, each checkpoint and the model were acknowledged."""
+    capture, training = (scenes[name].straight for name in SCENES)
+    shards = sum(path.endswith(".shard") for path in capture.after if "/shards/" in path)
+    names = [made.name for made in capture.acknowledged]
+    assert names[0] == "plan"
+    assert sorted(names[1:]) == sorted(f"shard {number}" for number in range(shards))
+    steps = range(2, 31 if LONG else 7, 2)
+    assert [made.name for made in training.acknowledged if "step" in made.name] == [f"step {step}" for step in steps]
+    assert training.acknowledged[-1].name == "model"
+    for recording in (capture, training):
+        assert all(made.files for made in recording.acknowledged)
+        assert lost(recording.after, recording, len(recording.operations)) == ""
+        assert "said to be safe" in lost({}, recording, len(recording.operations))
+
+
+def test_a_cut_takes_what_was_not_synced_and_nothing_else() -> None:
+    """The model of the disk: a file's bytes last from its own fsync, its name from the folder's."""
+    volume, random = Volume({"old": b"old"}), Random(SEED)
+    for operation in (Operation("create", "new"), Operation("write", "new", data=b"1234")):
+        volume.apply(operation)
+    left = list(volume.cuts(1000, random))
+    assert {"old": b"old"} in left  # the name is lost
+    contents = {tree["new"] for tree in left if "new" in tree}
+    assert contents == {b"", b"1234", b"12", bytes(4), b"12\0\0"}
+    volume.apply(Operation("fsync", "new"))
+    assert list(volume.cuts(1000, random)) == [{"old": b"old", "new": b"1234"}, {"old": b"old"}]
+    volume.apply(Operation("rename", "new", target="old"))
+    left = list(volume.cuts(1000, random))
+    assert {tree["old"] for tree in left} == {b"old", b"1234"}
+    volume.apply(Operation("fsync", ""))
+    assert list(volume.cuts(1000, random)) == [{"old": b"1234"}]
