@@ -55,7 +55,7 @@ ATTACKS = (
     "0x" + "f" * 50,
     "1:59:59:59",
     "9" * 5000,
-    "[" * 2000,
+    "[" * 400,
 )
 
 
@@ -87,6 +87,9 @@ def targets(folder: Path) -> list[Target]:
     def of_cache() -> Any:
         return read_cache(cache)
 
+    def checked() -> Any:
+        return verify_and_read(cache)
+
     def of_checkpoint() -> Any:
         return read_checkpoint(folder / "checkpoints")
 
@@ -94,13 +97,13 @@ def targets(folder: Path) -> list[Target]:
     for name in ("plan.json", "shards/00001.seal.json"):
         found += [
             Target(f"{name}, bytes", cache / name, mutations.change_bytes, of_cache),
-            Target(f"{name}, structure", cache / name, _json, of_cache),
-            Target(f"{name}, signed", cache / name, _signed(name), of_cache, forged=True),
+            Target(f"{name}, structure", cache / name, _json, checked),
+            Target(f"{name}, signed", cache / name, _signed(name), checked, forged=True),
         ]
     for name in ("sequences.shard", "shards/00001.shard"):
         found += [
             Target(f"{name}, bytes", cache / name, mutations.change_bytes, of_cache),
-            Target(f"{name}, entries", cache / name, mutations.change_zip, of_cache, forged=True),
+            Target(f"{name}, entries", cache / name, mutations.change_zip, checked, forged=True),
         ]
     for name in ("COMMIT.json", "state.json", "weights.safetensors"):
         found.append(Target(f"{name}, bytes", step / name, mutations.change_bytes, of_checkpoint))
@@ -139,9 +142,7 @@ def sign(target: Target) -> None:
 
 
 def read_cache(folder: Path) -> Any:
-    """All that a cache gives; and verify, which must not fall over what readers refuse."""
-    with contextlib.suppress(IncompleteInputError):
-        verify_cache(folder, (), None, DataReport.load)
+    """All that a cache gives."""
     with TeacherCache.open(folder) as cache:
         sequences, records = cache.read(np.arange(len(cache)))
         repr(cache.statistics)
@@ -149,6 +150,13 @@ def read_cache(folder: Path) -> Any:
             cache.facts(span)
         parts = [sequences.input_ids, sequences.loss_mask, sequences.num_bytes, *records.fields()]
         return [part.tobytes() for part in parts]
+
+
+def verify_and_read(folder: Path) -> Any:
+    """The same, after verify, which must not fall over what readers refuse."""
+    with contextlib.suppress(IncompleteInputError):
+        verify_cache(folder, (), None, DataReport.load)
+    return read_cache(folder)
 
 
 def read_checkpoint(folder: Path) -> Any:

@@ -78,7 +78,7 @@ def plan(**values: Any) -> Case:
         path.write_bytes(hostile.hashed(tree))
         for seal in path.parent.glob("shards/*.seal.json"):
             changed(Seal.load(seal), plan_hash=json.loads(path.read_bytes())["hash"]).save(seal)
-        return lambda: hostile.read_cache(root / "cache")
+        return lambda: hostile.verify_and_read(root / "cache")
 
     return case
 
@@ -134,7 +134,9 @@ def reader(root: Path, name: str) -> Read:
     if name.startswith("checkpoints"):
         return lambda: hostile.read_checkpoint(root / "checkpoints")
     return (
-        (lambda: hostile.read_config(root)) if name.startswith("config") else lambda: hostile.read_cache(root / "cache")
+        (lambda: hostile.read_config(root))
+        if name.startswith("config")
+        else lambda: hostile.verify_and_read(root / "cache")
     )
 
 
@@ -160,7 +162,7 @@ def _seal(**values: Any) -> Case:
     def case(root: Path) -> Read:
         path = root / "cache" / "shards" / "00001.seal.json"
         changed(Seal.load(path), **values).save(path)
-        return lambda: hostile.read_cache(root / "cache")
+        return lambda: hostile.verify_and_read(root / "cache")
 
     return case
 
@@ -179,7 +181,7 @@ def _bomb(data: bytes) -> bytes:
 
 def _tokenizer_link(root: Path) -> Read:
     (root / "cache" / "tokenizer").symlink_to(root.parent / "outside" / "cache")
-    return lambda: hostile.read_cache(root / "cache")
+    return lambda: hostile.verify_and_read(root / "cache")
 
 
 def _tokenizer_with_code(root: Path) -> Read:
