@@ -6,17 +6,21 @@ import contextlib
 import os
 import re
 import socket
+import stat
 import time
 from collections.abc import Iterator
 
 _SIGNED = re.compile(r"process (\d+) on (.+)")
 _MOST_BYTES = 400
-_LOOKS, _LOOK_SECONDS = 20, 0.005
+_LOOKS, _LOOK_SECONDS = 100, 0.005
 
 
 @contextlib.contextmanager
 def signed(descriptor: int) -> Iterator[None]:
     """Leave a word in the locked file for as long as the block lasts; a folder has none, nor a file on a full disk."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        yield
+        return
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

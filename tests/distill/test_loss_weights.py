@@ -289,7 +289,7 @@ def test_a_step_that_begins_again_counts_its_positions_once(cache: TeacherCache)
             twice._backward(batch, 1.0, weights, 1, Suspects())
             twice.optimizer.zero_grad(set_to_none=True)
         suspects, _ = learner._accumulate(2, batches, 1.0, weights, 1)
-        assert len(learner.loss_weights.figures()) == 16
+        assert len(learner.loss_weights.figures()) == 15
         assert suspects.flags().sum() == 0
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(*(
         [learner.loss_weights.router.weight_PF, learner.loss_weights.router.bias_P] for learner in (once, twice)

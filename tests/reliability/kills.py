@@ -15,7 +15,7 @@ import xxhash
 from tests.stages.toys import Toy, start, temporaries, tree, wait
 
 CAPTURE, TRAINING = "cache-teacher", "train-student"
-CHECKPOINT_EVERY = 4  # of the toy
+CHECKPOINT_EVERY, STEPS = 4, 12  # of the toy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,16 @@ class Job:
         """The command line."""
         return self.toy.command(self.stage, run_dir, *self.more)
 
-    def finish(self, run_dir: Path) -> str:
-        """Run it to its end, which must leave the bytes of the undisturbed one; returns what it said."""
+    def finish(self, run_dir: Path, paused: bool = False) -> str:
+        """Run it to its end, which must leave the bytes of the undisturbed one; returns what it said.
+
+        A pause saves a checkpoint of its own, so that the one before the last may be another one.
+        """
         said = self.toy.ran(self.stage, run_dir, *self.more).stderr
         assert temporaries(run_dir) == []
-        found = what_lasts(run_dir)
-        odd = sorted(name for name in found | self.left if found.get(name) != self.left.get(name))
+        found, left = ({name: digest for name, digest in files.items() if not (paused and _is_of_an_older_step(name))}
+                       for files in (what_lasts(run_dir), self.left))  # fmt: skip
+        odd = sorted(name for name in found | left if found.get(name) != left.get(name))
         assert not odd, f"not the bytes of the straight one: {odd}"
         return said
 
@@ -57,6 +61,11 @@ def what_lasts(run_dir: Path) -> dict[str, str]:
     """Hashes of all files of a run, but for those that tell of the machine, the time, or the folder's name."""
     of_a_start = ("status.json", ".lock", "student/timings.jsonl")
     return {name: digest for name, digest in tree(run_dir).items() if name not in of_a_start}
+
+
+def _is_of_an_older_step(name: str) -> bool:
+    """Of a checkpoint that is not the last one of the toy's 12 steps."""
+    return name.startswith("student/checkpoints/step-") and f"step-{STEPS:08}" not in name
 
 
 def killed(job: Job, run_dir: Path, after: float) -> bool:

@@ -63,13 +63,15 @@ def test_stopped_again_while_it_goes_on(name: str, share: Share, scenes: dict[st
 
 @pytest.mark.parametrize("name", SCENES)
 def test_the_record_is_what_the_disk_held(name: str, scenes: dict[str, Scene]) -> None:
-    """Before every operation of a run, the disk is what the record says a crash would leave."""
+    """Before every operation of a run, the disk is what the record says a crash would leave; but for the word in the lock
+    of who holds it, which nothing reads after that."""
     scene, compared = scenes[name], 0
 
     def compare(operation: Operation) -> None:
         nonlocal compared
         if not operation.kind.startswith("open"):
-            assert read_tree(scene.disk) == shim.volume.tree(), operation
+            held = {path: b"" for path in shim.volume.tree() if path.endswith("/.lock")}
+            assert read_tree(scene.disk) | held == shim.volume.tree(), operation
             compared += 1
 
     lay_out(scene.disk, {})

@@ -97,7 +97,7 @@ def test_a_signal_at_any_moment_pauses_and_changes_nothing(
                 assert kills.steps_logged(run_dir) == kills.steps_kept(run_dir), f"{again}: a step was lost"
             assert not kills.unsealed_shards(run_dir), again
             tally.point(f"{stage} paused by {number.name}")
-        job.finish(run_dir)
+        job.finish(run_dir, paused=True)
         seed += 1
         assert seed < 1000 * chunk + 4 * PAUSES_A_CHUNK, "too few signals came in time"
 

@@ -182,11 +182,12 @@ def contest(bench: Bench, random: Random, end: signal.Signals) -> str | None:
         late = hit.pipe.poll()
         bench.watch_until([run_dir], others)
         answers = [writer.answer() for writer in others]
-        refused = _check_refusals(answers, bench.writers)
+        unsigned = not (run_dir / ".lock").read_bytes()  # frozen with the lock in hand, before or after its word in it
+        refused = _check_refusals(answers, bench.writers, unsigned)
         if all(answer[0] == "refused" for answer in answers):
             was_whole = writers.look(run_dir, bench.expected) == bench.expected.keys()
             others[0].pipe.send(task)
-            if _check_refusals([others[0].answer()], [hit]):
+            if _check_refusals([others[0].answer()], [hit], unsigned):
                 held = ", holding the lock"
             else:
                 assert was_whole, "the lock was given twice"  # it had let go of it, and only not yet said so
@@ -211,14 +212,18 @@ def contest(bench: Bench, random: Random, end: signal.Signals) -> str | None:
     return f"one {'frozen' if end is signal.SIGSTOP else 'killed'}{held}"
 
 
-def _check_refusals(answers: list[Answer], holders: list[Writer]) -> int:
-    """How many were refused: all that are not done, and each was told the process that held the lock."""
+def _check_refusals(answers: list[Answer], holders: list[Writer], unsigned: bool = False) -> int:
+    """How many were refused: all that are not done, and each was told the process that held the lock.
+
+    Where the one who holds it has not signed it, nobody can be told; whoever is named is a holder all the same.
+    """
     refused = [said for what, said in answers if what != "done"]
     assert all(what in ("done", "refused") for what, _ in answers), answers
     for said in refused:
         assert said.startswith("7 "), said
         assert "another process is already at work in this run directory" in said, said
-        assert any(f"It is process {writer.pid} on " in said for writer in holders), said
+        named = any(f"It is process {writer.pid} on " in said for writer in holders)
+        assert named or (unsigned and "It is process" not in said), said
     return len(refused)
 
 
@@ -236,7 +241,7 @@ def test_of_writers_with_the_lock_one_writes_and_the_others_are_told_who(
         if kind is not None:
             tally.point(f"{NUM_WRITERS} on one run directory, {kind}")
         seed += 1
-        assert seed < 1000 * chunk + 4 * POINTS_A_CHUNK, "too few met in time"
+        assert seed < 1000 * chunk + 40 * POINTS_A_CHUNK, "too few met in time"
 
 
 # ------------------------------------------------------------------ the commands themselves

