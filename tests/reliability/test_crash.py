@@ -63,7 +63,7 @@ def test_stopped_again_while_it_goes_on(name: str, share: Share, scenes: dict[st
 
 @pytest.mark.parametrize("name", SCENES)
 def test_the_record_is_what_the_disk_held(name: str, scenes: dict[str, Scene]) -> None:
-    """Before every operation of a run, the disk is what the record says a crash would leave; but for the word in the lock
+    """Before every operation of a run, the disk is what the record says a crash would leave; but for the word in a lock
     of who holds it, which nothing reads after that."""
     scene, compared = scenes[name], 0
 
