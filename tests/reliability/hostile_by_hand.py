@@ -16,7 +16,11 @@ from typing import Any
 
 import yaml
 
+from pipeline.cache.codec import codec_of
+from pipeline.cache.plan import Plan
 from pipeline.cache.seal import Seal
+from pipeline.cache.shard import _metadata
+from pipeline.cache.writer import shard_attributes
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.distill.keeping.checkpoint import newest_checkpoint
 from tests.reliability import hostile
@@ -79,6 +83,26 @@ def plan(**values: Any) -> Case:
         for seal in path.parent.glob("shards/*.seal.json"):
             changed(Seal.load(seal), plan_hash=json.loads(path.read_bytes())["hash"]).save(seal)
         return lambda: hostile.verify_and_read(root / "cache")
+
+    return case
+
+
+def agreeing(**values: Any) -> Case:
+    """A plan of these values, and shards whose metadata are those that it asks for."""
+
+    def case(root: Path) -> Read:
+        read = plan(**values)(root)
+        forged = Plan.load(root / "cache" / "plan.json")
+        for span in forged.shards:
+            path = root / "cache" / "shards" / span.shard_name
+            metadata = _metadata(codec_of(forged).schema(span.count), shard_attributes(forged, span))
+            with zipfile.ZipFile(path) as archive:
+                entries = {name: metadata.get(name, archive.read(name)) for name in archive.namelist()}
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, data in entries.items():
+                    archive.writestr(name, data)
+            hostile.sign(hostile.Target(span.shard_name, path, lambda data, chance: data, lambda: None))
+        return read
 
     return case
 
@@ -226,6 +250,8 @@ CASES: dict[str, Case] = {
     "plan: a sequence without end": plan(sequence_length=10**15),
     "plan: a sequence as long as memory": plan(sequence_length=2**33),
     "plan: head without end": plan(vocab_size=2**31, head_size=2**31 - 1),
+    "plan: a head as large as memory, and shards that agree": agreeing(vocab_size=2**31, head_size=2**26),
+    "plan: a sequence without end, and shards that agree": agreeing(sequence_length=2**45),
     "plan: draws without end": plan(num_draws=10**18),
     "plan: a beta beyond numbers": plan(draw_beta=10**400),
     "plan: a length that is text": plan(sequence_length="16"),
