@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -53,7 +53,9 @@ class CaptureWorkers:
     def __init__(self, job: Job, count: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.count = count
-        self._stop, self._tokens = context.Event(), context.Value("q", 0)
+        # A count for each, without a lock: one that is killed would keep it for good.
+        self._stop, self._tokens = context.Event(), context.RawArray("q", count)
+        self._before = set(multiprocessing.active_children())
         given = (self._stop, self._tokens, context.Value("i", 0), max(1, num_threads() // count), job)
         self._pool = ProcessPoolExecutor(count, context, _begin, given)
         self._told = 0
@@ -82,14 +84,26 @@ class CaptureWorkers:
                 raise PausedError(reason)
             for future in wait(at_work, _POLL_SECONDS, FIRST_COMPLETED).done:
                 _, started = at_work.pop(future)
-                seal = _result(future)
+                seal = self._result(future)
                 room.learn(seal.size_bytes, seal.num_scored)
                 pause.note_unit(time.monotonic() - started)
             self._show(progress, [span for span, _ in at_work.values()])
             pause.check()
 
+    def _result(self, future: Future[Seal]) -> Seal:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            # The one that was killed may have held what the others wait for, and they leave signals to this process.
+            for process in set(multiprocessing.active_children()) - self._before:
+                process.kill()
+            raise MachineError(
+                "teacher.workers: one of the processes that score shards was killed; the system does that where memory "
+                "runs out. What is sealed stays: run the same command again, with --workers 1 if it happens again."
+            ) from error
+
     def _show(self, progress: Progress, at_work: Sequence[ShardSpan]) -> None:
-        tokens = int(self._tokens.value)
+        tokens = sum(self._tokens)
         if tokens > self._told:
             numbers = ", ".join(str(span.index + 1) for span in at_work)
             progress.advance(tokens - self._told, note=f"shards {numbers}" if numbers else "")
@@ -105,24 +119,14 @@ def _no_room(room: ShardRoom, waiting: Sequence[ShardSpan], at_work: Sequence[Sh
     return None
 
 
-def _result(future: Future[Seal]) -> Seal:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise MachineError(
-            "teacher.workers: one of the processes that score shards was killed; the system does that where memory "
-            "runs out. What is sealed stays: run the same command again, with --workers 1 if it happens again."
-        ) from error
-
-
 # ------------------------------------------------------------------ in the other processes
 
 
 class _Worker:
     """Scores shards with a teacher of its own, loaded for the first one: what fails then is told like any failure."""
 
-    def __init__(self, job: Job, pause: PauseRequest, tokens: Synchronized[int]) -> None:
-        self._job, self._pause, self._tokens = job, pause, tokens
+    def __init__(self, job: Job, number: int, pause: PauseRequest, tokens: MutableSequence[int]) -> None:
+        self._job, self._number, self._pause, self._tokens = job, number, pause, tokens
         self._scorer: ShardScorer | None = None
 
     def seal(self, span: ShardSpan) -> Seal:
@@ -143,14 +147,13 @@ class _Worker:
         return ShardScorer(plan, sequences, load_teacher(plan, job.teacher), writer)
 
     def _advance(self, num_tokens: int) -> None:
-        with self._tokens.get_lock():
-            self._tokens.value += num_tokens
+        self._tokens[self._number] += num_tokens
 
 
 _worker: _Worker
 
 
-def _begin(stop: Event, tokens: Synchronized[int], taken: Synchronized[int], threads: int, job: Job) -> None:
+def _begin(stop: Event, tokens: MutableSequence[int], taken: Synchronized[int], threads: int, job: Job) -> None:
     global _worker
     follow()
     share_threads(threads)
@@ -158,7 +161,7 @@ def _begin(stop: Event, tokens: Synchronized[int], taken: Synchronized[int], thr
         number = taken.value
         taken.value += 1
     use_card(number, job.teacher.device)
-    _worker = _Worker(job, FollowedPause(stop), tokens)
+    _worker = _Worker(job, number, FollowedPause(stop), tokens)
 
 
 def _seal(span: ShardSpan) -> Seal:
