@@ -127,6 +127,8 @@ def trouble(scene: Scene, recording: Recording, point: Point, fault: Fault) -> s
         return f"does not say {missing}: {ended.stderr}"
     elif str(scene.disk) not in ended.stderr:
         return f"does not say where: {ended.stderr}"
+    if not fault.stays and (left := _half_written(recording)):
+        return f"left {left} behind, and could have removed it"
     newer = sum(made.name.startswith("step") for made in recording.acknowledged)
     for path, content in sealed(point.start.tree).items():
         if recording.after.get(path) != content and not ("/step-" in path and newer >= KEPT):
@@ -151,6 +153,12 @@ def no_larger_files(size_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _half_written(recording: Recording) -> list[str]:
+    """Temporary files of its own that a command left; folders are those it was removing."""
+    new = recording.after.keys() - recording.before.keys()
+    return [path for path in new if path.endswith(".tmp") and recording.after[path] is not None]
 
 
 def _without_temporaries(tree: Tree) -> Tree:
