@@ -9,7 +9,6 @@ counts; an older one is deleted only after a newer one has been read back.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from safetensors import torch as safetensors
 from pipeline import files
 from pipeline.console import warn_once
 from pipeline.errors import DamagedDataError, IdentityError
+from pipeline.refusals import TOO_MANY_FILES
 
 FORMAT_VERSION = 1
 _COMMIT = "COMMIT.json"
@@ -114,6 +114,8 @@ def newest_checkpoint(
             if is_wanted(files.read_json(candidate / _STATE)):
                 return open_checkpoint(candidate)
         except (DamagedDataError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+                raise  # nothing is wrong with the checkpoint, which would be let go of if it were passed over
             warn_once(f"checkpoint passed over: {error}")
     return None
 
@@ -143,8 +145,12 @@ def retire_best(folder: Path, best_step: int | None) -> None:
     """Keep the best weights of `best_step`, and those that a checkpoint refers to, which may be resumed from."""
     kept = {best_step}
     for path in _folders(folder, "step"):
-        with contextlib.suppress(DamagedDataError, OSError):
+        try:
             kept.add((files.read_json(path / _STATE).get("best") or {}).get("step"))
+        except (DamagedDataError, FileNotFoundError):
+            continue
+        except OSError:
+            return  # what cannot be read today may refer to any of them
     for path in _folders(folder, "best"):
         if _step_of(path) not in kept:
             _remove(path)
