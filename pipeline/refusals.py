@@ -33,6 +33,8 @@ _REFUSALS = {
     errno.ENFILE: "too many files are open",
     errno.EIO: "the disk failed",
 }
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+_OF_READING = (*TOO_MANY_FILES, errno.EIO)
 # safetensors and tokenizers are written in Rust and raise the system's refusals under classes of their own.
 _RUST_REFUSAL = re.compile(r"\(os error (\d+)\)")
 
@@ -48,6 +50,18 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise
         what = _REFUSALS[number]
         raise StorageError(f"{path}: {what} ({os.strerror(number)}). {_NEXT_STEPS[what]}") from error
+
+
+@contextlib.contextmanager
+def reading_errors(folder: Path) -> Iterator[None]:
+    """The same for what is only read, below `folder` where the refusal names no place; a missing file is passed on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_READING:
+            raise
+        with storage_errors(folder if error.filename is None else Path(error.filename)):
+            raise
 
 
 def _error_number(error: Exception) -> int | None:

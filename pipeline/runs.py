@@ -14,6 +14,7 @@ from pipeline.config import Section, dump_config
 from pipeline.console import say
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError
 from pipeline.pause import PauseRequest
+from pipeline.refusals import reading_errors
 
 State = Literal["running", "complete", "paused", "failed"]
 
@@ -80,7 +81,7 @@ class RunDirectory:
 
         A command that is refused leaves config.yaml and status.json as they were: the run is what it was before.
         """
-        with files.hold_lock(self.root / ".lock", "at work in this run directory"):
+        with files.hold_lock(self.root / ".lock", "at work in this run directory"), reading_errors(self.root):
             for folder in (self.root, *self.root.rglob("*/")):
                 files.sweep_temporary(folder)
             before = {path: path.read_bytes() for path in (self.config, self.status) if path.is_file()}
@@ -88,7 +89,8 @@ class RunDirectory:
                 files.write_file(self.config, dump_config(config))
             self.write_status(stage, "running")
             try:
-                yield
+                with reading_errors(self.root):
+                    yield
             except BaseException as error:
                 with contextlib.suppress(Exception):
                     refused = isinstance(error, (ConfigError, IdentityError))

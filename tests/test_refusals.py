@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import files
 from pipeline.errors import StorageError
+from pipeline.refusals import reading_errors
 from tests.crashes import Disk
 
 
@@ -69,6 +70,7 @@ import sys
 from pathlib import Path
 from pipeline import files
 from pipeline.errors import StorageError
+from pipeline.refusals import reading_errors
 target = Path(sys.argv[1])
 def with_safetensors(folder):
     import numpy as np
@@ -95,3 +97,17 @@ def test_a_real_refusal_of_a_real_system(tmp_path: Path, verb: str) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith(f"{tmp_path / 'target'}: the disk is full (File too large). What is sealed is safe")
     assert verb == "append_lines" or not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.EIO, "the disk failed"), (errno.EMFILE, "too many files are open")]
+)
+def test_what_stands_in_the_way_of_reading_is_a_refusal_too(tmp_path: Path, number: int, message: str) -> None:
+    for name, place in ((str(tmp_path / "file"), tmp_path / "file"), (None, tmp_path)):
+        with pytest.raises(StorageError, match=f"^{place}: {message}"), reading_errors(tmp_path):
+            raise OSError(number, os.strerror(number), name)
+
+
+def test_a_missing_file_is_not(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), reading_errors(tmp_path):
+        (tmp_path / "file").read_bytes()

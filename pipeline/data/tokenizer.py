@@ -18,8 +18,9 @@ from pipeline.data.chat_template import ChatTemplate, first_line
 from pipeline.data.control_tokens import ControlTokens
 from pipeline.data.documents import Document, Findings, TokenizedDocument, Unreadable
 from pipeline.data.texts import Done, TextEncoder
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.files import canonical_json
+from pipeline.refusals import reading_errors
 
 # Texts on which tokenizers of equal vocabulary differ: case, accents composed or not, white space, digits, code.
 _PROBES = (
@@ -73,9 +74,12 @@ class Tokenizer:
     def load(cls, reference: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
         """The tokenizer in a folder, or of a hub id. ConfigError says what is missing."""
         try:
-            fast = transformers.AutoTokenizer.from_pretrained(
-                str(reference), revision=revision, trust_remote_code=trust_remote_code
-            )
+            with reading_errors(Path(reference)):
+                fast = transformers.AutoTokenizer.from_pretrained(
+                    str(reference), revision=revision, trust_remote_code=trust_remote_code
+                )
+        except StorageError:
+            raise
         except Exception as error:  # a missing folder, a damaged file, the hub: each raises something else
             raise ConfigError(_explain(reference, error)) from error
         return cls(fast, str(reference))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,28 @@ def test_what_another_version_wrote_is_left_to_it(tmp_path: Path) -> None:
     files.write_json(commit_path, commit)
     retire_checkpoints(tmp_path, 8, None)
     assert names(tmp_path) == ["s4", "s8"]
+
+
+def test_what_cannot_be_read_today_may_refer_to_any_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [save(tmp_path, 4, 2), save(tmp_path, 8, 6)]
+    for step in (2, 6):
+        save(tmp_path, step, prefix="best")
+    real = files.read_json
+
+    def failing(path: Path, *more: int) -> dict[str, Any]:
+        if path.parent == folders[0]:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "read_json", failing)
+        retire_best(tmp_path, 6)
+    assert names(tmp_path) == ["b2", "b6", "s4", "s8"]
+    (folders[0] / "state.json").unlink()  # never finished: it refers to nothing
+    retire_best(tmp_path, 6)
+    assert names(tmp_path) == ["b6", "s4", "s8"]
 
 
 def test_better_weights_replace_those_that_nothing_refers_to(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "EIO": (*NEED_ROOM, "unlink", "rmdir", "chmod"),
     "EROFS": CHANGE_NAMES,
     "EACCES": CHANGE_NAMES,
-    "EMFILE": ("create", "open to write", "open to sync"),
+    "EMFILE": ("create", "open to write", "open to sync", "open to read"),
     SHORT_WRITE: ("write",),
 }
 SAID = {
@@ -57,6 +57,7 @@ class Fault:
     name: str
     at: int
     stays: bool
+    disk: Path
     hits: list[Operation] = field(default_factory=list)
     calls: int = 0
 
@@ -71,7 +72,7 @@ class Fault:
         if self.name == SHORT_WRITE:
             return max(1, len(operation.data) // 2)
         number = getattr(errno, self.name)
-        raise OSError(number, os.strerror(number), operation.path)
+        raise OSError(number, os.strerror(number), str(self.disk / operation.path))
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def points(name: str, scene: Scene) -> Iterator[Point]:
 def calls_of(scene: Scene, start: Crash, fault: str, known: dict[tuple[str, str], int]) -> int:
     """How many calls a fault can happen to, when the command goes on from a start."""
     if (start.name, fault) not in known:
-        counters = [Fault(name, -1, False) for name in FAULTS]
+        counters = [Fault(name, -1, False, scene.disk) for name in FAULTS]
 
         def count(operation: Operation) -> None:
             for counter in counters:
@@ -127,6 +128,8 @@ def trouble(scene: Scene, recording: Recording, point: Point, fault: Fault) -> s
         return f"does not say {missing}: {ended.stderr}"
     elif str(scene.disk) not in ended.stderr:
         return f"does not say where: {ended.stderr}"
+    if not fault.stays and (left := _half_written(recording)):
+        return f"left {left} behind, and could have removed it"
     newer = sum(made.name.startswith("step") for made in recording.acknowledged)
     for path, content in sealed(point.start.tree).items():
         if recording.after.get(path) != content and not ("/step-" in path and newer >= KEPT):
@@ -153,6 +156,12 @@ def no_larger_files(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def _half_written(recording: Recording) -> list[str]:
+    """Temporary files of its own that a command left; folders are those it was removing."""
+    new = recording.after.keys() - recording.before.keys()
+    return [path for path in new if path.endswith(".tmp") and recording.after[path] is not None]
+
+
 def _without_temporaries(tree: Tree) -> Tree:
     return {path: content for path, content in tree.items() if ".tmp" not in path}
 
@@ -164,7 +173,7 @@ def test_a_call_fails(name: str, share: Share, scenes: dict[str, Scene], tally: 
     refused, mine = 0, list(share.take(points(name, scene)))
     for point in mine:
         num_calls = calls_of(scene, point.start, point.fault, known)
-        fault = Fault(point.fault, int(point.share * num_calls), point.stays)
+        fault = Fault(point.fault, int(point.share * num_calls), point.stays, scene.disk)
         recording = scene.record(point.start.tree, fault.before)
         assert fault.hits, point
         refused += recording.ended.code == StorageError.exit_code

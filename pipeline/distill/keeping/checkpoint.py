@@ -9,7 +9,6 @@ counts; an older one is deleted only after a newer one has been read back.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -25,6 +24,7 @@ from pipeline import files
 from pipeline.console import warn_once
 from pipeline.errors import DamagedDataError, IdentityError
 from pipeline.links import refuse_links_out
+from pipeline.refusals import TOO_MANY_FILES
 
 FORMAT_VERSION = 1
 _COMMIT = "COMMIT.json"
@@ -127,6 +127,8 @@ def newest_checkpoint(
             if _is_wanted(candidate, is_wanted):
                 return open_checkpoint(candidate)
         except (DamagedDataError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+                raise  # nothing is wrong with the checkpoint, which would be let go of if it were passed over
             warn_once(f"checkpoint passed over: {error}")
     return None
 
@@ -165,8 +167,12 @@ def retire_best(folder: Path, best_step: int | None) -> None:
     """Keep the best weights of `best_step`, and those that a checkpoint refers to, which may be resumed from."""
     kept = {best_step}
     for path in _folders(folder, "step"):
-        with contextlib.suppress(DamagedDataError, OSError):
+        try:
             kept.add((files.read_json(path / _STATE).get("best") or {}).get("step"))
+        except (DamagedDataError, FileNotFoundError):
+            continue
+        except OSError:
+            return  # what cannot be read today may refer to any of them
     for path in _folders(folder, "best"):
         if _step_of(path) not in kept:
             _remove(path)
