@@ -27,7 +27,8 @@ from pipeline.evaluation.study.findings import FULL, LABELS, Finding
 from pipeline.evaluation.study.picture import draw_pictures
 from pipeline.evaluation.study.results import RESULTS_NAME, StudyResult, save_results
 from pipeline.models import CausalModel
-from pipeline.models.device import choose_device, num_threads
+from pipeline.models.device import choose_device
+from pipeline.models.sharing import num_threads
 from pipeline.models.student import load_student
 from pipeline.runs import Session
 from stages.config import RunConfig

@@ -16,10 +16,11 @@ from pipeline.doctor.examine import refuse_unfit_for_teacher
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.capture_workers import CaptureWorkers, Job
-from pipeline.models.device import choose_device, count_workers, environment, free_card
+from pipeline.models.device import choose_device, environment
 from pipeline.models.planning import load_teacher, plan_capture, planned_sequences
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.shard_scorer import ShardScorer
+from pipeline.models.sharing import count_workers, free_card
 from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import Outcome, Session
 from stages.config import RunConfig

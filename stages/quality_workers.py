@@ -6,24 +6,19 @@ each are done sooner than one after the other with two.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing.synchronize import Event
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
-from pipeline.followers import FollowedPause, follow
-from pipeline.models.device import num_threads, share_threads
-from pipeline.pause import PausedError
+from pipeline.followers import POLL_SECONDS, Followers
+from pipeline.models.sharing import num_threads, share_threads
+from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import RunDirectory, Session
 from stages.config import RunConfig
 from stages.quality_trainings import Ground, train
-
-_POLL_SECONDS = 0.2
 
 
 class Workers:
@@ -31,47 +26,32 @@ class Workers:
 
     def __init__(self, ground: Ground, count: int) -> None:
         self._ground = ground
-        self._pool: ProcessPoolExecutor | None = None
+        self._followers: Followers | None = None
         if count > 1:
-            context = multiprocessing.get_context("spawn")
-            self._stop = context.Event()
-            threads = max(1, num_threads() // count)
             given = (ground.root, ground.config, ground.session.command, ground.cache, ground.caches)
-            self._pool = ProcessPoolExecutor(count, context, _begin, (self._stop, threads, *given))
+            self._followers = Followers(count, "--workers", _begin, max(1, num_threads() // count), *given)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            self._stop.set()  # whatever is still under way saves and ends
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *raised: Any) -> None:
+        if self._followers is not None:
+            self._followers.__exit__(*raised)
 
     def train(self, trials: Sequence[Trial]) -> Iterator[Trial]:
         """Do these trainings and give each as it is done; PausedError where they are paused."""
-        if self._pool is None:
+        if self._followers is None:
             for trial in trials:
                 train(self._ground, trial)
                 yield trial
             return
-        waiting = {self._pool.submit(_train, trial): trial for trial in trials}
+        waiting = {self._followers.submit(_train, trial): trial for trial in trials}
         while waiting:
-            done, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
+            for future in wait(waiting, POLL_SECONDS, FIRST_COMPLETED).done:
+                self._followers.result(future)
                 yield waiting.pop(future)
-            self._follow(waiting)
-
-    def _follow(self, waiting: dict[Future[None], Trial]) -> None:
-        """Where a pause is asked for here: let the others save, and pause."""
-        if (reason := self._ground.session.pause.reason()) is not None:
-            self._stop.set()
-            for future in waiting:
-                future.cancel()
-            wait(waiting)
-            raise PausedError(reason)
+            if (reason := self._ground.session.pause.reason()) is not None:
+                raise PausedError(reason)  # those under way save at the end of the context
 
 
 # ------------------------------------------------------------------ in the other processes
@@ -81,7 +61,8 @@ _ground: Ground
 
 
 def _begin(
-    stop: Event,
+    pause: PauseRequest,
+    number: int,
     threads: int,
     root: Path,
     config: RunConfig,
@@ -90,10 +71,8 @@ def _begin(
     caches: dict[str, TeacherCache],
 ) -> None:
     global _ground
-    follow()
     share_threads(threads)
-    session = Session(RunDirectory(root), FollowedPause(stop), command)
-    _ground = Ground.over(root, config, session, cache, caches)
+    _ground = Ground.over(root, config, Session(RunDirectory(root), pause, command), cache, caches)
 
 
 def _train(trial: Trial) -> None:

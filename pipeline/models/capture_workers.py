@@ -10,14 +10,10 @@ import multiprocessing
 import time
 from collections import deque
 from collections.abc import MutableSequence, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pipeline.cache.plan import ShardSpan
 from pipeline.cache.roots import earlier_plan
@@ -25,16 +21,14 @@ from pipeline.cache.seal import Seal
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress
 from pipeline.data.settings import DataSettings
-from pipeline.errors import MachineError
-from pipeline.followers import FollowedPause, follow
-from pipeline.models.device import choose_device, environment, num_threads, share_threads, use_card
+from pipeline.followers import POLL_SECONDS, Followers
+from pipeline.models.device import choose_device, environment
 from pipeline.models.planning import load_teacher, planned_sequences
 from pipeline.models.settings import TeacherSettings
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.shard_scorer import ShardScorer
+from pipeline.models.sharing import num_threads, share_threads, use_card
 from pipeline.pause import PausedError, PauseRequest
-
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +45,16 @@ class CaptureWorkers:
     """Scores and seals shards, `count` at a time. Use as a context manager."""
 
     def __init__(self, job: Job, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.count = count
-        # A count for each, without a lock: one that is killed would keep it for good.
-        self._stop, self._tokens = context.Event(), context.RawArray("q", count)
-        self._before = set(multiprocessing.active_children())
-        given = (self._stop, self._tokens, context.Value("i", 0), max(1, num_threads() // count), job)
-        self._pool = ProcessPoolExecutor(count, context, _begin, given)
+        self._tokens = multiprocessing.get_context("spawn").RawArray("q", count)
+        """scored so far, by each process"""
         self._told = 0
+        self._followers = Followers(count, "teacher.workers", _begin, self._tokens, max(1, num_threads() // count), job)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()  # whatever is still under way gives up its shard
-        self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *raised: Any) -> None:
+        self._followers.__exit__(*raised)
 
     def seal(self, pending: Sequence[ShardSpan], room: ShardRoom, pause: PauseRequest, progress: Progress) -> None:
         """Seal all of these shards; PausedError where a pause comes first, and what is under way then is finished
@@ -75,32 +62,20 @@ class CaptureWorkers:
         waiting, at_work = deque(pending), dict[Future[Seal], tuple[ShardSpan, float]]()
         reason: str | None = None
         while waiting or at_work:
-            while waiting and len(at_work) < self.count and reason is None:
+            while waiting and len(at_work) < self._followers.count and reason is None:
                 reason = pause.reason() or _no_room(room, list(waiting), [span for span, _ in at_work.values()])
                 if reason is None:
                     span = waiting.popleft()
-                    at_work[self._pool.submit(_seal, span)] = (span, time.monotonic())
+                    at_work[self._followers.submit(_seal, span)] = (span, time.monotonic())
             if reason is not None and not at_work:
                 raise PausedError(reason)
-            for future in wait(at_work, _POLL_SECONDS, FIRST_COMPLETED).done:
+            for future in wait(at_work, POLL_SECONDS, FIRST_COMPLETED).done:
                 _, started = at_work.pop(future)
-                seal = self._result(future)
+                seal = self._followers.result(future)
                 room.learn(seal.size_bytes, seal.num_scored)
                 pause.note_unit(time.monotonic() - started)
             self._show(progress, [span for span, _ in at_work.values()])
             pause.check()
-
-    def _result(self, future: Future[Seal]) -> Seal:
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            # The one that was killed may have held what the others wait for, and they leave signals to this process.
-            for process in set(multiprocessing.active_children()) - self._before:
-                process.kill()
-            raise MachineError(
-                "teacher.workers: one of the processes that score shards was killed; the system does that where memory "
-                "runs out. What is sealed stays: run the same command again, with --workers 1 if it happens again."
-            ) from error
 
     def _show(self, progress: Progress, at_work: Sequence[ShardSpan]) -> None:
         tokens = sum(self._tokens)
@@ -153,15 +128,11 @@ class _Worker:
 _worker: _Worker
 
 
-def _begin(stop: Event, tokens: MutableSequence[int], taken: Synchronized[int], threads: int, job: Job) -> None:
+def _begin(pause: PauseRequest, number: int, tokens: MutableSequence[int], threads: int, job: Job) -> None:
     global _worker
-    follow()
     share_threads(threads)
-    with taken.get_lock():
-        number = taken.value
-        taken.value += 1
     use_card(number, job.teacher.device)
-    _worker = _Worker(job, number, FollowedPause(stop), tokens)
+    _worker = _Worker(job, number, pause, tokens)
 
 
 def _seal(span: ShardSpan) -> Seal:

@@ -25,10 +25,10 @@ from pipeline.distill.keeping.checkpoint import newest_checkpoint
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache
-from pipeline.models.device import count_busy_cards
 from pipeline.models.planning import load_teacher, open_teacher
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import StudentSettings, TeacherSettings
+from pipeline.models.sharing import count_busy_cards
 from pipeline.models.student import student_identity
 from pipeline.pause import PauseRequest
 from pipeline.pricing.capture import CaptureProbe, probe_teacher, sequence_bytes

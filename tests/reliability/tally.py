@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,17 @@ class Tally:
     def points(self) -> int:
         """How many there were."""
         return sum(self.operations.values())
+
+    def seeds(self, chunk: int, wanted: int, tries: int = 4) -> Iterator[int]:
+        """Seeds of a chunk, one after another until `wanted` points are counted: of some the moment is missed.
+
+        AssertionError where that takes more than `tries` seeds a point.
+        """
+        for seed in range(1000 * chunk, 1000 * chunk + tries * wanted):
+            if self.points >= wanted:
+                return
+            yield seed
+        assert self.points >= wanted, f"{self.points} points of {tries * wanted} seeds: too few came in time"
 
 
 def counts_of(report: Any) -> dict[str, int]:

@@ -64,16 +64,13 @@ def chain_of_kills(job: Job, run_dir: Path, random: Random) -> list[str]:
 @pytest.mark.parametrize("stage", [CAPTURE, TRAINING])
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_chains_of_kills(chunk: int, stage: str, jobs: Callable[[str], Job], tmp_path: Path, tally: Tally) -> None:
-    seed = 1000 * chunk
-    while tally.points < CHAINS_A_CHUNK:
+    for seed in tally.seeds(chunk, CHAINS_A_CHUNK):
         try:
             places = chain_of_kills(jobs(stage), tmp_path / f"run-{seed}", Random(seed))
         except (AssertionError, OSError, ValueError) as error:
             raise AssertionError(f"{stage}, the chain of Random({seed}): {error}") from error
         if len(places) > 1:  # a chain; in others the command was quicker than the kills
             tally.point(f"{stage} last killed {places[-1]}")
-        seed += 1
-        assert seed < 1000 * chunk + 4 * CHAINS_A_CHUNK, "too few kills came in time"
 
 
 # ------------------------------------------------------------------ paused
@@ -84,8 +81,8 @@ def test_chains_of_kills(chunk: int, stage: str, jobs: Callable[[str], Job], tmp
 def test_a_signal_at_any_moment_pauses_and_changes_nothing(
     chunk: int, stage: str, jobs: Callable[[str], Job], tmp_path: Path, tally: Tally
 ) -> None:
-    job, seed = jobs(stage), 1000 * chunk
-    while tally.points < PAUSES_A_CHUNK:
+    job = jobs(stage)
+    for seed in tally.seeds(chunk, PAUSES_A_CHUNK):
         run_dir, number = tmp_path / f"run-{seed}", SIGNALS[tally.points % 2]
         again = f"{stage}, {number.name} of Random({seed})"
         code, _ = kills.signalled(job, run_dir, Random(seed).uniform(0, 0.6) * job.seconds, number)
@@ -98,8 +95,6 @@ def test_a_signal_at_any_moment_pauses_and_changes_nothing(
             assert not kills.unsealed_shards(run_dir), again
             tally.point(f"{stage} paused by {number.name}")
         job.finish(run_dir, paused=True)
-        seed += 1
-        assert seed < 1000 * chunk + 4 * PAUSES_A_CHUNK, "too few signals came in time"
 
 
 @pytest.mark.parametrize("stage", [CAPTURE, TRAINING])
@@ -107,8 +102,8 @@ def test_a_signal_at_any_moment_pauses_and_changes_nothing(
 def test_a_second_signal_leaves_at_once(
     chunk: int, stage: str, jobs: Callable[[str], Job], tmp_path: Path, tally: Tally
 ) -> None:
-    job, seed = jobs(stage), 1000 * chunk
-    while tally.points < PAUSES_A_CHUNK:
+    job = jobs(stage)
+    for seed in tally.seeds(chunk, PAUSES_A_CHUNK):
         run_dir, both = tmp_path / f"run-{seed}", SIGNALS[:: 1 - 2 * (seed % 2)]
         again = f"{stage}, {both} of Random({seed})"
         code, seconds = kills.signalled(job, run_dir, Random(seed).uniform(0, 0.6) * job.seconds, *both)
@@ -118,8 +113,6 @@ def test_a_second_signal_leaves_at_once(
             assert status(run_dir)["state"] == "running", again
             tally.point(f"{stage} left by {both[1].name}")
         job.finish(run_dir)
-        seed += 1
-        assert seed < 1000 * chunk + 4 * PAUSES_A_CHUNK, "too few signals came in time"
 
 
 # ------------------------------------------------------------------ paused soon, in the middle of much work

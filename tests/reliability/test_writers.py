@@ -122,16 +122,14 @@ def race(bench: Bench, random: Random, folders: int) -> str | None:
 @pytest.mark.parametrize("folders", [1, 2])
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_writers_of_one_cache_at_once(chunk: int, folders: int, bench: Bench, tally: Tally) -> None:
-    seed, wanted = 1000 * chunk, POINTS_A_CHUNK if folders == 1 else POINTS_A_CHUNK // 5
-    while tally.points < wanted:
+    wanted, tries = (POINTS_A_CHUNK, 4) if folders == 1 else (POINTS_A_CHUNK // 5, 20)
+    for seed in tally.seeds(chunk, wanted, tries):
         try:
             place = race(bench, Random(seed), folders)
         except AssertionError as error:
             raise AssertionError(f"race(bench, Random({seed}), {folders}): {error}") from error
         if place is not None:
             tally.point(f"{folders} folders, a writer frozen {place}")
-        seed += 1
-        assert seed < 1000 * chunk + 4 * POINTS_A_CHUNK, "too few were frozen in time"
 
 
 @pytest.mark.parametrize("with_lock", [False, True])
@@ -231,8 +229,7 @@ def _check_refusals(answers: list[Answer], holders: list[Writer], unsigned: bool
 def test_of_writers_with_the_lock_one_writes_and_the_others_are_told_who(
     chunk: int, bench: Bench, tally: Tally
 ) -> None:
-    seed = 1000 * chunk
-    while tally.points < POINTS_A_CHUNK:
+    for seed in tally.seeds(chunk, POINTS_A_CHUNK, tries=40):
         end = signal.SIGKILL if seed % 8 == 0 else signal.SIGSTOP
         try:
             kind = contest(bench, Random(seed), end)
@@ -240,8 +237,6 @@ def test_of_writers_with_the_lock_one_writes_and_the_others_are_told_who(
             raise AssertionError(f"contest(bench, Random({seed}), {end.name}): {error}") from error
         if kind is not None:
             tally.point(f"{NUM_WRITERS} on one run directory, {kind}")
-        seed += 1
-        assert seed < 1000 * chunk + 40 * POINTS_A_CHUNK, "too few met in time"
 
 
 # ------------------------------------------------------------------ the commands themselves

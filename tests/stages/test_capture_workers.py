@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.cache import TeacherCache
 from pipeline.errors import MachineError
-from pipeline.models.device import count_busy_cards, count_workers
+from pipeline.models.sharing import count_busy_cards, count_workers
 from pipeline.output_limit import folder_bytes
 from tests.stages.refusals import nothing_half_written, refuse
 from tests.stages.test_cache_teacher import sealed, wait_for, wait_for_seals
@@ -102,7 +102,7 @@ def test_when_another_is_killed_it_is_said_and_what_is_sealed_stays(
     os.kill(children(process)[-1], signal.SIGKILL)
     assert wait(process) == MachineError.exit_code
     log = (run_dir.parent / "log").read_text(encoding="utf-8")
-    assert "error: teacher.workers: one of the processes that score shards was killed" in log
+    assert "error: teacher.workers: one of 2 processes was killed" in log
     assert "Traceback" not in log
     assert 4 <= sealed(run_dir) < sealed(whole)
     toy.ran(STAGE, run_dir, *SMALL, *TWO)

@@ -1,0 +1,54 @@
+"""What of a machine several processes get, each with a model of its own: a card, or some of the cores."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from pipeline.errors import MachineError
+from pipeline.models.settings import Device
+
+
+def count_workers(wanted: int | None, device: Device) -> int:
+    """How many processes are to run a model side by side: as many as `wanted`, else one a card; on the CPU one.
+
+    MachineError where there are fewer cards: two models on one card are not faster, and may not fit.
+    """
+    cards = _count_cards(device)
+    if wanted is not None and wanted > cards > 0:
+        raise MachineError(f"teacher.workers: {wanted} processes take a card each, and this machine has {cards}.")
+    return wanted or max(1, cards)
+
+
+def count_busy_cards(wanted: int | None, device: Device) -> int:
+    """How many times faster these workers are than one: on cards as many times as there are of them, on a CPU, whose
+    cores they share, not at all."""
+    return min(count_workers(wanted, device), max(1, _count_cards(device)))
+
+
+def use_card(number: int, device: Device) -> None:
+    """Run on the card of this number from here on, where this process is to run on a card at all."""
+    if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(number)
+
+
+def free_card() -> None:
+    """Give back what models that are gone held of the card, so that another process can have it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def num_threads() -> int:
+    """Threads that this process computes with."""
+    return torch.get_num_threads()
+
+
+def share_threads(count: int) -> None:
+    """Compute with `count` threads from here on, so that as many processes as cores can do the same."""
+    torch.set_num_threads(count)
+
+
+def _count_cards(device: Device) -> int:
+    return torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
