@@ -97,7 +97,7 @@ class Learner:
     def is_finite(self, weights: str) -> bool:
         """Whether raw or averaged weights are numbers all through; a validation sees only the rows of its own ids."""
         with self.holding(weights) as causal:
-            return all(bool(weight.isfinite().all()) for weight in causal.model.parameters())
+            return bool(torch.stack([weight.isfinite().all() for weight in causal.model.parameters()]).all())
 
     def tensors(self) -> dict[str, Tensors]:
         """File name -> named tensors, for a checkpoint."""
