@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.context import ForkProcess, SpawnProcess
 from pathlib import Path
 
@@ -153,6 +154,18 @@ def test_shards_that_changed_places(tmp_path: Path) -> None:
     other.write_bytes(swap)
     with pytest.raises(DamagedDataError):
         TeacherCache.open(tmp_path).read(np.arange(2, 6))
+
+
+def test_a_shard_of_another_cache_in_the_place_of_its_own(tmp_path: Path) -> None:
+    """As long as its own and of the same records: what it says of its plan is all that tells."""
+    plan, sequences, records = make_cache(tmp_path / "one")
+    other = replace(plan, identity=plan.identity | {"teacher": "another"})
+    write_shards(tmp_path / "other", other, sequences, records)
+    one, stale = (tmp_path / name / "shards" / plan.shards[0].shard_name for name in ("one", "other"))
+    assert len(stale.read_bytes()) == len(one.read_bytes())
+    shutil.copy(stale, one)
+    with pytest.raises(DamagedDataError, match="is not that of this shard in this cache"):
+        TeacherCache.open(tmp_path / "one").read(np.arange(1))
 
 
 def test_other_sequences_than_the_plan_was_made_with(tmp_path: Path) -> None:

@@ -162,3 +162,15 @@ def test_other_texts(change: str, toy: Toy, begun: Begun, tally: Tally, tmp_path
         (texts / "more.txt").write_bytes(content)
     refuse(toy, "cache-teacher", run_dir, [*options, "--set", f"data.path={texts}"], "source.names_and_sizes_sha256: ")
     tally.point(f"texts, {change}")
+
+
+def test_other_texts_for_lost_sequences(toy: Toy, begun: Begun, tally: Tally, tmp_path: Path) -> None:
+    """Texts of the same names and sizes pass for the same until they are packed again; then their sequences tell."""
+    made, options = begun("cache-teacher", "plain")
+    run_dir, texts = copy(made, tmp_path / "run"), copy(toy.texts, tmp_path / "texts")
+    (run_dir / "cache" / "sequences.shard").unlink()
+    content = (texts / "000.txt").read_text(encoding="utf-8")
+    (texts / "000.txt").write_text(content.swapcase(), encoding="utf-8")
+    changed = [*options, "--set", f"data.path={texts}"]
+    refuse(toy, "cache-teacher", run_dir, changed, "gives other sequences than the plan was made with")
+    tally.point("texts, as long, for lost sequences")

@@ -6,17 +6,20 @@ torn or zeros, and new names are there or not, in any combination (see volume.py
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from random import Random
 
 import pytest
 
+from tests.reliability.marks import broken_marks
 from tests.reliability.points import ONLY, SEED, Share, again, shares
 from tests.reliability.scenes import Acknowledged, Crash, Recording, Scene, fingerprint
 from tests.reliability.tally import LONG, Tally
 from tests.reliability.volume import Operation, Tree, Volume
 
 SCENES = ["capture", "training"]
+METRICS = "run/student/metrics.jsonl"
 CUTS = {"capture": 16, "training": 6} if LONG else {"capture": 6, "training": 3}  # an operation; all, where few
 AT_LEAST = {"capture": 500, "training": 1500} if LONG else {"capture": 150, "training": 160}
 
@@ -67,6 +70,28 @@ def test_the_power_fails_at_any_operation(name: str, share: Share, scenes: dict[
             tally.point(f"{scene.stage} {cut.kind}")
     assert not troubles, "\n\n".join(troubles)
     assert ONLY or tally.points == len(mine) >= AT_LEAST[name] // share.of
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_mark_comes_after_all_that_it_speaks_of(name: str, scenes: dict[str, Scene], tally: Tally) -> None:
+    """On every disk that a power cut leaves, before anything is done about it."""
+    recording, troubles, num_cuts = scenes[name].straight, list[str](), 0
+    metrics = (recording.after.get(METRICS) or b"").splitlines()
+    for cut in cuts(name, recording):
+        number, num_cuts = int(cut.name.split(", ")[1].split()[0]), num_cuts + 1
+        wrong = lost(cut.tree, recording, number) or broken_marks(cut.tree) or _unlogged(cut.tree, metrics)
+        troubles += [f"{cut}: after a {cut.kind}\n{wrong}"] if wrong else []
+    assert not troubles, "\n\n".join(troubles)
+    assert num_cuts >= AT_LEAST[name]
+    tally.point(f"{name}: marks on all disks")
+
+
+def _unlogged(tree: Tree, metrics: list[bytes]) -> str:
+    """Lines of steps that a whole checkpoint has behind it, and that are not in the log; empty if all are."""
+    steps = [int(path.split("step-")[1][:8]) for path in tree if "/step-" in path and path.endswith("/COMMIT.json")]
+    logged = (tree.get(METRICS) or b"").splitlines()
+    missing = [line for line in metrics if json.loads(line)["step"] <= max(steps, default=0) and line not in logged]
+    return f"step {max(steps)} is saved, and not logged: {missing}" if missing else ""
 
 
 def test_everything_is_said_to_be_safe_and_is(scenes: dict[str, Scene]) -> None:
