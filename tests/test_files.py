@@ -136,7 +136,8 @@ def test_a_disk_that_returns_other_bytes_is_noticed_before_the_rename(
     real_fsync = os.fsync
 
     def rot(descriptor: int) -> None:
-        os.pwrite(descriptor, b"?", 3)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.pwrite(descriptor, b"?", 3)
         real_fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", rot)

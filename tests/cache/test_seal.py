@@ -55,6 +55,13 @@ def test_damaged_seals(seal_path: Path, change: dict[str, Any], message: str) ->
         Seal.load(seal_path)
 
 
+def test_a_seal_under_the_name_of_another(seal_path: Path) -> None:
+    other = seal_path.with_name("00000.seal.json")
+    other.write_bytes(seal_path.read_bytes())
+    with pytest.raises(DamagedDataError, match=r"it speaks of '00001\.shard'"):
+        Seal.load(other)
+
+
 def test_a_newer_seal_asks_for_a_newer_version(seal_path: Path) -> None:
     seal_path.write_text(json.dumps(json.loads(seal_path.read_text()) | {"format": 2}))
     with pytest.raises(IdentityError, match="seal format 2"):

@@ -20,6 +20,7 @@ from pipeline.cache.records import Records
 from pipeline.cache.teacher_cache import MAX_OPEN_SHARDS
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
 from tests.cache.dense import logits_of, make_cache, make_plan, make_sequences, records_of, write_shards
+from tests.reliability.damaging import swap
 
 
 def _assert_close(found: Records, expected: Records, mask: np.ndarray) -> None:
@@ -148,11 +149,22 @@ def test_wrong_sizes_are_seen_at_open_and_wrong_bytes_at_reading(tmp_path: Path)
 
 def test_shards_that_changed_places(tmp_path: Path) -> None:
     plan, _, _ = make_cache(tmp_path, num_train=8)
-    one, other = (tmp_path / "shards" / span.shard_name for span in plan.shards[1:3])
-    swap = one.read_bytes()
-    one.write_bytes(other.read_bytes())
-    other.write_bytes(swap)
+    swap(tmp_path / "shards", *(span.shard_name for span in plan.shards[1:3]))
     with pytest.raises(DamagedDataError):
+        TeacherCache.open(tmp_path).read(np.arange(2, 6))
+
+
+def test_shards_of_the_same_records_that_changed_places(tmp_path: Path) -> None:
+    """As long as one another: only what each says of its sequences tells them apart."""
+    plan, sequences, records = make_cache(tmp_path, num_train=8)
+    one, other = plan.shards[1:3]
+    sequences.loss_mask[other.first : other.stop] = sequences.loss_mask[one.first : one.stop]
+    for field in records.fields():
+        field[other.first * 16 : other.stop * 16] = field[one.first * 16 : one.stop * 16]
+    shutil.rmtree(tmp_path / "shards")
+    write_shards(tmp_path, plan, sequences, records)
+    swap(tmp_path / "shards", one.shard_name, other.shard_name)
+    with pytest.raises(DamagedDataError, match="is not that of this shard in this cache"):
         TeacherCache.open(tmp_path).read(np.arange(2, 6))
 
 

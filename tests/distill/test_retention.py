@@ -50,6 +50,15 @@ def test_a_damaged_one_is_not_one_of_the_two(tmp_path: Path, capsys: pytest.Capt
     assert "checkpoint removed, there are newer ones: " in capsys.readouterr().err
 
 
+def test_one_whose_state_nothing_vouches_for_does_not_count(tmp_path: Path) -> None:
+    commit = save(tmp_path, 4) / "COMMIT.json"
+    listed = json.loads(commit.read_bytes())
+    del listed["state.json"]
+    commit.write_text(json.dumps(listed), encoding="utf-8")
+    with pytest.raises(DamagedDataError, match=r"COMMIT\.json: does not list state\.json"):
+        open_checkpoint(commit.parent)
+
+
 def test_one_that_was_read_before_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [save(tmp_path, step) for step in (4, 8, 12)]
     monkeypatch.setattr(checkpoint_module, "open_checkpoint", lambda folder: 1 / 0)

@@ -19,7 +19,7 @@ from tests.source_tree import ROOT
 COPIED = ("pipeline", "stages", "tests", "configs", "pyproject.toml")
 _OF_THIS_RUN = ("RELIABILITY", "PYTEST_")
 # Python's own word for a slip in the mutant: whatever notices that has not noticed the defect.
-_SLIPS = re.compile(r"^E +(?:NameError|UnboundLocalError|ImportError|ModuleNotFoundError|SyntaxError)\b", re.MULTILINE)
+_SLIPS = re.compile(r"^E +(?:Name|UnboundLocal|Import|ModuleNotFound|Attribute|Type)Error\b", re.MULTILINE)
 _IN_EVERY_PROCESS = """\
 import sys
 
@@ -63,13 +63,13 @@ class Ended:
     @property
     def is_green(self) -> bool:
         """Whether tests ran and all of them passed."""
-        return self.code == 0 and " passed" in self.said.splitlines()[-1]
+        return self.code == 0 and bool(re.search(r"^\d+ passed", self.said, re.MULTILINE))
 
     @property
     def is_red(self) -> bool:
         """Whether a test failed, of itself: not for an error on the way to it, and not for a slip of the mutant's."""
-        last = self.said.splitlines()[-1]
-        return self.code == 1 and " failed" in last and " error" not in last and not _SLIPS.search(self.said)
+        counts = re.search(r"^\d+ failed.* in [\d.]+s", self.said, re.MULTILINE)
+        return self.code == 1 and counts is not None and "error" not in counts[0] and not _SLIPS.search(self.said)
 
 
 class Copy:
