@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tests.source_tree import ROOT
 
-COPIED = ("pipeline", "stages", "tests", "configs", "pyproject.toml")
+FOLDERS = ("pipeline", "stages", "tests", "configs")
+OPTIONS = ("-q", "-x", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 _OF_THIS_RUN = ("RELIABILITY", "PYTEST_")
 # Python's own word for a slip in the mutant: whatever notices that has not noticed the defect.
 _SLIPS = re.compile(r"^E +(?:Name|UnboundLocal|Import|ModuleNotFound|Attribute|Type)Error\b", re.MULTILINE)
@@ -77,12 +78,10 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self.root, self._seen = folder / "tree", folder / "seen"
-        for name in COPIED:
-            source, target = ROOT / name, self.root / name
-            target.parent.mkdir(exist_ok=True, parents=True)
-            shutil.copytree(source, target, copy_function=shutil.copy2) if source.is_dir() else shutil.copy2(
-                source, target
-            )
+        self.root.mkdir()
+        for name in FOLDERS:
+            shutil.copytree(ROOT / name, self.root / name)
+        shutil.copy(ROOT / "pyproject.toml", self.root)
         (self.root / "sitecustomize.py").write_text(_IN_EVERY_PROCESS.format(root=str(ROOT)), encoding="utf-8")
         self._nursery = self._begin()
 
@@ -114,18 +113,10 @@ class Copy:
 
     def _run(self, tests: str) -> Ended:
         log = self.root.parent / "log"
-        options = [
-            "-q",
-            "-x",
-            "-p",
-            "no:xdist",
-            "-W",
-            "ignore::pytest.PytestAssertRewriteWarning",
-            f"--basetemp={self.root.parent / 'temporary'}",
-        ]
+        arguments = [*OPTIONS, f"--basetemp={self.root.parent / 'temporary'}", *tests.split(" ")]
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
-        self._nursery.stdin.write(json.dumps([str(log), *options, *tests.split(" ")]) + "\n")
+        self._nursery.stdin.write(json.dumps([str(log), *arguments]) + "\n")
         self._nursery.stdin.flush()
         return Ended(int(self._nursery.stdout.readline()), log.read_text(encoding="utf-8"))
 

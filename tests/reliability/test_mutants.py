@@ -36,6 +36,7 @@ def tree() -> Iterator[Copy]:
 
 
 @pytest.mark.skipif(not LONG, reason="part of the long size")
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_defect_turns_its_suite_red(suite: str, tree: Copy, tally: Tally) -> None:
     whole = tree.run(suite)
