@@ -37,6 +37,11 @@ def test_anything_else_is_damage(damage: dict[str, object]) -> None:
         DataReport.from_json(make_report().to_json() | damage)
 
 
+def test_no_figure_of_it_changes_unnoticed() -> None:
+    with pytest.raises(DamagedDataError, match="does not have the digest it names"):
+        DataReport.from_json(make_report().to_json() | {"documents_kept": 3})
+
+
 def test_lines_name_every_reason_and_a_few_keys() -> None:
     assert make_report().summary_lines() == [
         "9 documents read, 2 kept, 7 dropped",

@@ -13,7 +13,7 @@ import torch
 from pipeline import files
 from pipeline.distill.keeping import checkpoint as checkpoint_module
 from pipeline.distill.keeping.checkpoint import open_checkpoint, retire_best, retire_checkpoints, save_checkpoint
-from pipeline.errors import DamagedDataError
+from pipeline.errors import DamagedDataError, IdentityError
 from tests.stages.toys import Toy, flip_a_bit, make_toy
 from tests.stages.trainings import metrics
 
@@ -82,6 +82,8 @@ def test_what_another_version_wrote_is_left_to_it(tmp_path: Path) -> None:
     commit = json.loads(commit_path.read_text())
     commit["state.json"] = {"size_bytes": digest.size_bytes, "xxh3_128": digest.xxh3_128}
     files.write_json(commit_path, commit)
+    with pytest.raises(IdentityError, match=r"checkpoint format 99, this version reads 1\. Continue it with"):
+        open_checkpoint(state_path.parent)
     retire_checkpoints(tmp_path, 8, None)
     assert names(tmp_path) == ["s4", "s8"]
 

@@ -17,6 +17,7 @@ import torch
 
 from pipeline import files
 from pipeline.cache.verify import Problem, repair
+from pipeline.distill.keeping import export
 from pipeline.distill.keeping.checkpoint import save_checkpoint
 from tests.cache.dense import make_cache
 from tests.reliability.marks import broken_marks
@@ -143,3 +144,22 @@ def test_a_checkpoint_that_is_overwritten_stops_counting_first(tmp_path: Path, t
     save(tmp_path / "before", 2.0)
     assert all(one == read_tree(tmp_path / "before") for one in trees[-1])
     tally.point("save_checkpoint over another, all cuts")
+
+
+def test_an_export_that_fails_leaves_the_model_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+) -> None:
+    class Tokenizer:
+        vocab_size = 1
+
+        def save(self, staging: Path) -> None:
+            assert (staging / "weights").read_bytes() == NEW
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(export, "drop_padding_rows", lambda model, num_ids: True)
+    monkeypatch.setattr(export, "save_model", lambda model, staging: (staging / "weights").write_bytes(NEW))
+    lay_out(tmp_path / "disk", MODEL)
+    with pytest.raises(ZeroDivisionError):
+        export.export_model(tmp_path / "disk" / "m", None, Tokenizer(), "")  # type: ignore[arg-type]
+    assert read_tree(tmp_path / "disk") == MODEL
+    tally.point("export_model, a failure")
