@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import files
 from pipeline.cache import TeacherCache
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching import difficulty as difficulty_module
@@ -68,7 +69,7 @@ def test_a_shard_is_read_once_for_both_measures(cache: TeacherCache, tmp_path: P
     assert len(measured) == len(train_spans(cache))
 
 
-@pytest.mark.parametrize("damage", ["digit", "cut", "plan", "nothing"])
+@pytest.mark.parametrize("damage", ["digit", "cut", "plan", "plan and digest", "nothing"])
 def test_what_cannot_be_trusted_is_measured_again(
     cache: TeacherCache, tmp_path: Path, measured: list[int], damage: str
 ) -> None:
@@ -83,6 +84,10 @@ def test_what_cannot_be_trusted_is_measured_again(
         path.write_text(text[:-20], encoding="utf-8")
     elif damage == "plan":
         path.write_text(text.replace(cache.plan.hash, "0" * 64), encoding="utf-8")
+    elif damage == "plan and digest":  # whole, and of another cache
+        value = json.loads(text) | {"plan_hash": "0" * 64}
+        del value["digest"]
+        files.write_json(path, value | {"digest": difficulty_module._digest(value)})
     measured.clear()
     assert np.array_equal(measure(cache, tmp_path), first)
     assert measured == ([] if damage == "nothing" else [int(path.stem)])
