@@ -187,7 +187,7 @@ def report(run_dir: Path, compared: tuple[str, ...]) -> None:
 @root_option
 @json_option
 def verify(run_dir: Path, roots: tuple[Path, ...], as_json: bool) -> None:
-    """Check every byte of a cache against its seals.
+    """Check every byte of a cache, and of what a training left.
 
     Says what is wrong and what to run; then the exit code is 4.
 

@@ -20,7 +20,7 @@ from pipeline.distill.checkpoint_room import CheckpointRoom
 from pipeline.distill.guards.alarms import Alarms
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
-from pipeline.distill.keeping.export import export_model, model_card
+from pipeline.distill.keeping.export import export_model, is_exported, model_card
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
@@ -70,7 +70,7 @@ def run(
         # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
         lessons = plan_lessons(cache, settings, training["frozen_shards"], records_from)
         ended = None if checkpoint is None else _ending(checkpoint.step, lessons, Waiting.of(checkpoint.state))
-        if checkpoint is not None and ended is not None and run.model.is_dir():
+        if checkpoint is not None and ended is not None and is_exported(run.model):
             message = f"nothing left to do: {ended}; the student is in {run.model}"
             return session.finish(STAGE, _complete(checkpoint.step, message))
 

@@ -94,7 +94,7 @@ class Journal:
         best = checkpoint.state["best"]
         self.best = None if best is None else Best(**best)
         self.waiting = Waiting.of(checkpoint.state)
-        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
+        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent, checkpoint.state.get("log"))
         say(f"continuing after step {checkpoint.step:,}, from {checkpoint.folder}")
         if self.best is not None:
             self._fetch_best(checkpoint.folder.parent)
@@ -112,7 +112,7 @@ class Journal:
         say("\n".join([f"forked after step {checkpoint.step:,}, from {checkpoint.folder}; what differs:", *changed]))
         learner.load(checkpoint)
         learner.begin_anew()  # what went wrong there is not held against other settings
-        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent, forked=True)
+        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent, checkpoint.state.get("log"), forked=True)
         self.save(checkpoint.step, learner)
         return checkpoint.step
 
@@ -180,9 +180,8 @@ class Journal:
     def save(self, step: int, learner: Learner) -> None:
         """Checkpoint all that a resume needs, then let go of what the newer one replaces."""
         self.log.sync()
-        saved = save_checkpoint(
-            self._checkpoints, "step", step, learner.tensors(), self._state() | {"learner": learner.state()}
-        )
+        state = self._state() | {"learner": learner.state(), "log": self.log.digest()}
+        saved = save_checkpoint(self._checkpoints, "step", step, learner.tensors(), state)
         self._checked.add(saved.folder)
         self.let_go(step, learner)
 
