@@ -51,10 +51,10 @@ class LossWeights:
         self.losses: RunningMeans[Part] = RunningMeans(ROUTER_DECAY)
         self.routes: RunningMeans[Part] = RunningMeans(ROUTER_DECAY)
         self.router: Router | None = None
-        if settings.router == "learned":
+        if settings.router_kind == "learned":
             self.router = Gate(settings.parts, device)
-        elif settings.router != "uniform":
-            self.router = Gap() if settings.router == "gap" else Trust()
+        elif settings.router_kind != "uniform":
+            self.router = Gap() if settings.router_kind == "gap" else Trust()
         self.forget_step()
 
     def scheduled(self, step: int) -> dict[Part, float]:
@@ -144,7 +144,7 @@ class LossWeights:
                 self.router.load_tensors(tensors)
 
     def _router_name(self) -> dict[str, Any]:
-        return {"router": self.settings.router, "parts": list(self.settings.parts)}
+        return {"router": self.settings.router_kind, "parts": list(self.settings.parts)}
 
     def _route_means(self) -> tuple[float, float, float]:
         ce, kd, rank = (max(LEAST_MEAN, self.routes.get(part)) for part in PARTS)
