@@ -53,10 +53,12 @@ class Followers:
     At its end whatever is still under way is asked to pause, and waited for.
     """
 
-    def __init__(self, count: int, setting: str, begin: Callable[..., None], *given: Any) -> None:
-        """`setting` is the name of what says how many there are, for a message."""
+    def __init__(
+        self, count: int, setting: str, begin: Callable[..., None], *given: Any, with_the_first: bool = False
+    ) -> None:
+        """`setting` is the name of what says how many there are, `with_the_first` or without it, for a message."""
         context = multiprocessing.get_context("spawn")
-        self.count, self._setting = count, setting
+        self.count, self._setting, self._told_count = count, setting, count + with_the_first
         self._asked = context.RawValue("b", 0)
         self._before = set(multiprocessing.active_children())
         self._processes: set[BaseProcess] = set()
@@ -82,6 +84,11 @@ class Followers:
         """Whatever is under way saves or is given up, and ends with PausedError."""
         self._asked.value = 1
 
+    def kill(self) -> None:
+        """End them at once, whatever is under way; for work of which nothing stays."""
+        for process in self._processes:
+            process.kill()
+
     def submit(self, work: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
         """Let one of them do it, when it is free. MachineError where one was killed."""
         try:
@@ -100,8 +107,8 @@ class Followers:
 
     def _was_killed(self) -> MachineError:
         return MachineError(
-            f"{self._setting}: one of {self.count} processes was killed; the system does that where memory runs out. "
-            "What is finished stays: run the same command again, with --workers 1 if it happens again."
+            f"{self._setting}: one of {self._told_count} processes was killed; the system does that where memory runs "
+            "out. What is finished stays: run the same command again, with --workers 1 if it happens again."
         )
 
 

@@ -10,14 +10,15 @@ from pipeline.errors import MachineError
 from pipeline.models.settings import Device
 
 
-def count_workers(wanted: int | None, device: Device) -> int:
+def count_workers(wanted: int | None, device: Device, setting: str = "teacher.workers") -> int:
     """How many processes are to run a model side by side: as many as `wanted`, else one a card; on the CPU one.
 
-    MachineError where there are fewer cards: two models on one card are not faster, and may not fit.
+    `setting` is the key that says so. MachineError where there are fewer cards: two models on one card are not faster,
+    and may not fit.
     """
     cards = _count_cards(device)
     if wanted is not None and wanted > cards > 0:
-        raise MachineError(f"teacher.workers: {wanted} processes take a card each, and this machine has {cards}.")
+        raise MachineError(f"{setting}: {wanted} processes take a card each, and this machine has {cards}.")
     return wanted or max(1, cards)
 
 
