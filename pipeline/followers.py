@@ -84,10 +84,12 @@ class Followers:
         """Whatever is under way saves or is given up, and ends with PausedError."""
         self._asked.value = 1
 
-    def kill(self) -> None:
-        """End them at once, whatever is under way; for work of which nothing stays."""
-        for process in self._processes:
-            process.kill()
+    def end_within(self, seconds: float) -> None:
+        """Ask to pause, and kill whoever has not ended by then: for work of which nothing is to be saved."""
+        self.ask_to_pause()
+        timer = threading.Timer(seconds, self._kill)
+        timer.daemon = True
+        timer.start()
 
     def submit(self, work: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
         """Let one of them do it, when it is free. MachineError where one was killed."""
@@ -104,6 +106,10 @@ class Followers:
             return future.result()
         except BrokenProcessPool as error:
             raise self._was_killed() from error
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
 
     def _was_killed(self) -> MachineError:
         return MachineError(

@@ -27,7 +27,7 @@ from pipeline.distill.learner import Learner
 from pipeline.distill.ranks import Ranks, joined, meeting_place
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
-from pipeline.followers import Followers
+from pipeline.followers import POLL_SECONDS, Followers
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device, StudentSettings
 from pipeline.models.sharing import count_workers, num_threads, share_threads, use_card
@@ -35,6 +35,7 @@ from pipeline.models.student import load_student, recompute_activations
 from pipeline.pause import PauseRequest
 
 SETTING = "train.workers"
+_PARTING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +95,23 @@ def working_together(count: int, job: Job, device: torch.device) -> Iterator[Ran
                     others.result(future)
 
             share_threads(threads)
-            with joined(place, 0, count, device, news) as ranks, contextlib.ExitStack() as before_parting:
-                before_parting.callback(others.kill)  # this one would wait for what they have not sent
+            with joined(place, 0, count, device, news) as ranks, contextlib.ExitStack() as parting:
+                parting.callback(others.end_within, _PARTING_SECONDS)  # the connections may wait for what they send
                 yield ranks
         finally:
-            others.kill()
+            others.end_within(_PARTING_SECONDS)
             share_threads(threads_before)
 
 
 # ------------------------------------------------------------------ in the other processes
 
+_pause: PauseRequest
 _number: int
 
 
 def _begin(pause: PauseRequest, number: int, threads: int, device: Device) -> None:
-    global _number
-    _number = number + 1
+    global _pause, _number
+    _pause, _number = pause, number + 1
     share_threads(threads)
     use_card(_number, device)
 
@@ -126,10 +128,20 @@ def _take_part(place: str, count: int, job: Job) -> None:
     learner = Learner(causal, settings, job.num_steps, job.autocast_dtype)
     if job.checkpoint is not None:
         learner.load(open_checkpoint(job.checkpoint))
-    # It has no news of others: whoever is lost, the first one says so and ends this one, which waits for that.
-    with joined(place, _number, count, device, news=time.sleep) as learner.ranks:
+    with joined(place, _number, count, device, _until_the_end) as learner.ranks:
         reader = BatchReader(
             cache, job.order, job.steps, settings.batch_size, device, settings.needs_teacher, learner.ranks
         )
         for lesson in reader:
             learner.learn(lesson.step, lesson, lesson.num_scored)
+
+
+def _until_the_end(seconds: float) -> None:
+    """All the news there is here: whoever is lost, the first one says so, and ends this one too."""
+    deadline = time.monotonic() + seconds
+    while True:
+        _pause.check()
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(left, POLL_SECONDS))
