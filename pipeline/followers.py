@@ -23,6 +23,7 @@ from pipeline.pause import PausedError, PauseRequest
 POLL_SECONDS = 0.2
 """how long the first process may wait for the others before it looks whether it is asked to pause"""
 _JOIN_SECONDS = 0.05
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _Result = TypeVar("_Result")
 
 
@@ -93,11 +94,14 @@ class Followers:
 
     def submit(self, work: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
         """Let one of them do it, when it is free. MachineError where one was killed."""
+        # A process that is begun now is not to end by Ctrl-C before it knows that signals are not its business.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             return self._pool.submit(work, *arguments)
         except BrokenProcessPool as error:
             raise self._was_killed() from error
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._processes |= set(multiprocessing.active_children()) - self._before
 
     def result(self, future: Future[_Result]) -> _Result:
@@ -123,8 +127,9 @@ class Followers:
 
 def _begin(asked: _Flag, taken: Any, begin: Callable[..., None], given: tuple[Any, ...]) -> None:
     """The first process alone is asked to stop, and shows progress."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_leave_with_the_first, daemon=True).start()
     console.be_quiet()
     with taken.get_lock():

@@ -30,7 +30,7 @@ from pipeline.errors import ConfigError
 from pipeline.followers import POLL_SECONDS, Followers
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device, StudentSettings
-from pipeline.models.sharing import count_workers, num_threads, share_threads, use_card
+from pipeline.models.sharing import count_busy_cards, count_workers, num_threads, share_threads, use_card
 from pipeline.models.student import load_student, recompute_activations
 from pipeline.pause import PauseRequest
 
@@ -71,6 +71,11 @@ def count_ranks(settings: TrainSettings, device: Device) -> int:
     if count > num_sequences:
         warn_once(f"a step has {num_sequences} sequences, so {num_sequences} of {count} cards are used ({SETTING})")
     return min(count, num_sequences)
+
+
+def count_training_cards(settings: TrainSettings, device: Device) -> int:
+    """How many times faster these processes are than one: on a CPU, whose cores they share, not at all."""
+    return min(count_ranks(settings, device), count_busy_cards(settings.workers, device, SETTING))
 
 
 @contextlib.contextmanager

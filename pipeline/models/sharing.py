@@ -22,10 +22,10 @@ def count_workers(wanted: int | None, device: Device, setting: str = "teacher.wo
     return wanted or max(1, cards)
 
 
-def count_busy_cards(wanted: int | None, device: Device) -> int:
+def count_busy_cards(wanted: int | None, device: Device, setting: str = "teacher.workers") -> int:
     """How many times faster these workers are than one: on cards as many times as there are of them, on a CPU, whose
     cores they share, not at all."""
-    return min(count_workers(wanted, device), max(1, _count_cards(device)))
+    return min(count_workers(wanted, device, setting), max(1, _count_cards(device)))
 
 
 def use_card(number: int, device: Device) -> None:

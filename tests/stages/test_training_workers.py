@@ -57,8 +57,12 @@ def under_way(toy: Toy, cached: Path, tmp_path: Path) -> Iterator[tuple[BaseProc
 
 
 def steps(run_dir: Path) -> list[dict[str, Any]]:
-    """What is logged of steps."""
-    return [line for line in metrics(run_dir) if line["kind"] == "train"]
+    """The figures that are logged of steps."""
+    return [
+        {name: value for name, value in line.items() if isinstance(value, (int, float))}
+        for line in metrics(run_dir)
+        if line["kind"] == "train"
+    ]
 
 
 def assert_close(found: Path, expected: Path, step: int = 6) -> None:
