@@ -49,11 +49,13 @@ def under_way(toy: Toy, cached: Path, tmp_path: Path) -> Iterator[tuple[BaseProc
     arguments = toy.command(STAGE, run_dir, f"--set=cache.roots=[{cached}]", *LONG, *TWO)
     process = start(arguments, tmp_path / "log")
     log = run_dir / "student" / "metrics.jsonl"
-    wait_for(lambda: log.is_file() and log.read_text().count('"train"') > 2)
-    assert len(children(process)) == 1
-    yield process, run_dir
-    process.kill()
-    process.join()
+    try:
+        wait_for(lambda: log.is_file() and log.read_text().count('"train"') > 2)
+        assert len(children(process)) == 1
+        yield process, run_dir
+    finally:
+        process.kill()
+        process.join()
 
 
 def steps(run_dir: Path) -> list[dict[str, Any]]:
