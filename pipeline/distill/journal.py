@@ -51,6 +51,8 @@ class Journal:
         self.log = MetricsLog(folder)
         self.best: Best | None = None
         self.waiting = Waiting()
+        self.newest: Path | None = None
+        """the checkpoint that the training went on from or that was saved since; None before there is one"""
         self._checkpoints = folder / "checkpoints"
         self._places = [self._checkpoints]
         self._checked: set[Path] = set()  # checkpoints that were read and found whole since this process began
@@ -89,6 +91,7 @@ class Journal:
             self.log.rewind(0, self.folder)
             return 0
         learner.load(checkpoint)
+        self.newest = checkpoint.folder
         self._places.append(checkpoint.folder.parent)
         self._checked.add(checkpoint.folder)
         best = checkpoint.state["best"]
@@ -183,6 +186,7 @@ class Journal:
         state = self._state() | {"learner": learner.state(), "log": self.log.digest()}
         saved = save_checkpoint(self._checkpoints, "step", step, learner.tensors(), state)
         self._checked.add(saved.folder)
+        self.newest = saved.folder
         self.let_go(step, learner)
 
     def let_go(self, step: int, learner: Learner) -> None:

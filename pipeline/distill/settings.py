@@ -137,6 +137,11 @@ class TrainSettings(Section):
     tensorboard: bool = free(False, "write student/tensorboard too; needs the extra tensorboard")
     checkpoint_every: int = free(200, "steps between checkpoints", ge=1)
     roots: list[str] = free([], "further folders with checkpoints of this training, read-only, searched at any depth")
+    workers: int | None = free(
+        None,
+        "processes that share each step, each with the student in memory; absent: one a card, on the CPU one",
+        ge=1,
+    )
     log_every: int = free(10, "steps between lines of metrics.jsonl", ge=1)
 
     @pydantic.model_validator(mode="after")
