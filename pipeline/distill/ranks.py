@@ -106,7 +106,10 @@ def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextlib.contextmanager
 def meeting_place() -> Iterator[str]:
-    """A file where ranks find each other, which is in no folder and goes with this process."""
+    """A file where ranks find each other, which is in no folder and goes with this process; MachineError where the
+    system has none."""
+    if not hasattr(os, "memfd_create"):
+        raise MachineError("train.workers: several processes need Linux here. Run the same command with --workers 1.")
     descriptor = os.memfd_create("ranks")
     try:
         yield f"/proc/{os.getpid()}/fd/{descriptor}"
