@@ -104,17 +104,16 @@ def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-@contextlib.contextmanager
-def meeting_place() -> Iterator[str]:
-    """A file where ranks find each other, which is in no folder and goes with this process; MachineError where the
-    system has none."""
+def meeting_place() -> str:
+    """A new file where ranks find each other, which is in no folder and goes with this process; MachineError where the
+    system has none.
+
+    It stays open until then: torch looks at its path whenever it lets go of a store, and another file, the run's lock
+    for one, must not have its number by then.
+    """
     if not hasattr(os, "memfd_create"):
         raise MachineError("train.workers: several processes need Linux here. Run the same command with --workers 1.")
-    descriptor = os.memfd_create("ranks")
-    try:
-        yield f"/proc/{os.getpid()}/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
+    return f"/proc/{os.getpid()}/fd/{os.memfd_create('ranks')}"
 
 
 @contextlib.contextmanager

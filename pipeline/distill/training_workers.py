@@ -91,7 +91,8 @@ def working_together(count: int, job: Job, device: torch.device) -> Iterator[Ran
     threads_before = num_threads()
     threads = max(1, threads_before // count)
     begin = (_begin, threads, job.student.device)
-    with meeting_place() as place, Followers(count - 1, SETTING, *begin, with_the_first=True) as others:
+    place = meeting_place()
+    with Followers(count - 1, SETTING, *begin, with_the_first=True) as others:
         try:
             futures = [others.submit(_take_part, place, count, job) for _ in range(count - 1)]
 
