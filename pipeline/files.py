@@ -96,16 +96,14 @@ def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
     with storage_errors(path):
         make_folder(path.parent)
         sweep_temporary(path.parent)
-        staging = _temporary_name(path)
-        try:
-            staging.mkdir()
-            with hold_lock(staging, "publishing this folder"):
+        with _locked_folder(path) as staging:
+            try:
                 fill(staging)
                 _make_durable(staging)
                 _put_in_place(staging, path)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
         sync_folder(path.parent)
         shutil.rmtree(staging, ignore_errors=True)  # by now the old folder, if there was one
 
@@ -256,6 +254,26 @@ def require_file(path: Path, what: str, fix: str) -> Path:
 
 def _temporary_name(path: Path) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[Path]:
+    """A new temporary sibling of `path`, with its advisory lock held."""
+    staging = _temporary_name(path)
+    staging.mkdir()
+    descriptor = None
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if staging.is_dir():
+            yield staging
+            return
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    with _locked_folder(path) as other:  # a sweep took it in the instant before it was locked
+        yield other
 
 
 def _sync_path(path: Path) -> None:

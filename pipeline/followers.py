@@ -23,6 +23,7 @@ from pipeline.pause import PausedError, PauseRequest
 POLL_SECONDS = 0.2
 """how long the first process may wait for the others before it looks whether it is asked to pause"""
 _JOIN_SECONDS = 0.05
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _Result = TypeVar("_Result")
 
 
@@ -53,10 +54,12 @@ class Followers:
     At its end whatever is still under way is asked to pause, and waited for.
     """
 
-    def __init__(self, count: int, setting: str, begin: Callable[..., None], *given: Any) -> None:
-        """`setting` is the name of what says how many there are, for a message."""
+    def __init__(
+        self, count: int, setting: str, begin: Callable[..., None], *given: Any, with_the_first: bool = False
+    ) -> None:
+        """`setting` is the name of what says how many there are, `with_the_first` or without it, for a message."""
         context = multiprocessing.get_context("spawn")
-        self.count, self._setting = count, setting
+        self.count, self._setting, self._told_count = count, setting, count + with_the_first
         self._asked = context.RawValue("b", 0)
         self._before = set(multiprocessing.active_children())
         self._processes: set[BaseProcess] = set()
@@ -82,13 +85,23 @@ class Followers:
         """Whatever is under way saves or is given up, and ends with PausedError."""
         self._asked.value = 1
 
+    def end_within(self, seconds: float) -> None:
+        """Ask to pause, and kill whoever has not ended by then: for work of which nothing is to be saved."""
+        self.ask_to_pause()
+        timer = threading.Timer(seconds, self._kill)
+        timer.daemon = True
+        timer.start()
+
     def submit(self, work: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
         """Let one of them do it, when it is free. MachineError where one was killed."""
+        # A process that is begun now is not to end by Ctrl-C before it knows that signals are not its business.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             return self._pool.submit(work, *arguments)
         except BrokenProcessPool as error:
             raise self._was_killed() from error
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._processes |= set(multiprocessing.active_children()) - self._before
 
     def result(self, future: Future[_Result]) -> _Result:
@@ -98,10 +111,14 @@ class Followers:
         except BrokenProcessPool as error:
             raise self._was_killed() from error
 
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
     def _was_killed(self) -> MachineError:
         return MachineError(
-            f"{self._setting}: one of {self.count} processes was killed; the system does that where memory runs out. "
-            "What is finished stays: run the same command again, with --workers 1 if it happens again."
+            f"{self._setting}: one of {self._told_count} processes was killed; the system does that where memory runs "
+            "out. What is finished stays: run the same command again, with --workers 1 if it happens again."
         )
 
 
@@ -110,8 +127,9 @@ class Followers:
 
 def _begin(asked: _Flag, taken: Any, begin: Callable[..., None], given: tuple[Any, ...]) -> None:
     """The first process alone is asked to stop, and shows progress."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_leave_with_the_first, daemon=True).start()
     console.be_quiet()
     with taken.get_lock():

@@ -138,7 +138,12 @@ def cache_teacher(config: RunConfig, session: Session, workers: int | None) -> O
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Begin from another run's newest checkpoint, or from the folder of one, whatever its schedule.",
 )
-def train_student(config: RunConfig, session: Session, use_sealed_only: bool, fork_from: Path | None) -> Outcome:
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes that share each step.  [one a card; on a CPU one]"
+)
+def train_student(
+    config: RunConfig, session: Session, use_sealed_only: bool, fork_from: Path | None, workers: int | None
+) -> Outcome:
     """Train the student from the sealed cache; the teacher is not needed.
 
     \b
@@ -146,6 +151,8 @@ def train_student(config: RunConfig, session: Session, use_sealed_only: bool, fo
     """
     from stages.train_student import run as stage
 
+    if workers is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"workers": workers})})
     return stage(config, session, use_sealed_only=use_sealed_only, fork_from=fork_from)
 
 
@@ -187,7 +194,7 @@ def report(run_dir: Path, compared: tuple[str, ...]) -> None:
 @root_option
 @json_option
 def verify(run_dir: Path, roots: tuple[Path, ...], as_json: bool) -> None:
-    """Check every byte of a cache against its seals.
+    """Check every byte of a cache, and of what a training left.
 
     Says what is wrong and what to run; then the exit code is 4.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cache.roots import earlier_plan
+from pipeline.distill.training_workers import count_training_cards
 from pipeline.doctor.examine import refuse_unfit
 from pipeline.models.device import choose_device, environment
 from pipeline.models.student import load_student, refuse_leaks
@@ -39,6 +40,7 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
     num_steps = num_steps_on(standing.text.num_train_sequences, config.train)
     checkpoints = [run.checkpoints, *map(Path, config.train.roots)]
     done, stopped = steps_done(standing.plan, config.student, config.train, checkpoints)
+    cards = count_training_cards(config.train, config.student.device)
     probe = probe_training(causal, config.train, num_steps, standing.sequences, standing.records)
 
     estimate = Estimate(
@@ -48,7 +50,7 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
         capture=standing.capture,
         disk=standing.disk,
         training=TrainingPrice.of(
-            standing.text, config.train, done if stopped else num_steps, done, probe, session_hours
+            standing.text, config.train, done if stopped else num_steps, done, probe, session_hours, cards
         ),
         environment=environment(device),
     )

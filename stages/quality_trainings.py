@@ -108,6 +108,7 @@ def trial_config(ground: Ground, trial: Trial) -> RunConfig:
         "learning_rate": trial.learning_rate,
         "seed": trial.seed,
         "roots": [],
+        "workers": 1,  # several trainings run at a time instead
     }
     config = arm_config(ground.config, trial.arm, changes)
     roots = [str(ground.cache_of(trial.arm).folders[0])]

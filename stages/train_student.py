@@ -20,12 +20,13 @@ from pipeline.distill.checkpoint_room import CheckpointRoom
 from pipeline.distill.guards.alarms import Alarms
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
-from pipeline.distill.keeping.export import export_model, model_card
+from pipeline.distill.keeping.export import export_model, is_exported, model_card
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
 from pipeline.distill.step_result import StepResult
 from pipeline.distill.stopwatch import Stopwatch
+from pipeline.distill.training_workers import Job, count_ranks, working_together
 from pipeline.distill.validation import Validation, validate
 from pipeline.doctor.examine import refuse_unfit_for_student
 from pipeline.models import Teacher
@@ -70,7 +71,7 @@ def run(
         # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
         lessons = plan_lessons(cache, settings, training["frozen_shards"], records_from)
         ended = None if checkpoint is None else _ending(checkpoint.step, lessons, Waiting.of(checkpoint.state))
-        if checkpoint is not None and ended is not None and run.model.is_dir():
+        if checkpoint is not None and ended is not None and is_exported(run.model):
             message = f"nothing left to do: {ended}; the student is in {run.model}"
             return session.finish(STAGE, _complete(checkpoint.step, message))
 
@@ -94,7 +95,7 @@ def run(
             done = journal.fork(fork_from, learner)
         else:
             done = journal.resume(checkpoint, learner)
-        done, paused = _train(session, lessons, learner, journal, room, done)
+        done, paused = _train(session, config, lessons, learner, journal, room, done)
         if paused is None and (reason := room.shortage_of_model()):
             paused = _paused(done, lessons.num_steps, reason)
         if paused is not None:
@@ -145,18 +146,48 @@ def _identity(plan: Plan, config: RunConfig, records_from: Teacher | None) -> di
 
 
 def _train(
-    session: Session, lessons: Lessons, learner: Learner, journal: Journal, room: CheckpointRoom, done: int
+    session: Session,
+    config: RunConfig,
+    lessons: Lessons,
+    learner: Learner,
+    journal: Journal,
+    room: CheckpointRoom,
+    done: int,
 ) -> tuple[int, Outcome | None]:
     """Do the steps from `done` on; returns how many are done, and how it paused: None after the last one."""
-    settings, num_steps, step_positions = learner.settings, lessons.num_steps, lessons.step_positions
+    settings, num_steps = config.train, lessons.num_steps
     try:
         lessons = in_curriculum(lessons, settings, session.run.student / "difficulty", session.pause)
     except PausedError as stop:
         paused = f"paused while difficulties were measured: {stop}"
         return done, Outcome("paused", paused, {"steps": done, "of": num_steps})
-    steps = range(done, done if journal.waiting.stopped else num_steps)
+    if done == num_steps or journal.waiting.stopped:
+        return done, None
+
+    # By itself, or with other processes, each of which learns from a part of every step.
+    num_ranks = 1 if lessons.teacher else count_ranks(settings, config.student.device)
+    job = Job(
+        cache=lessons.cache.folders,
+        student=config.student,
+        settings=settings,
+        autocast_dtype=learner.autocast_dtype,
+        order=lessons.order,
+        steps=range(done, num_steps),
+        num_steps=num_steps,
+        checkpoint=journal.newest,
+    )
+    with working_together(num_ranks, job, learner.device) as learner.ranks:
+        return _do_steps(session, lessons, learner, journal, room, job.steps)
+
+
+def _do_steps(
+    session: Session, lessons: Lessons, learner: Learner, journal: Journal, room: CheckpointRoom, steps: range
+) -> tuple[int, Outcome | None]:
+    """Do these steps, with the learner's ranks; returns as `_train` does."""
+    settings, num_steps, step_positions = learner.settings, lessons.num_steps, lessons.step_positions
+    done, device = steps.start, learner.device
     reader = BatchReader(
-        lessons.source, lessons.order, steps, settings.batch_size, learner.device, with_records=settings.needs_teacher
+        lessons.source, lessons.order, steps, settings.batch_size, device, settings.needs_teacher, learner.ranks
     )
     watch, alarms, owed, begun = Stopwatch(learner.device), Alarms(settings.warmup_steps), False, time.monotonic()
     with (

@@ -1,4 +1,4 @@
-"""verify: check every byte of a cache against its seals."""
+"""verify: check every byte of a cache against its seals, and what a training left beside it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,35 @@ from pipeline.cache.verify import Problem, verify_cache
 from pipeline.console import say
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.report import DataReport
+from pipeline.distill.keeping.verify import verify_student
+from pipeline.errors import IncompleteInputError
+from pipeline.runs import RunDirectory
 
 
 def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
-    """Say and return everything wrong; an empty list means every sealed byte is as it was sealed."""
-    problems = verify_cache(path, roots, planned_tokenizer, DataReport.load)
-    for problem in problems:
+    """Say and return everything wrong; an empty list means every byte is as it was written.
+
+    IncompleteInputError where there is neither a cache nor a student.
+    """
+    student = RunDirectory(path).student
+    try:
+        problems = verify_cache(path, roots, planned_tokenizer, DataReport.load)
+        sealed = "" if problems else _sealed(TeacherCache.open(path, *roots))
+    except IncompleteInputError:
+        if not student.is_dir():
+            raise
+        problems, sealed = [], ""  # learned from a cache that lies elsewhere
+    of_student = verify_student(student) if student.is_dir() else []
+    for problem in [*problems, *of_student]:
         say(f"✗ {problem}")
-    if problems:
-        say(f"{len(problems)} problems")
-    else:
-        cache = TeacherCache.open(path, *roots)
-        say(f"✓ {len(cache.sealed)} of {len(cache.plan.shards)} shards are sealed, and every byte is as it was sealed")
-    return problems
+    if sealed:
+        say(sealed)
+    if student.is_dir() and not of_student:
+        say(f"✓ {student}: every checkpoint, the exported model and the log are as they were written")
+    if found := len(problems) + len(of_student):
+        say(f"{found} problems")
+    return problems + of_student
+
+
+def _sealed(cache: TeacherCache) -> str:
+    return f"✓ {len(cache.sealed)} of {len(cache.plan.shards)} shards are sealed, and every byte is as it was sealed"

@@ -62,8 +62,8 @@ def own_imports(path_prefix: str) -> list[tuple[str, str, int]]:
 # ------------------------------------------------------------------ floors
 
 DISTILL_FLOORS = (
-    "settings", "loss", "losses", "keeping", "optimization", "weighting", "batching", "step_result", "guards",
-    "validation", "stopwatch", "learner", "checkpoint_room", "journal",
+    "settings", "ranks", "loss", "losses", "keeping", "optimization", "weighting", "batching", "step_result", "guards",
+    "validation", "stopwatch", "learner", "checkpoint_room", "journal", "training_workers",
 )  # fmt: skip
 
 

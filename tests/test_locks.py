@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -45,6 +49,25 @@ def test_a_sweep_takes_only_what_this_door_left(tmp_path: Path) -> None:
     assert {path.name for path in removed} == {".file.0123456789ab.tmp", ".model.0123456789ab.tmp"}
     assert names(tmp_path) == {"notes.tmp", ".notes.tmp", ".file.xyz.tmp", "file"}
     assert files.sweep_temporary(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "open"), (fcntl, "flock")], ids=["opened", "locked"])
+def test_a_sweep_in_the_instant_before_a_folder_is(
+    module: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it took is made again."""
+    real, swept = getattr(module, name), list[list[Path]]()
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(module, name, real)
+        swept.append(files.sweep_temporary(tmp_path))
+        return real(*arguments)
+
+    monkeypatch.setattr(module, name, late)
+    files.publish_folder(tmp_path / "folder", lambda staging: (staging / "file").touch())
+    assert [len(paths) for paths in swept] == [1]
+    assert names(tmp_path) == {"folder"}
+    assert names(tmp_path / "folder") == {"file"}
 
 
 @pytest.mark.parametrize("verb", ["write_file", "publish_folder"])

@@ -3,11 +3,15 @@
     capture.vs_forward = seconds of the forward pass and its logits / seconds of capture
 
 Capture is all of it: forward pass, logits, scoring, encoding, packing, writing and sealing a shard on disk.
+
+    capture.durability_share = seconds in which a shard as large as a capture here makes them is written, flushed, read
+                               back, hashed and renamed / seconds of its capture
 """
 
 from __future__ import annotations
 
 import cProfile
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +25,15 @@ from pipeline.benches.rounds import alternate, median_ratio
 from pipeline.benches.shapes import SHAPES, layout_of, make_shape, plan_of, random_sequences
 from pipeline.cache.records import Records
 from pipeline.cache.seal import Seal
+from pipeline.cache.settings import CacheSettings
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.sequences import Sequences
 from pipeline.models.device import choose_dtype, environment
-from pipeline.models.probe import chunk_within
+from pipeline.models.probe import chunk_within, shard_positions_of
 from pipeline.models.teacher import Teacher
 
 GOALS = {"cpu": 0.82, "cuda": 0.95}
+DURABILITY_GOAL = 0.03
 _LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}  # as the probe of a capture chooses its chunk
 _SCORE, _ENCODE = ("teacher.py", "score"), ("byte_codec.py", "encode")
 # Part of scoring -> the functions it consists of, as (file, name); what they call counts.
@@ -98,22 +104,34 @@ def bench_capture(
     try:
         seconds = alternate({"forward": bench.forward, "capture": bench.capture}, rounds)
         parts, seal = _profile(bench)
+        num_positions, fastest = bench.sequences.loss_mask.size, min(seconds["capture"])
+        position_bytes = seal.size_bytes / num_positions
+        shard_positions = shard_positions_of(causal, position_bytes, CacheSettings().shard_positions)
+        writing = _writing_seconds(folder, round(shard_positions * position_bytes), rounds)
     finally:
         files.remove_folder(folder)
-    num_positions = bench.sequences.loss_mask.size
-    fastest = min(seconds["capture"])
     ratio = median_ratio(seconds["forward"], seconds["capture"])
     results = [
         measured("capture.vs_forward", ratio, at_least=GOALS[device.type]),
         measured("capture.tokens_per_second", num_positions / fastest, "tokens/s"),
         measured("capture.entropy_nats", seal.statistics["entropy_mean_nats"], "nats"),
-        measured("capture.bytes_per_token", seal.size_bytes / num_positions, "bytes"),
+        measured("capture.bytes_per_token", position_bytes, "bytes"),
+        measured("capture.shard_write_seconds", writing, "s"),
+        measured(
+            "capture.durability_share", writing / (shard_positions * fastest / num_positions), at_most=DURABILITY_GOAL
+        ),
     ]
     if device.type == "cuda":  # a card works on while Python goes ahead: the parts cannot be told by a profile
         return results
     return results + [
         measured(f"capture.us.{name}", part / num_positions * 1e6, "us/token") for name, part in parts.items()
     ]
+
+
+def _writing_seconds(folder: Path, shard_bytes: int, rounds: int) -> float:
+    """What it takes to write a shard of so many bytes as shards are written; the median of the rounds."""
+    content = np.random.default_rng(0).bytes(shard_bytes)
+    return statistics.median(alternate({"write": lambda: files.write_file(folder / "shard", content)}, rounds)["write"])
 
 
 def _profile(bench: CaptureBench) -> tuple[dict[str, float], Seal]:

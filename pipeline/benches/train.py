@@ -79,12 +79,15 @@ class OurLoop:
         spans = [(span.first, span.count) for span in cache.plan.spans(TRAIN)]
         self._order = DataOrder(spans, settings.seed, settings.window_shards, sizes.batch_size)
         self._done = 0
+        self._loss_weights: dict[float, LossWeights] = {}
 
     def run(self, kd_weight: float) -> float:
         """Seconds of the steps of one round."""
         learner = self.learner
         learner.settings = learner.settings.model_copy(update={"kd_weight": kd_weight, "ce_weight": 1 - kd_weight})
-        learner.loss_weights = LossWeights(learner.settings, learner.num_steps, learner.device)
+        if kd_weight not in self._loss_weights:  # kept from round to round: a gate learns from the second step on
+            self._loss_weights[kd_weight] = LossWeights(learner.settings, learner.num_steps, learner.device)
+        learner.loss_weights = self._loss_weights[kd_weight]
         steps = range(self._done, self._done + self.sizes.steps)
         reader = BatchReader(
             self.cache, self._order, steps, self.sizes.batch_size, learner.device, with_records=kd_weight > 0

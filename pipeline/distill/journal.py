@@ -51,6 +51,8 @@ class Journal:
         self.log = MetricsLog(folder)
         self.best: Best | None = None
         self.waiting = Waiting()
+        self.newest: Path | None = None
+        """the checkpoint that the training went on from or that was saved since; None before there is one"""
         self._checkpoints = folder / "checkpoints"
         self._places = [self._checkpoints]
         self._checked: set[Path] = set()  # checkpoints that were read and found whole since this process began
@@ -89,12 +91,13 @@ class Journal:
             self.log.rewind(0, self.folder)
             return 0
         learner.load(checkpoint)
+        self.newest = checkpoint.folder
         self._places.append(checkpoint.folder.parent)
         self._checked.add(checkpoint.folder)
         best = checkpoint.state["best"]
         self.best = None if best is None else Best(**best)
         self.waiting = Waiting.of(checkpoint.state)
-        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent)
+        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent, checkpoint.state.get("log"))
         say(f"continuing after step {checkpoint.step:,}, from {checkpoint.folder}")
         if self.best is not None:
             self._fetch_best(checkpoint.folder.parent)
@@ -112,7 +115,7 @@ class Journal:
         say("\n".join([f"forked after step {checkpoint.step:,}, from {checkpoint.folder}; what differs:", *changed]))
         learner.load(checkpoint)
         learner.begin_anew()  # what went wrong there is not held against other settings
-        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent, forked=True)
+        self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent, checkpoint.state.get("log"), forked=True)
         self.save(checkpoint.step, learner)
         return checkpoint.step
 
@@ -180,10 +183,10 @@ class Journal:
     def save(self, step: int, learner: Learner) -> None:
         """Checkpoint all that a resume needs, then let go of what the newer one replaces."""
         self.log.sync()
-        saved = save_checkpoint(
-            self._checkpoints, "step", step, learner.tensors(), self._state() | {"learner": learner.state()}
-        )
+        state = self._state() | {"learner": learner.state(), "log": self.log.digest()}
+        saved = save_checkpoint(self._checkpoints, "step", step, learner.tensors(), state)
         self._checked.add(saved.folder)
+        self.newest = saved.folder
         self.let_go(step, learner)
 
     def let_go(self, step: int, learner: Learner) -> None:

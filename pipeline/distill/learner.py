@@ -20,6 +20,7 @@ from pipeline.distill.optimization.gradient_norms import GradientNorms
 from pipeline.distill.optimization.learning_rate import learning_rate_at
 from pipeline.distill.optimization.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from pipeline.distill.optimization.precision import autocast
+from pipeline.distill.ranks import Ranks
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult, Trouble, add_up
 from pipeline.distill.weighting.loss_weights import LossWeights, StepWeights
@@ -28,13 +29,17 @@ from pipeline.errors import MachineError
 from pipeline.models import CausalModel
 from pipeline.models.memory import is_out_of_memory
 
+_RANK_SEEDS = 2**40
+"""From the random seeds of one rank to those of the next: more than there are steps"""
+
 
 class Learner:
     """The student with everything that changes while it learns; `tensors` and `state` are all a resume needs.
 
     Weights and optimizer are float32; under `autocast_dtype` the forward pass runs in that type, with a gradient
     scaler where it is float16. A step in which a loss, a record or a gradient is not finite leaves weights, optimizer
-    and average untouched and is counted. On a card, `memory` decides in which pieces a step is computed.
+    and average untouched and is counted. On a card, `memory` decides in which pieces a step is computed. With other
+    `ranks` each learns from its share of a step, and takes the step of all.
     """
 
     def __init__(
@@ -49,12 +54,14 @@ class Learner:
         self.memory = MemoryGuard(settings, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_dtype is torch.float16)
         self.loss_weights = LossWeights(settings, num_steps, self.device)
+        self.ranks = Ranks()
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
         self._told = 0
 
     def learn(self, step: int, batches: Iterable[Batch], num_scored: int) -> StepResult:
-        """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them.
+        """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them, and
+        over those of other ranks.
 
         Where a card's memory runs out, `batches` are gone through once more; an iterator cannot be (MachineError).
         """
@@ -67,6 +74,8 @@ class Learner:
         # The count over the whole effective batch, so that micro-batches of unequal weight add up right.
         normaliser = max(1, num_scored)
         suspects, sums = self._accumulate(step, batches, temperature, weights, normaliser)
+        if self.ranks.count > 1:
+            self._add_ranks(suspects, sums)
         sums |= self.loss_weights.figures() | self.loss_weights.gradient_norm() | self._clip()
         # The one transfer of a step: asking a card for each number would make it wait each time.
         values = torch.cat([torch.stack(list(sums.values())), suspects.flags()]).tolist()
@@ -174,8 +183,8 @@ class Learner:
     ) -> tuple[Suspects, dict[str, Tensor]]:
         """The gradients and sums of a step; out of memory, again from its start in smaller pieces."""
         while True:
-            # Dropout, where a student has it, depends on (seed, step) alone: nothing to restore on resume.
-            torch.manual_seed(self.settings.seed * 1_000_003 + step)
+            # Dropout, where a student has it, depends on (seed, step, rank) alone: nothing to restore on resume.
+            torch.manual_seed(self.settings.seed * 1_000_003 + step + self.ranks.number * _RANK_SEEDS)
             suspects = Suspects()
             self.loss_weights.forget_step()
             pieces = (piece for batch in batches for piece in batch.split(self.memory.parts))
@@ -191,6 +200,20 @@ class Learner:
             del suspects, pieces, parts
             self.optimizer.zero_grad(set_to_none=True)
             self.memory.make_room()
+
+    def _add_ranks(self, suspects: Suspects, sums: dict[str, Tensor]) -> None:
+        """Add what the other ranks found in their shares: from here on all have the same numbers, and decide alike."""
+        parameters = [*filter(_learns, self.causal.model.parameters()), *self.loss_weights.parameters()]
+        most = -(-self.settings.batch_size * self.settings.accumulation // self.ranks.count)
+        own = suspects.sequences + [-1] * (most - len(suspects.sequences))
+        found = self.ranks.meet([self.loss_weights.num_routed, *own, *(p.grad is not None for p in parameters)])
+        for parameter, *have in zip(parameters, *(row[1 + most :] for row in found), strict=True):
+            if any(have) and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        routes = self.loss_weights.among([row[0] for row in found], self.ranks.number)
+        flags = suspects.among([row[1 : 1 + most] for row in found], self.ranks.number)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self.ranks.add([*sums.values(), flags, *routes, *gradients])
 
     def _backward(
         self, batch: Batch, temperature: float, weights: StepWeights, normaliser: int, suspects: Suspects
@@ -238,10 +261,14 @@ class Learner:
     def _count_skipped(self, step: int, trouble: Trouble) -> None:
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
-        # A scaler finds its scale by gradients that overflow now and then.
-        if not (self.scaler.is_enabled() and trouble.what == ("gradient",)):
+        # A scaler finds its scale by gradients that overflow now and then. What all ranks know, the first one tells.
+        if self.ranks.number == 0 and not (self.scaler.is_enabled() and trouble.what == ("gradient",)):
             self._told += 1
             tell(step + 1, trouble, self._told)
+
+
+def _learns(parameter: torch.nn.Parameter) -> bool:
+    return parameter.requires_grad
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -14,6 +14,7 @@ HEAD_ONLY: tuple[Objective, ...] = ("subset", "ranked")
 """Objectives that never look at the tail, the teacher's or the student's"""
 SAMPLED_OBJECTIVES: tuple[Objective, ...] = ("sampled_tail", "bucket")
 """What records of the kind `sampled` can be used for; with no tail of their own, both mean Σ p̂·log(p̂/q)"""
+RouterKind = Literal["uniform", "gap", "trust", "learned"]
 Part = Literal["ce", "kd", "rank"]
 """Parts of the loss: labels, the objective, the likelihood of the teacher's order"""
 WITHOUT_TEACHER: dict[str, Any] = {
@@ -24,7 +25,7 @@ WITHOUT_TEACHER: dict[str, Any] = {
     "kd_weight_end": None,
     "rank_weight_end": None,
     "balance": False,
-    "router": "uniform",
+    "router": "auto",
 }
 """What turns any training into one on labels only"""
 
@@ -92,11 +93,11 @@ class TrainSettings(Section):
         False, "keep each part's share of the loss at its weight, whatever its magnitude in earlier steps"
     )
     balance_decay: float = schedule(0.99, "of the running magnitudes behind balance", ge=0, lt=1)
-    router: Literal["uniform", "gap", "trust", "learned"] = schedule(
-        "uniform",
+    router: Literal["auto", RouterKind] = schedule(
+        "auto",
         "what each position is to learn: all parts alike (uniform); more where the student lags behind the teacher "
         "(gap); the teacher where it is right or close, the labels where it is wrong (trust); or as a small gate "
-        "learns to choose (learned)",
+        "learns to choose (learned). auto: learned where more than one part has a weight, else uniform",
     )
     temperature: TemperatureSettings = TemperatureSettings()
     learning_rate: float = schedule(1e-3, "peak of the schedule", gt=0)
@@ -136,6 +137,11 @@ class TrainSettings(Section):
     tensorboard: bool = free(False, "write student/tensorboard too; needs the extra tensorboard")
     checkpoint_every: int = free(200, "steps between checkpoints", ge=1)
     roots: list[str] = free([], "further folders with checkpoints of this training, read-only, searched at any depth")
+    workers: int | None = free(
+        None,
+        "processes that share each step, each with the student in memory; absent: one a card, on the CPU one",
+        ge=1,
+    )
     log_every: int = free(10, "steps between lines of metrics.jsonl", ge=1)
 
     @pydantic.model_validator(mode="after")
@@ -164,17 +170,24 @@ class TrainSettings(Section):
 
     @pydantic.model_validator(mode="after")
     def _has_what_a_router_needs(self) -> Self:
-        if self.router != "uniform" and not self.needs_teacher:
+        if self.router_kind != "uniform" and not self.needs_teacher:
             raise ValueError(
                 f"train.router is {self.router}, and this trains on labels only (train.kd_weight and train.rank_weight "
                 "are 0): the teacher is never read. Give the teacher a weight, or set train.router to uniform"
             )
-        if self.router == "learned" and len(self.parts) < 2:
+        if self.router_kind == "learned" and len(self.parts) < 2:
             raise ValueError(
                 f"train.router learned chooses among parts, and {self.parts[0]} alone has a weight. Give another one a "
                 "weight, or set train.router to uniform or gap"
             )
         return self
+
+    @property
+    def router_kind(self) -> RouterKind:
+        """The router of this training; `auto` decided by the parts there are to choose among."""
+        if self.router != "auto":
+            return self.router
+        return "learned" if len(self.parts) > 1 else "uniform"
 
     @property
     def idle(self) -> dict[str, str]:

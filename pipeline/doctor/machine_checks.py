@@ -57,9 +57,13 @@ def check_card(machine: Machine, device: Device) -> Iterator[Check]:
         found = f"{named(card.name, card.capability)}, and {built}"
         yield Check("card", "fault", found, _sentence("a torch with kernels for it", why), fix)
     if card is not None and len(machine.cards) > 1:
-        # The place for work on several cards: until a stage takes more than one, the others are named and left idle.
+        # What validates, evaluates or tries something runs on one; the place to say so.
         others = ", ".join(other.name for other in machine.cards[1:])
-        yield Check("cards", "note", f"{len(machine.cards)}; every stage runs on the first and leaves {others} idle")
+        yield Check(
+            "cards",
+            "note",
+            f"{len(machine.cards)}; capture and training share them, any other stage leaves {others} idle",
+        )
 
 
 def check_products(machine: Machine, device: Device) -> Iterator[Check]:

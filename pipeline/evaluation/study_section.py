@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.evaluation.markup import Markup, element, figure, section, table, tiles
 from pipeline.evaluation.story import place_name
-from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS, Comparison, Finding, compare
+from pipeline.evaluation.study.findings import DEFAULT, FULL, FULL_ROUTED, LABELS, Comparison, Finding, compare
 from pipeline.evaluation.study.picture import bytes_chart, training_chart
 from pipeline.evaluation.study.results import Setting, StudyResult
 from pipeline.evaluation.study.statistics import Interval
@@ -178,12 +178,13 @@ def what_differs(finding: Finding) -> str:
     if finding.arm == LABELS:
         return "no teacher"
     changes = {key: value for key, value in finding.changes.items() if key != "train.kd_weight"}  # the rest of CE's
-    if finding.arm == FULL:
-        changes.pop("train.objective", None)
+    words = {FULL: ["teacher in memory"], FULL_ROUTED: ["teacher in memory", "the default's train.router"]}
+    if finding.arm in words:
+        changes = {key: value for key, value in changes.items() if key not in ("train.objective", "train.router")}
     if "cache.kind" in changes:
         changes = {key: value for key, value in changes.items() if key == "cache.kind" or key.startswith("train.")}
-    words = ["teacher in memory"] if finding.arm == FULL else []
-    return ", ".join([*words, *(f"{key}: {_setting(value)}" for key, value in changes.items())])
+    said = words.get(finding.arm, [])
+    return ", ".join([*said, *(f"{key}: {_setting(value)}" for key, value in changes.items())])
 
 
 def _setting(value: Any) -> str:

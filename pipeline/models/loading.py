@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from pipeline.errors import ConfigError
+from pipeline.commits import COMMIT, check_commit
+from pipeline.errors import ConfigError, DamagedDataError
 from pipeline.models.memory import memory_errors
 from pipeline.models.source import model_folder, name_some, weight_files
 
@@ -52,6 +53,7 @@ def load_model(
     """
     folder = model_folder(reference, revision, trust_remote_code)
     weight_files(folder)
+    _refuse_damaged(folder)
     with _quiet_transformers():
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -112,6 +114,19 @@ def save_model(model: Any, folder: Path) -> None:
     """Leave config and weights (safetensors) in `folder`, for `from_pretrained`."""
     with _quiet_transformers():
         model.save_pretrained(str(folder), safe_serialization=True)
+
+
+def _refuse_damaged(folder: Path) -> None:
+    """DamagedDataError where a student that this project exported is no longer as it was."""
+    if not (folder / COMMIT).is_file():
+        return
+    try:
+        check_commit(folder)
+    except DamagedDataError as error:
+        raise DamagedDataError(
+            f"{error}: this model was damaged, or changed, since train-student exported it. Run train-student again, "
+            f"which exports it anew; where the change was meant, remove {COMMIT}"
+        ) from error
 
 
 def _refuse_partial(reference: str, report: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ def probe_capture(
     records = _score_first(model, sequences, layout, batch, chunk)
     loss_mask = sequences.loss_mask[: len(records) // sequences.sequence_length]
     position_bytes = bytes_per_position(records, loss_mask)
-    shard = _shard_positions(model, position_bytes, settings.shard_positions)
+    shard = shard_positions_of(model, position_bytes, settings.shard_positions)
     scored_bytes = position_bytes * loss_mask.size / max(1, int(np.count_nonzero(loss_mask)))
     return CaptureChoice(batch, chunk, str(model.dtype).removeprefix("torch."), shard, scored_bytes)
 
@@ -125,7 +125,7 @@ def halve_until(positions: int, limit: float) -> int:
     return positions
 
 
-def _shard_positions(model: CausalModel, position_bytes: float, wanted: int) -> int:
+def shard_positions_of(model: CausalModel, position_bytes: float, wanted: int) -> int:
     """Positions a shard: what the settings say, or less where that is too many bytes or too long to lose."""
     position_flops = 2 * sum(parameter.numel() for parameter in model.model.parameters())
     by_time = _SHARD_SECONDS * _FLOPS_PER_SECOND[model.device.type] / position_flops

@@ -10,21 +10,22 @@ from pipeline.errors import MachineError
 from pipeline.models.settings import Device
 
 
-def count_workers(wanted: int | None, device: Device) -> int:
+def count_workers(wanted: int | None, device: Device, setting: str = "teacher.workers") -> int:
     """How many processes are to run a model side by side: as many as `wanted`, else one a card; on the CPU one.
 
-    MachineError where there are fewer cards: two models on one card are not faster, and may not fit.
+    `setting` is the key that says so. MachineError where there are fewer cards: two models on one card are not faster,
+    and may not fit.
     """
     cards = _count_cards(device)
     if wanted is not None and wanted > cards > 0:
-        raise MachineError(f"teacher.workers: {wanted} processes take a card each, and this machine has {cards}.")
+        raise MachineError(f"{setting}: {wanted} processes take a card each, and this machine has {cards}.")
     return wanted or max(1, cards)
 
 
-def count_busy_cards(wanted: int | None, device: Device) -> int:
+def count_busy_cards(wanted: int | None, device: Device, setting: str = "teacher.workers") -> int:
     """How many times faster these workers are than one: on cards as many times as there are of them, on a CPU, whose
     cores they share, not at all."""
-    return min(count_workers(wanted, device), max(1, _count_cards(device)))
+    return min(count_workers(wanted, device, setting), max(1, _count_cards(device)))
 
 
 def use_card(number: int, device: Device) -> None:

@@ -115,23 +115,33 @@ class TrainingPrice:
     checkpoints_bytes: int
     model_bytes: int
     memory: TrainingMemory
+    cards: int
+    """that share each step; what they take to add up their gradients is not counted"""
 
     @classmethod
     def of(
-        cls, text: TextSize, settings: TrainSettings, num_steps: int, done: int, probe: TrainingProbe, session: float
+        cls,
+        text: TextSize,
+        settings: TrainSettings,
+        num_steps: int,
+        done: int,
+        probe: TrainingProbe,
+        session: float,
+        cards: int = 1,
     ) -> TrainingPrice:
-        """Price the steps from `done` on; `session` is in hours."""
+        """Price the steps from `done` on; `session` is in hours. The first of the `cards` validates alone."""
         num_validated = min(settings.validation_sequences, text.num_validation_sequences)
         num_batches = math.ceil(num_validated / settings.batch_size)
         num_validations = math.ceil((num_steps - done) / settings.evaluate_every)
         validating = num_validations * num_batches * probe.validation_seconds_per_batch
-        hours = ((num_steps - done) * probe.seconds_per_step + validating) / 3600
+        seconds_per_step = probe.seconds_per_step / cards
+        hours = ((num_steps - done) * seconds_per_step + validating) / 3600
         step_tokens = settings.batch_size * settings.accumulation * text.sequence_length
         return cls(
             num_steps=num_steps,
             steps_done=done,
-            seconds_per_step=probe.seconds_per_step,
-            tokens_per_second=step_tokens / probe.seconds_per_step,
+            seconds_per_step=seconds_per_step,
+            tokens_per_second=step_tokens / seconds_per_step,
             hours=hours,
             sessions=math.ceil(hours / session),
             validation_hours=validating / 3600,
@@ -139,6 +149,7 @@ class TrainingPrice:
             checkpoints_bytes=probe.checkpoints_bytes,
             model_bytes=probe.model_bytes,
             memory=probe.memory,
+            cards=cards,
         )
 
 

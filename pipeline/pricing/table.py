@@ -59,10 +59,14 @@ def _training_rows(training: TrainingPrice, session_hours: float) -> list[Row]:
     steps = f"{training.num_steps:,} steps"
     if training.steps_done:
         steps += f", {training.steps_done:,} done"
+    cards = f", on {training.cards} cards" if training.cards > 1 else ""
     checkpoints = f"{format_bytes(training.checkpoint_bytes)} each, at most {format_bytes(training.checkpoints_bytes)}"
     return [
         ("steps", steps),
-        ("pace", f"{training.tokens_per_second:,.0f} tokens a second, {training.seconds_per_step:,.2f} s a step"),
+        (
+            "pace",
+            f"{training.tokens_per_second:,.0f} tokens a second, {training.seconds_per_step:,.2f} s a step{cards}",
+        ),
         ("time of training", _time(training.hours, training.sessions, session_hours)),
         ("of it validating", format_seconds(training.validation_hours * 3600)),
         ("checkpoints", checkpoints),

@@ -43,6 +43,8 @@ def test_figures_and_goal(results: dict[str, Any]) -> None:
     assert results["capture.vs_forward"]["goal"] == ">= 0.82"
     assert results["capture.vs_forward"]["value"] > 0
     assert results["capture.bytes_per_token"]["value"] > 16
+    assert results["capture.durability_share"]["goal"] == "<= 0.03"
+    assert 0 < results["capture.durability_share"]["value"] < results["capture.shard_write_seconds"]["value"]
 
 
 def test_parts_are_all_of_scoring_encoding_and_writing(results: dict[str, Any]) -> None:

@@ -116,6 +116,7 @@ def test_a_verdict_needs_an_interval_without_zero(low: float | None, high: float
     [
         ("labels", "", "no teacher"),
         ("full", "ce0", "teacher in memory, train.ce_weight: 0, train.temperature: 1"),
+        ("full_routed", "", "teacher in memory, the default's train.router"),
         ("default", "", ""),
         ("bucket", "", "train.objective: bucket"),
         ("compact", "", "cache.kind: compact"),

@@ -27,6 +27,13 @@ def routed(toy: Toy, cached: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return run_dir
 
 
+@pytest.fixture(scope="module")
+def plain(toy: Toy, cached: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("plain") / "run"
+    train(toy, cached, run_dir, *options("train.router=uniform"))
+    return run_dir
+
+
 def test_every_logged_step_says_its_weights_and_routes(routed: Path) -> None:
     lines = [line for line in metrics(routed) if line["kind"] == "train"]
     assert len(lines) == 12
@@ -59,20 +66,25 @@ def test_the_report_draws_them(routed: Path) -> None:
         assert title in page
 
 
-def test_uniform_logs_no_routes_and_keeps_no_gate(trained: Path) -> None:
-    assert not {name for line in metrics(trained) for name in line if name.startswith("route_")}
-    assert not (checkpoint(trained, 12) / "router.safetensors").exists()
+def test_uniform_logs_no_routes_and_keeps_no_gate(plain: Path) -> None:
+    assert not {name for line in metrics(plain) for name in line if name.startswith("route_")}
+    assert not (checkpoint(plain, 12) / "router.safetensors").exists()
+
+
+def test_where_nothing_is_said_a_gate_learns(trained: Path) -> None:
+    assert {name for line in metrics(trained) for name in line if name.startswith("route_")} == ROUTES
+    assert (checkpoint(trained, 12) / "router.safetensors").is_file()
 
 
 @pytest.mark.parametrize("setting", ["train.router=learned", "train.router=gap"])
-def test_a_fork_may_begin_to_route(setting: str, toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_fork_may_begin_to_route(setting: str, toy: Toy, cached: Path, plain: Path, tmp_path: Path) -> None:
     """From a training that never did, and from one whose checkpoint is older than any router."""
-    older = copy(trained, tmp_path / "older")
+    older = copy(plain, tmp_path / "older")
     state_path = checkpoint(older, 12) / "state.json"
     state = json.loads(state_path.read_text())
     del state["learner"]["loss_weights"]
     _rewrite(state_path, state)
-    for origin in (trained, older):
+    for origin in (plain, older):
         run_dir = tmp_path / f"from-{origin.name}-{origin.parent.name}"
         train(toy, cached, run_dir, *options(setting, "train.steps=14"), "--fork-from", str(origin))
         lines = [line for line in metrics(run_dir) if line["kind"] == "train" and line["step"] > 12]

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.cache.settings import DEFAULTS
 from pipeline.errors import ConfigError
-from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
+from pipeline.evaluation.study.findings import DEFAULT, FULL, FULL_ROUTED, LABELS
 
 _K_PARTS = (16, 8, 4, 2)
 _COMPACT_PART = DEFAULTS["topk"]["head_size"] // DEFAULTS["compact"]["head_size"]  # its head beside that of topk
@@ -28,7 +28,7 @@ def _temperature(start: float, end: float) -> Changes:
     return {"temperature": {"start": start, "end": end}}
 
 
-_FULL = {"objective": "bucket"}
+_FULL = {"objective": "bucket", "router": "uniform"}
 FULL_CANDIDATES: Mapping[str, Changes] = {
     "ce0": _FULL | _weights(0.0) | _temperature(1.0, 1.0),
     "ce0_1": _FULL | _weights(0.1) | _temperature(1.0, 1.0),
@@ -97,6 +97,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("compact", {}, cache=compact, decides=True),
         _arm("sampled", at_1, cache=sampled, decides=True),  # the only temperature it is right at
         _arm("tau1", at_1, decides=True),
+        _arm("router_uniform", {"router": "uniform"}, decides=True),
         _arm("tau1_5", _temperature(1.5, 1.5)),
         _arm("tau2", _temperature(2.0, 2.0)),
         _arm("tau3to2", _temperature(3.0, 2.0)),
@@ -106,7 +107,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("ce0_5", _weights(0.5)),
         _arm("router_gap", {"router": "gap"}),
         _arm("router_trust", {"router": "trust"}),
-        _arm("router_learned", {"router": "learned"}),
+        Arm(FULL_ROUTED, {"": {"objective": "bucket"}}, live=True),
         _arm("ranking", {"rank_weight": 0.1}),
         _arm("balance", {"balance": True}),
         _arm("no_ema", {"ema_decay": 0.0}),

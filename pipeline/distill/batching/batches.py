@@ -18,6 +18,7 @@ from pipeline.cache import Records, TeacherCache
 from pipeline.data.sequences import Sequences
 from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.loss.record_tensors import HostRecords, RecordTensors, on_host, to_device
+from pipeline.distill.ranks import Ranks
 
 READ_AHEAD = 4
 
@@ -128,7 +129,7 @@ def make_batch(sequences: Sequences, records: Records | None, device: torch.devi
 
 @dataclass(slots=True)
 class StepBatches:
-    """What one optimizer step learns from; each micro-batch comes to the device as it is taken.
+    """What one rank learns from in an optimizer step; each micro-batch comes to the device as it is taken.
 
     The first time it is gone through they come from the reader, which holds them no longer then; where a step has to be
     done again, they are read again.
@@ -136,7 +137,7 @@ class StepBatches:
 
     step: int
     num_scored: int
-    """scored positions of all its micro-batches"""
+    """scored positions of all micro-batches of the step, those of other ranks too"""
     batches: Iterator[Batch]
     read_again: Callable[[int], Iterator[Batch]]
     begun: bool = False
@@ -162,10 +163,10 @@ class RecordSource(Protocol):
 class BatchReader:
     """Iterates over the steps; one thread reads their micro-batches ahead, and time spent waiting for it is counted.
 
-    What a step trains on is `order.sequences_for_step(step)` cut into micro-batches: nothing here has a state that a
-    resume would have to restore. Memory is bounded whatever the accumulation: at most READ_AHEAD + 1 micro-batches wait
-    on the host (with K = 256, about 2.3 kB a position), pinned where the device is a card; on the device is the one
-    that is learned from, and for a moment the one that follows it.
+    What a step trains on is `order.sequences_for_step(step)`, of which a rank reads its share, cut into micro-batches:
+    nothing here has a state that a resume would have to restore. Memory is bounded whatever the accumulation: at most
+    READ_AHEAD + 1 micro-batches wait on the host (with K = 256, about 2.3 kB a position), pinned where the device is a
+    card; on the device is the one that is learned from, and for a moment the one that follows it.
     """
 
     def __init__(
@@ -176,11 +177,14 @@ class BatchReader:
         batch_size: int,
         device: torch.device,
         with_records: bool,
+        ranks: Ranks | None = None,
     ) -> None:
+        """`ranks` are those that share each step; without them all of it is read."""
         self.wait_seconds = 0.0
         # A cache is for one thread at a time, and the loop validates on it while this thread reads: a copy has its own
         # open files.
         self._own_source, self._source, self._order, self._steps = source, copy.copy(source), order, steps
+        self._share = (ranks or Ranks()).share(order.batch)
         self._left = 0  # micro-batches of the step under way that were not taken yet
         self._batch_size, self._device, self._with_records = batch_size, device, with_records
         self._queue: queue.Queue[tuple[int, HostBatch] | BaseException] = queue.Queue(maxsize=READ_AHEAD)
@@ -191,7 +195,7 @@ class BatchReader:
         self._thread.start()
         try:
             for step in self._steps:
-                self._left = -(-self._order.batch // self._batch_size)
+                self._left = -(-(self._share.stop - self._share.start) // self._batch_size)
                 num_scored, first = self._take()
                 yield StepBatches(step, num_scored, self._batches_of_step(first), self._read_again)
                 while self._left:  # what was not asked for must not be taken for the next step's
@@ -209,7 +213,7 @@ class BatchReader:
 
     def _read_again(self, step: int) -> Iterator[Batch]:
         """The micro-batches of a step once more, read on the thread that asks."""
-        for part in self._parts(self._order.sequences_for_step(step)):
+        for part in self._parts(self._order.sequences_for_step(step)[self._share]):
             yield _read(self._own_source, part, self._with_records, pinned=False).to(self._device)
 
     def _parts(self, indices: np.ndarray) -> Iterator[np.ndarray]:
@@ -231,7 +235,7 @@ class BatchReader:
             for step in self._steps:
                 indices = self._order.sequences_for_step(step)
                 num_scored = int(self._source.sequences.loss_mask[indices].sum())
-                for part in self._parts(indices):
+                for part in self._parts(indices[self._share]):
                     pinned = self._device.type == "cuda"
                     self._put((num_scored, _read(self._source, part, self._with_records, pinned)))
                     if self._stopped.is_set():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,15 @@ class DataOrder:
             [np.arange(first, first + count, dtype=np.int64) for first, count in self._spans]
         )
         self.num_sequences = len(self._numbers)
-        self._epochs = lru_cache(maxsize=2)(self._epoch_parts_and_ends)
-        self._shuffled = lru_cache(maxsize=4)(self._shuffled_part)
+        self._remember()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what it remembers, to go to another process."""
+        return {name: value for name, value in vars(self).items() if name not in ("_epochs", "_shuffled")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember()
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -72,6 +80,10 @@ class DataOrder:
         shards = [np.arange(begins[index], begins[index + 1], dtype=np.int64) for index in order]
         starts = range(0, len(shards), self.window_shards)
         return [np.concatenate(shards[start : start + self.window_shards]) for start in starts]
+
+    def _remember(self) -> None:
+        self._epochs = lru_cache(maxsize=2)(self._epoch_parts_and_ends)
+        self._shuffled = lru_cache(maxsize=4)(self._shuffled_part)
 
     def _epoch_parts_and_ends(self, epoch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
         """The parts of an epoch, and where in the epoch each ends."""

@@ -59,6 +59,21 @@ class Suspects:
         """How many odd positions each sequence has, of losses and then of records; [2·S] for S sequences."""
         return torch.cat(self._flags, dim=1).flatten()
 
+    @property
+    def sequences(self) -> list[int]:
+        """Numbers in the cache, in the order of the flags; below 0 for those that have none."""
+        return self._sequences
+
+    def among(self, ranks: Sequence[list[int]], number: int) -> Tensor:
+        """Be of the `sequences` of all ranks from here on, equally many each, of which those of rank `number` were
+        noted here. Returns the flags [2, S] of all, to which those of the others are still to be added."""
+        own_2S = torch.cat(self._flags, dim=1)
+        first = number * len(ranks[number])
+        all_2S = own_2S.new_zeros(2, sum(map(len, ranks)))
+        all_2S[:, first : first + own_2S.shape[1]] = own_2S
+        self._sequences, self._flags = [sequence for rank in ranks for sequence in rank], [all_2S]
+        return all_2S
+
     def find(self, figures: Mapping[str, float], flags: Sequence[float]) -> Trouble | None:
         """What was not finite, from the step's figures (name -> sum) and `flags`, on the host; None where all was."""
         num_sequences = len(self._sequences)

@@ -21,13 +21,13 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from pipeline import files
+from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
 from pipeline.errors import DamagedDataError, IdentityError
 from pipeline.links import refuse_links_out
 from pipeline.refusals import TOO_MANY_FILES
 
 FORMAT_VERSION = 1
-_COMMIT = "COMMIT.json"
 _STATE = "state.json"
 KEPT = 2
 """Checkpoints of a training that are kept; a third is there while it is written"""
@@ -68,39 +68,24 @@ def save_checkpoint(
     """Write one checkpoint durably and read it back; `tensors` maps file names to named tensors."""
     target = folder / f"{prefix}-{step:08d}"
     if target.is_dir():  # what an earlier start left here stops counting before it is overwritten
-        files.remove_file(target / _COMMIT)
+        files.remove_file(target / COMMIT)
     digests = {}
     for name, named in tensors.items():
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
         content = safetensors.save(contiguous, metadata={"format": "pt"})
         digests[f"{name}.safetensors"] = files.write_file(target / f"{name}.safetensors", content)
     digests[_STATE] = files.write_json(target / _STATE, {"format": FORMAT_VERSION, "step": step, **state})
-    files.write_json(
-        target / _COMMIT,
-        {name: {"size_bytes": digest.size_bytes, "xxh3_128": digest.xxh3_128} for name, digest in digests.items()},
-    )
+    write_commit(target, digests)
     return open_checkpoint(target)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Check a checkpoint against its COMMIT.json; DamagedDataError says what does not fit."""
-    commit_path = folder / _COMMIT
-    refuse_links_out(folder, [commit_path, folder / _STATE])
-    if not commit_path.is_file():
-        raise DamagedDataError(f"{folder}: no {_COMMIT}; the checkpoint was never finished")
-    commit = files.read_json(commit_path)
-    if _STATE not in commit:
-        raise DamagedDataError(f"{commit_path}: does not list {_STATE}")
-    for name, expected in commit.items():
-        path = folder / name
-        if path.parent != folder or not isinstance(expected, dict):
-            raise DamagedDataError(f"{commit_path}: {name!r} is not an entry of a checkpoint")
-        refuse_links_out(folder, [path])
-        if not path.is_file():
-            raise DamagedDataError(f"{path}: is listed in {_COMMIT} and missing")
-        same_size = path.stat().st_size == expected.get("size_bytes")
-        if not same_size or files.digest_file(path).xxh3_128 != expected.get("xxh3_128"):
-            raise DamagedDataError(f"{path}: size or xxh3-128 differs from {_COMMIT}")
+    refuse_links_out(folder, [folder / _STATE])
+    if not (folder / COMMIT).is_file():
+        raise DamagedDataError(f"{folder}: no {COMMIT}; the checkpoint was never finished")
+    if _STATE not in check_commit(folder):
+        raise DamagedDataError(f"{folder / COMMIT}: does not list {_STATE}")
     state = files.read_json(folder / _STATE)
     if state.get("format") != FORMAT_VERSION:
         raise IdentityError(
@@ -120,7 +105,7 @@ def newest_checkpoint(
     `is_wanted` is asked about the state of each.
     """
     places = [folder for folder in folders if folder.is_dir()]
-    committed = {path.parent: folder for folder in places for path in folder.rglob(f"step-*/{_COMMIT}")}
+    committed = {path.parent: folder for folder in places for path in folder.rglob(f"step-*/{COMMIT}")}
     for candidate in sorted(committed, key=lambda path: path.name, reverse=True):
         try:
             refuse_links_out(committed[candidate], [candidate])
@@ -135,7 +120,7 @@ def newest_checkpoint(
 
 def _is_wanted(folder: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> bool:
     """What `is_wanted` says of a state that may be damaged: it is asked before the hash of anything is taken."""
-    refuse_links_out(folder, [folder / _COMMIT, folder / _STATE])
+    refuse_links_out(folder, [folder / COMMIT, folder / _STATE])
     try:
         return is_wanted(files.read_json(folder / _STATE))
     except (KeyError, TypeError, AttributeError) as error:
@@ -144,7 +129,7 @@ def _is_wanted(folder: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> boo
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is one checkpoint, whole or not, rather than one that holds some."""
-    return any((folder / name).is_file() for name in (_COMMIT, _STATE))
+    return any((folder / name).is_file() for name in (COMMIT, _STATE))
 
 
 def retire_checkpoints(folder: Path, step: int, best_step: int | None, checked: Container[Path] = ()) -> None:
@@ -180,7 +165,7 @@ def retire_best(folder: Path, best_step: int | None) -> None:
 
 def _is_valid(folder: Path) -> bool:
     """Whether a checkpoint is whole, by reading all of it; what another version wrote is left to that version."""
-    if not (folder / _COMMIT).is_file():
+    if not (folder / COMMIT).is_file():
         return False
     try:
         open_checkpoint(folder)
@@ -203,5 +188,5 @@ def _step_of(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    files.remove_file(path / _COMMIT)
+    files.remove_file(path / COMMIT)
     files.remove_folder(path)

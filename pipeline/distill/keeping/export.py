@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
 from pipeline.data.tokenizer import Tokenizer, tokenizer_differences
+from pipeline.errors import DamagedDataError
 from pipeline.models.loading import save_model
 from pipeline.models.student import drop_padding_rows
 
+_CARD = "README.md"
 _PADDED = """
 ## Ids that stand for nothing
 
@@ -36,7 +39,9 @@ def export_model(folder: Path, model: Any, tokenizer: Tokenizer, card: str) -> N
     def fill(staging: Path) -> None:
         save_model(model, staging)
         tokenizer.save(staging)
-        (staging / "README.md").write_bytes(card.encode())
+        # The card is left out: it is for its owner to write on.
+        write_commit(staging, {path.name: files.digest_file(path) for path in sorted(staging.iterdir())})
+        (staging / _CARD).write_bytes(card.encode())
 
     files.publish_folder(folder, fill)
     if tokenizer_differences(tokenizer.fingerprint(), Tokenizer.load(folder).fingerprint()):
@@ -45,6 +50,18 @@ def export_model(folder: Path, model: Any, tokenizer: Tokenizer, card: str) -> N
             "their tokenizer.json says, and so AutoTokenizer does not give the teacher's ids here. Load the tokenizer "
             "with PreTrainedTokenizerFast.from_pretrained, which does."
         )
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a model is in `folder`, as it was exported; one that was damaged is told, and is none."""
+    if not (folder / COMMIT).is_file():
+        return folder.is_dir()  # by a version that wrote none
+    try:
+        check_commit(folder)
+    except DamagedDataError as error:
+        warn_once(f"the student is exported again: {error}")
+        return False
+    return True
 
 
 def model_card(facts: Mapping[str, str], settings: Mapping[str, Any]) -> str:

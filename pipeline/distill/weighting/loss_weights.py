@@ -11,12 +11,13 @@ step; the gate's parameters stay on the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from pipeline.distill.loss.routing import PARTS, Gap, Normalised, Router, Trust
 from pipeline.distill.losses import LossParts
@@ -51,10 +52,10 @@ class LossWeights:
         self.losses: RunningMeans[Part] = RunningMeans(ROUTER_DECAY)
         self.routes: RunningMeans[Part] = RunningMeans(ROUTER_DECAY)
         self.router: Router | None = None
-        if settings.router == "learned":
+        if settings.router_kind == "learned":
             self.router = Gate(settings.parts, device)
-        elif settings.router != "uniform":
-            self.router = Gap() if settings.router == "gap" else Trust()
+        elif settings.router_kind != "uniform":
+            self.router = Gap() if settings.router_kind == "gap" else Trust()
         self.forget_step()
 
     def scheduled(self, step: int) -> dict[Part, float]:
@@ -90,6 +91,27 @@ class LossWeights:
             self._sums[name] = self._sums[name] + routed if name in self._sums else routed
         if isinstance(self.router, Gate):
             self._study(self.router, parts.signals_N6, losses_n)
+
+    @property
+    def num_routed(self) -> int:
+        """Positions noted since the step began that a router has given weights."""
+        return sum(map(len, self._routes))
+
+    def parameters(self) -> list[Parameter]:
+        """What the router learns; none where it learns nothing."""
+        return [*self.router.parameters()] if isinstance(self.router, Gate) else []
+
+    def among(self, num_routed: Sequence[int], number: int) -> list[Tensor]:
+        """Be of so many positions of each rank from here on, of which those of rank `number` were noted here. Returns
+        what is still to be added over ranks, beside gradients."""
+        if not self._routes:
+            return []
+        first = sum(num_routed[:number])
+        own_n3 = torch.cat(self._routes)
+        all_n3 = own_n3.new_zeros(sum(num_routed), len(PARTS))
+        all_n3[first : first + len(own_n3)] = own_n3
+        self._routes = [all_n3]
+        return [all_n3, *self._sums.values()]
 
     def figures(self) -> dict[str, Tensor]:
         """What is to travel with the transfer of the step: sums of routed losses, and how the routes are spread."""
@@ -144,7 +166,7 @@ class LossWeights:
                 self.router.load_tensors(tensors)
 
     def _router_name(self) -> dict[str, Any]:
-        return {"router": self.settings.router, "parts": list(self.settings.parts)}
+        return {"router": self.settings.router_kind, "parts": list(self.settings.parts)}
 
     def _route_means(self) -> tuple[float, float, float]:
         ce, kd, rank = (max(LEAST_MEAN, self.routes.get(part)) for part in PARTS)

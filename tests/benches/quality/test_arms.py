@@ -21,7 +21,7 @@ from pipeline.benches.quality.plan import (
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.config import keys_of_kind
 from pipeline.errors import ConfigError
-from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
+from pipeline.evaluation.study.findings import DEFAULT, FULL, FULL_ROUTED, LABELS
 from stages.bench_quality import BEGINNING, MANY, studies_of
 from stages.config import RunConfig, load_run_config
 from stages.quality_trainings import arm_config
@@ -61,10 +61,15 @@ def test_full_distillation_differs_by_its_records_and_what_it_chooses_from() -> 
     full = ARMS[FULL]
     assert (full.live, dict(full.cache)) == (True, {})
     for changes in full.candidates.values():
-        changed = changed_keys(arm_config(QUALITY, full, changes))
+        config = arm_config(QUALITY, full, changes)
+        changed = changed_keys(config)
         assert "train.objective" in changed
-        assert {factor_of(key) for key in changed} <= {"train.objective", "train.weights", "train.temperature"}
-    assert [arm.name for arm in ARMS.values() if arm.live] == [FULL]
+        assert config.train.router_kind == "uniform"
+        factors = {"train.objective", "train.router", "train.weights", "train.temperature"}
+        assert {factor_of(key) for key in changed} <= factors
+    routed = ARMS[FULL_ROUTED]
+    assert [arm for arm in ARMS.values() if arm.live] == [full, routed]
+    assert arm_config(QUALITY, routed, routed.candidates[""]).train.router_kind == "learned"
 
 
 def test_head_sizes_are_parts_of_the_default_head_and_say_their_vocabulary() -> None:
@@ -80,7 +85,7 @@ def test_head_sizes_are_parts_of_the_default_head_and_say_their_vocabulary() -> 
 def test_arms_are_chosen_by_name_or_by_length() -> None:
     every = tuple(ARMS.values())
     short = [arm.name for arm in chosen_arms(every, None, short=True)]
-    assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", "compact", "sampled", "tau1"]
+    assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", "compact", "sampled", "tau1", "router_uniform"]
     assert chosen_arms(every, None, short=False) == every
     assert [arm.name for arm in chosen_arms(every, ["tau2"], short=True)] == [LABELS, FULL, "tau2"]
     with pytest.raises(ConfigError, match="no arm is called tau7"):
@@ -148,7 +153,7 @@ def test_a_long_study_has_two_lengths_and_a_large_vocabulary() -> None:
     [large] = long["v49152"]
     assert [arm.name for arm in large.arms] == [LABELS, FULL, DEFAULT, "compact", "sampled"]
     assert {len(large.seeds(arm)) for arm in large.arms} == {3}
-    assert [len(few.seeds(arm)) for arm in few.arms[:9]] == [5] * 8 + [3]
+    assert [len(few.seeds(arm)) for arm in few.arms[:10]] == [5] * 9 + [3]
 
 
 def test_a_student_that_comes_trained_begins_as_it_is() -> None:

@@ -1,0 +1,208 @@
+"""Ranks: shares of a step, what is added over them, and a learner's step that is the same however many there are."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.cache import TeacherCache
+from pipeline.distill import ranks as ranks_module
+from pipeline.distill.batching.batches import Batch, BatchReader, load_batch
+from pipeline.distill.batching.order import DataOrder
+from pipeline.distill.learner import Learner
+from pipeline.distill.ranks import Ranks, buckets
+from pipeline.distill.settings import TrainSettings
+from pipeline.distill.step_result import StepResult
+from pipeline.distill.training_workers import count_ranks
+from pipeline.errors import ConfigError
+from pipeline.models import CausalModel
+from tests import tiny
+from tests.evaluation.caches import NUM_TRAIN, make_cache
+
+CPU = torch.device("cpu")
+ALL = {"router": "learned", "balance": True, "rank_weight": 0.3}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> TeacherCache:
+    return make_cache(tmp_path_factory.mktemp("cache"), CausalModel(tiny.make_model(seed=1), tiny.VOCAB_SIZE))
+
+
+class Thread(Ranks):
+    """One of several ranks in threads of this process."""
+
+    def __init__(self, number: int, count: int, barrier: threading.Barrier, table: list[Any]) -> None:
+        super().__init__(number, count)
+        self._barrier, self._table = barrier, table
+
+    def meet(self, numbers: Sequence[int]) -> list[list[int]]:
+        rows: list[list[int]] = self._exchange(list(numbers))
+        assert len({len(row) for row in rows}) == 1
+        return rows
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        of_all = self._exchange([tensor.clone() for tensor in tensors])
+        for tensor, *others in zip(tensors, *of_all, strict=True):
+            tensor.copy_(torch.stack(others).sum(dim=0))
+
+    def _exchange(self, own: Any) -> Any:
+        self._table[self.number] = own
+        self._barrier.wait(60)
+        of_all = list(self._table)
+        self._barrier.wait(60)
+        return of_all
+
+
+def learner(**changes: Any) -> Learner:
+    settings = TrainSettings(steps=10, warmup_steps=0, batch_size=NUM_TRAIN, **changes)
+    return Learner(CausalModel(tiny.make_model(), tiny.VOCAB_SIZE), settings, 10, torch.float32)
+
+
+def learn(steps: Sequence[Sequence[Batch]], count: int, **changes: Any) -> list[tuple[list[StepResult], Learner]]:
+    """What each of `count` ranks makes of these steps, of which each takes its share of the sequences."""
+    barrier, table = threading.Barrier(count), [None] * count
+    totals = [sum(batch.num_scored for batch in batches) for batches in steps]
+    learners = [learner(**changes) for _ in range(count)]  # one after another: each sets the seed of all threads
+
+    def one(number: int) -> tuple[list[StepResult], Learner]:
+        own = learners[number]
+        own.ranks = Thread(number, count, barrier, table) if count > 1 else Ranks()
+        shares = [batches[own.ranks.share(len(batches))] for batches in steps]
+        return [own.learn(step, share, totals[step]) for step, share in enumerate(shares)], own
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def found(result: StepResult) -> dict[str, float]:
+    """The figures of a step, without those that it does not have."""
+    return {name: value for name, value in result.line().items() if value is not None}
+
+
+def sequences(cache: TeacherCache, count: int = NUM_TRAIN) -> list[Batch]:
+    return [load_batch(cache, np.array([row]), CPU, with_records=True) for row in range(count)]
+
+
+# ------------------------------------------------------------------ shares
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("total", [5, 6, 7, 64])
+def test_shares_are_all_of_it_once_in_order_and_even(count: int, total: int) -> None:
+    shares = [range(total)[Ranks(number, count).share(total)] for number in range(count)]
+    assert [place for share in shares for place in share] == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_readers_of_two_ranks_read_a_step_between_them(cache: TeacherCache) -> None:
+    order = DataOrder([(0, NUM_TRAIN)], seed=1, window_shards=1, batch=5)
+    read: list[list[int]] = [[] for _ in range(3)]
+    for number in range(2):
+        reader = BatchReader(cache, order, range(3), 2, CPU, True, Ranks(number, 2))
+        for lesson in reader:
+            rows = order.sequences_for_step(lesson.step)
+            assert lesson.num_scored == int(cache.sequences.loss_mask[rows].sum()), "of all ranks"
+            own = [row for batch in lesson for row in batch.sequences]
+            assert own == [row for batch in lesson for row in batch.sequences], "read again, as after memory ran out"
+            read[lesson.step] += own
+    assert read == [order.sequences_for_step(step).tolist() for step in range(3)]
+
+
+def test_an_order_is_the_same_in_another_process() -> None:
+    order = DataOrder([(3, 7), (20, 5)], seed=2**70, window_shards=2, batch=5)
+    order.sequences_for_step(0)
+    again: DataOrder = pickle.loads(pickle.dumps(order))
+    for step in range(9):
+        assert again.sequences_for_step(step).tolist() == order.sequences_for_step(step).tolist()
+
+
+def test_no_more_ranks_than_a_step_has_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TrainSettings(steps=1, batch_size=1, accumulation=2)
+    assert count_ranks(settings, "cpu") == 1
+    assert count_ranks(settings.model_copy(update={"workers": 2}), "cpu") == 2
+    with pytest.raises(ConfigError, match=r"train\.workers: expected at most 2, the sequences of a step .*found 3"):
+        count_ranks(settings.model_copy(update={"workers": 3}), "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert count_ranks(settings, "auto") == 2, "where nobody asked for more"
+
+
+# ------------------------------------------------------------------ sums
+
+
+def test_buckets_keep_the_order_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_module, "BUCKET_NUMBERS", 10)
+    tensors = [torch.zeros(size) for size in (4, 6, 1, 25, 0, 9, 2)]
+    assert [[len(tensor) for tensor in bucket] for bucket in buckets(tensors)] == [[4, 6], [1], [25], [0, 9], [2]]
+    assert list(buckets([])) == []
+
+
+@pytest.mark.parametrize("count", [2, 4])  # four ranks of six sequences: shares of one and of two
+@pytest.mark.parametrize("changes", [{}, {"kd_weight": 0.0, "ce_weight": 1.0}, {"router": "trust"}, ALL])
+def test_a_step_is_the_same_however_many_share_it(cache: TeacherCache, count: int, changes: dict[str, Any]) -> None:
+    steps = [sequences(cache)] * 3
+    [(expected, alone)] = learn(steps, 1, **changes)
+    together = learn(steps, count, **changes)
+    for results, _ in together:
+        for result, other in zip(results, expected, strict=True):
+            assert found(result) == pytest.approx(found(other), rel=1e-4, abs=1e-6)
+    for _, one in together:
+        for name, tensors in one.tensors().items():
+            for key, tensor in tensors.items():
+                if name != "optimizer":
+                    torch.testing.assert_close(tensor, alone.tensors()[name][key], rtol=1e-3, atol=1e-5)
+                assert torch.equal(tensor, together[0][1].tensors()[name][key]), "to the bit, among themselves"
+        assert one.state() == together[0][1].state()
+
+
+def test_a_share_with_nothing_to_score_is_one(cache: TeacherCache) -> None:
+    """A rank whose sequences are all masked has gradients of none, and no routes."""
+    full = sequences(cache, 2)
+    nothing = dataclasses.replace(
+        full[1],
+        weights_N=torch.zeros_like(full[1].weights_N),
+        num_scored=0,
+        scored_n=torch.zeros(0, dtype=torch.int64),
+        num_scored_B=(0,),
+    )
+    [(expected, alone)] = learn([[full[0], nothing]] * 2, 1, **ALL)
+    for results, one in learn([[full[0], nothing]] * 2, 2, **ALL):
+        assert found(results[1]) == pytest.approx(found(expected[1]), rel=1e-4, abs=1e-6)
+        for key, tensor in one.weights().items():
+            torch.testing.assert_close(tensor, alone.weights()[key], rtol=1e-3, atol=1e-5)
+
+
+def test_a_record_of_another_rank_that_is_not_finite_skips_the_step_of_all(cache: TeacherCache) -> None:
+    batches = sequences(cache)
+    assert batches[4].records is not None
+    records = dataclasses.replace(
+        batches[4].records, entropies_N=torch.full_like(batches[4].records.entropies_N, torch.nan)
+    )
+    odd = [*batches[:4], dataclasses.replace(batches[4], records=records), batches[5]]
+    before = learner().weights()
+    for [result], one in learn([odd], 2, router="uniform"):  # a gate would hand it on to the loss
+        assert result.trouble is not None
+        assert (result.trouble.what, result.trouble.sequences) == (("records",), (4,))
+        assert one.skipped_steps == 1
+        for key, tensor in one.weights().items():
+            assert torch.equal(tensor, before[key])
+
+
+def test_each_rank_drops_out_others(cache: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    learn([sequences(cache)] * 2, 1)
+    assert seeds[1:] == [0, 1], "after that of the model's beginning"
+    seeds.clear()
+    learn([sequences(cache)] * 2, 2)
+    assert len(set(seeds[2:])) == 4
+    assert {0, 1} <= set(seeds[2:])
