@@ -123,7 +123,7 @@ FILES = _of(
     ("a file that is written is not locked", LOCK, _SWEEPS, "                fcntl.flock(file, fcntl.LOCK_EX)\n", ""),
     (
         "a folder that is filled is not locked", LOCK, _SWEEPS,
-        'with hold_lock(staging, "publishing this folder"):', "if staging:",
+        "            fcntl.flock(descriptor, fcntl.LOCK_EX)\n        if staging", "        if staging",
     ),
     (
         "a sweep asks for no lock", LOCK, _SWEEPS,
@@ -149,7 +149,7 @@ FILES = _of(
     ),
     (
         "a folder that cannot be published is left", TEMPORARY, _PUBLISHED,
-        "            shutil.rmtree(staging, ignore_errors=True)\n            raise", "            raise",
+        "                shutil.rmtree(staging, ignore_errors=True)\n                raise", "                raise",
     ),
 )  # fmt: skip
 
@@ -454,7 +454,7 @@ TRAINING = [
         ),
         (
             "an old COMMIT.json stays while its checkpoint is overwritten", ORDER, _OVERWRITTEN,
-            "        files.remove_file(target / _COMMIT)", "        pass",
+            "        files.remove_file(target / COMMIT)", "        pass",
         ),
         (
             "tensors are written under their own name", RENAME, _TRAINING,
@@ -467,14 +467,9 @@ TRAINING = [
             "    return open_checkpoint(target)", '    return Checkpoint(target, step, {"step": step, **state})',
         ),
         (
-            "hashes of a checkpoint are not compared", HASH, f"{_RETENTION}a_damaged_one_is_not_one_of_the_two",
-            '        if not same_size or files.digest_file(path).xxh3_128 != expected.get("xxh3_128"):',
-            "        if not same_size:",
-        ),
-        (
             "COMMIT.json need not list the state", HASH,
             f"{_RETENTION}one_whose_state_nothing_vouches_for_does_not_count",
-            "    if _STATE not in commit:", "    if False:",
+            "    if _STATE not in check_commit(folder):", "    if check_commit(folder) is None:",
         ),
         (
             "a checkpoint of another format is read", IDENTITY, f"{_RETENTION}what_another_version_wrote_is_left_to_it",
@@ -489,6 +484,14 @@ TRAINING = [
             f"{_RETENTION}the_two_newest_and_the_best_they_refer_to",
             '            kept.add((files.read_json(path / _STATE).get("best") or {}).get("step"))',
             "            files.read_json(path / _STATE)",
+        ),
+    ),
+    *_of(
+        "pipeline/commits.py",
+        (
+            "hashes of a checkpoint are not compared", HASH, f"{_RETENTION}a_damaged_one_is_not_one_of_the_two",
+            '        if not same_size or files.digest_file(file).xxh3_128 != expected.get("xxh3_128"):',
+            "        if not same_size:",
         ),
     ),
     *_of(
@@ -507,15 +510,15 @@ TRAINING = [
         "pipeline/distill/journal.py",
         (
             "a checkpoint before its log", ORDER, _TRAINING,
-            "        self.log.sync()\n        saved", "        saved",
-            "        self._checked.add(saved.folder)\n        self.let_go",
-            "        self.log.sync()\n        self._checked.add(saved.folder)\n        self.let_go",
+            "        self.log.sync()\n        state", "        state",
+            "        self._checked.add(saved.folder)\n        self.newest",
+            "        self.log.sync()\n        self._checked.add(saved.folder)\n        self.newest",
         ),
         (
             "older checkpoints go before the newer one is there", ORDER, _TRAINING,
-            "        self.log.sync()\n        saved",
+            "        self.log.sync()\n        state",
             ("        self.log.sync()\n        for old in self._checkpoints.glob('step-*'):\n"
-             "            __import__('shutil').rmtree(old)\n        saved"),
+             "            __import__('shutil').rmtree(old)\n        state"),
         ),
         (
             "the identity of a training is not compared", IDENTITY, f"{_IDENTITY}schedule[train.seed]",
@@ -547,7 +550,7 @@ TRAINING = [
 MUTANTS = [*FILES, *RUNS, *CACHE, *MODELS, *TRAINING]
 
 # Nobody can notice these, and they do not count:
-# - `open_checkpoint` compares no sizes, `_check_shard` of verify neither, `read_sequences` knows no largest size: bytes
+# - `check_commit` compares no sizes, `_check_shard` of verify neither, `read_sequences` knows no largest size: bytes
 #   of another size have another hash, which is compared as well. What is huge is only refused later.
 # - COMMIT.json stays in a checkpoint that is let go of: the folder takes a temporary name in one step before anything
 #   in it goes, and no checkpoint is looked for under such a name.
