@@ -137,6 +137,11 @@ FILES = _of(
         "            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)\n        except",
     ),
     ("swept in the instant before the lock, and not seen", LOCK, _FROZEN, "if not temporary.exists():", "if False:"),
+    (
+        "a folder is swept in the instant before the lock, and that is not seen", LOCK,
+        "tests/test_locks.py::test_a_sweep_in_the_instant_before_a_folder_is",
+        "        if staging.is_dir():\n            yield", "        if staging:\n            yield",
+    ),
     ("all writers use one temporary name", TEMPORARY, _FROZEN, "secrets.token_hex(6)", "'0' * 12"),
     (
         "a sweep takes whatever ends like a temporary", TEMPORARY,
@@ -487,6 +492,14 @@ TRAINING = [
         ),
     ),
     *_of(
+        "pipeline/distill/keeping/verify.py",
+        (
+            "the exported model is not compared", HASH,
+            "tests/stages/test_verify_student.py::test_every_file_that_is_harmed_is_named",
+            "        check_commit(folder)", "        pass",
+        ),
+    ),
+    *_of(
         "pipeline/commits.py",
         (
             "hashes of a checkpoint are not compared", HASH, f"{_RETENTION}a_damaged_one_is_not_one_of_the_two",
@@ -497,6 +510,11 @@ TRAINING = [
     *_of(
         "pipeline/distill/keeping/metrics_log.py",
         ("logs are not synced", FSYNC, _TRAINING, "                files.sync_file(path)", "                pass"),
+        (
+            "the digest of a log is not compared", HASH,
+            "tests/stages/test_verify_student.py::test_a_damaged_log_is_told_and_training_goes_on",
+            '    if files.digest_bytes(content[:size_bytes]).xxh3_128 != logged["xxh3_128"]:', "    if False:",
+        ),
     ),
     *_of(
         "pipeline/distill/keeping/export.py",
