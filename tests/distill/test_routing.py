@@ -277,10 +277,10 @@ def cost(**changes: Any) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_no_router_makes_a_product_and_entropy_is_two_looks(temperature: float) -> None:
+def test_no_router_makes_a_product_and_entropy_is_four_looks(temperature: float) -> None:
     plain = cost(temperature=temperature)
     assert plain[1] > 0
     assert cost(temperature=temperature, router=Gap()) == cost(temperature=temperature, router=Trust()) == plain
     assert cost(temperature=temperature, rank_weight=0.5) == plain
     with_entropy = cost(temperature=temperature, router=Waves())
-    assert with_entropy == (plain[0] + 2, plain[1])  # the powers' own entropy, and its sum
+    assert with_entropy == (plain[0] + 4, plain[1])  # bounded powers, their logarithm, its product with them, the sum
