@@ -184,10 +184,11 @@ def hold_lock(path: Path, purpose: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError(
-                f"{path}: another process is already {purpose}. Wait for it, or stop it, then run this command again."
-                + lock_signature.told(descriptor)
-            ) from None
+            if (holder := lock_signature.told(descriptor)) is not None:
+                raise StorageError(
+                    f"{path}: another process is already {purpose}. Wait for it, or stop it, then run this command "
+                    f"again.{holder}"
+                ) from None
         with lock_signature.signed(descriptor):
             yield
     finally:

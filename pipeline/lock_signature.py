@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import socket
@@ -31,10 +32,11 @@ def signed(descriptor: int) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
 
 
-def told(descriptor: int) -> str:
+def told(descriptor: int) -> str | None:
     """` It is process 4711 on this-host.`, of a file that another process holds; empty where that does not say.
 
-    One that has just got the lock is given a moment to sign; a word that a killed one left is not taken for its.
+    One that has just got the lock is given a moment to sign; a word that a killed one left is not taken for its. None
+    where it lets go meanwhile: the lock is ours then.
     """
     with contextlib.suppress(OSError):
         for _ in range(_LOOKS):
@@ -42,6 +44,9 @@ def told(descriptor: int) -> str:
             if found and not _is_gone(int(found[1]), found[2]):
                 return f" It is {found[0]}."
             time.sleep(_LOOK_SECONDS)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
     return ""
 
 

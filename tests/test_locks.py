@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -76,6 +77,7 @@ def test_a_temporary_survives_a_sweep_while_its_writer_lives(
 ) -> None:
     writer = other_process(f"""
 import sys
+import threading
 from pathlib import Path
 from pipeline import files
 def slowly(place):
@@ -100,6 +102,7 @@ def test_a_temporary_of_a_killed_writer_is_swept(
 ) -> None:
     writer = other_process(f"""
 import sys
+import threading
 from pathlib import Path
 from pipeline import files
 def slowly(file):
@@ -120,6 +123,7 @@ def test_a_lock_keeps_a_second_process_out_and_ends_with_its_holder(
     lock = tmp_path / "run" / ".lock"
     holder = other_process(f"""
 import sys
+import threading
 from pathlib import Path
 from pipeline import files
 with files.hold_lock(Path({str(lock)!r}), "at work"):
@@ -135,3 +139,17 @@ with files.hold_lock(Path({str(lock)!r}), "at work"):
         pytest.fail("one lock was given twice in one process")
     with files.hold_lock(lock, "at work again"):
         pass
+
+
+def test_a_lock_that_is_let_go_of_meanwhile_is_taken(tmp_path: Path) -> None:
+    """Without a word in it yet, as of a holder that has just taken its own out again."""
+    with open(tmp_path / ".lock", "w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        letting_go = threading.Timer(0.05, fcntl.flock, (holder, fcntl.LOCK_UN))
+        letting_go.start()
+        with files.hold_lock(tmp_path / ".lock", "at work"):
+            assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+            again = files.hold_lock(tmp_path / ".lock", "at work")
+            with pytest.raises(StorageError, match=rf"run this command again\. It is process {os.getpid()} on "), again:
+                pass
+        letting_go.join()
