@@ -76,8 +76,7 @@ class Followers:
         self._pool.shutdown(wait=False, cancel_futures=True)
         while alive := [process for process in self._processes if process.is_alive()]:
             if any(process.exitcode for process in self._processes):
-                for process in alive:  # one was killed, and may have held what this one waits for
-                    process.kill()
+                self._kill()  # one was killed, and may have held what the others wait for
             alive[0].join(_JOIN_SECONDS)
         self._pool.shutdown()
 

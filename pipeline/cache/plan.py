@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline import files
 from pipeline.cache.layout import RecordLayout
+from pipeline.cache.told import PLAN_FIX, Told
 from pipeline.config import differences
 from pipeline.data.sequences import TRAIN, VALIDATION
 from pipeline.errors import DamagedDataError, IdentityError, IncompleteInputError
@@ -92,6 +93,9 @@ class Plan:
     def __post_init__(self) -> None:
         if self.sequence_length < 1:
             raise ValueError(f"plan: sequence_length must be at least 1, found {self.sequence_length}")
+        for name in ("batch_size", "chunk_positions"):
+            if self.capture.get(name, 1) < 1:
+                raise ValueError(f"plan: capture.{name} must be at least 1, found {self.capture[name]}")
         first = 0
         for index, span in enumerate(self.shards):
             if span.index != index or span.first != first or span.count < 1 or span.split not in _SPLIT_WORDS:
@@ -146,7 +150,7 @@ class Plan:
         try:
             value = files.read_json(path)
         except DamagedDataError as error:
-            raise DamagedDataError(f"{error}. {_PLAN_FIX}") from error
+            raise DamagedDataError(f"{error}. {PLAN_FIX}") from error
         version = value.get("format")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise IdentityError(
@@ -158,10 +162,10 @@ class Plan:
             plan = cls._from_content(value)
             content_hash = plan.hash
         except _NO_PLAN as error:
-            raise DamagedDataError(f"{path}: is not a plan: {error}. {_PLAN_FIX}") from error
+            raise DamagedDataError(f"{path}: is not a plan: {error}. {PLAN_FIX}") from error
         if content_hash != value["hash"]:
             raise DamagedDataError(
-                f"{path}: its content has hash {content_hash}, it names {value['hash']}. {_PLAN_FIX}"
+                f"{path}: its content has hash {content_hash}, it names {value['hash']}. {PLAN_FIX}"
             )
         return plan
 
@@ -191,25 +195,23 @@ class Plan:
         counts += [span[name] for span in value["shards"] for name in ("index", "first", "count")]
         if any(type(count) is not int for count in counts):
             raise TypeError("lengths, numbers and counts must be integers")
-        for name, kind in (("identity", dict), ("capture", dict), ("sequences_digest", str)):
-            if not isinstance(value[name], kind):
-                raise TypeError(f"{name} must be of type {kind.__name__}, found {type(value[name]).__name__}")
+        if not isinstance(value["sequences_digest"], str):
+            raise TypeError(f"sequences_digest must be text, found {type(value['sequences_digest']).__name__}")
         splits = {word: split for split, word in _SPLIT_WORDS.items()}
         return cls(
-            identity=value["identity"],
+            identity=Told.read("identity", value["identity"]),
             layout=RecordLayout.from_json(value["layout"]),
             sequence_length=value["sequence_length"],
             num_sequences=value["num_sequences"],
             sequences_digest=value["sequences_digest"],
             shards=tuple(ShardSpan(**span | {"split": splits[span["split"]]}) for span in value["shards"]),
-            capture=value["capture"],
+            capture=Told.read("capture", value["capture"]),
             format=value["format"],
         )
 
 
 # What JSON of another shape raises on its way to a plan; numbers may be too large, and objects nested too deeply.
 _NO_PLAN = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
-_PLAN_FIX = "Restore it from a copy, or start a new run directory"
 
 
 def cut_shards(split_S: NDArray[np.uint8], sequence_length: int, shard_positions: int) -> tuple[ShardSpan, ...]:
