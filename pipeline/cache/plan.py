@@ -164,9 +164,7 @@ class Plan:
         except _NO_PLAN as error:
             raise DamagedDataError(f"{path}: is not a plan: {error}. {PLAN_FIX}") from error
         if content_hash != value["hash"]:
-            raise DamagedDataError(
-                f"{path}: its content has hash {content_hash}, it names {value['hash']}. {PLAN_FIX}"
-            )
+            raise DamagedDataError(f"{path}: its content has hash {content_hash}, it names {value['hash']}. {PLAN_FIX}")
         return plan
 
     @cached_property

@@ -81,7 +81,7 @@ class TeacherCache:
 
     @cached_property
     def sequences(self) -> Sequences:
-        """All packed sequences, read once."""
+        """All packed sequences, read once and kept: 6 bytes a position."""
         plan = self.plan
         path = find_sequences(self.folders)
         return read_sequences(path, plan.num_sequences, plan.sequence_length, plan.sequences_digest)
@@ -160,6 +160,12 @@ class TeacherCache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __copy__(self) -> Self:
+        """For another thread: files of its own, and the sequences, which are only read, in common."""
+        copied = type(self)(self.plan, self.folders, self.shards)
+        copied.__dict__["sequences"] = self.sequences
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__ | {"_open": OrderedDict(), "_lock": None, "_process": None}

@@ -56,10 +56,10 @@ def _wrapped(name: str, value: Any) -> Any:
 
 def _require(name: str, value: Any, kind: Any) -> None:
     """TypeError unless the value is of that type, or is an object whose known parts are."""
-    parts = kind if isinstance(kind, dict) else None
-    wanted = dict if parts is not None else kind
+    parts: dict[str, Any] = kind if isinstance(kind, dict) else {}
+    wanted = dict if isinstance(kind, dict) else kind
     if type(value) is not wanted:
         raise TypeError(f"{name} must be of type {wanted.__name__}, found {type(value).__name__}")
-    for key, part in value.items() if parts is not None else ():
-        if (wanted := parts.get(key, parts.get("*"))) is not None:
-            _require(f"{name}.{key}", part, wanted)
+    for key in parts and value:
+        if (known := parts.get(key, parts.get("*"))) is not None:
+            _require(f"{name}.{key}", value[key], known)

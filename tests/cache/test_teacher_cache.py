@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import shutil
@@ -231,3 +232,15 @@ def test_open_caches_go_into_other_processes(tmp_path: Path, process_type: type[
             process.join()
         assert [process.exitcode for process in processes] == [0, 0]
         assert len(pickle.loads(pickle.dumps(cache))) == 7
+
+
+def test_a_copy_for_another_thread_has_the_sequences_in_common_and_files_of_its_own(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    with TeacherCache.open(tmp_path) as cache:
+        other = copy.copy(cache)
+        assert other.sequences is cache.sequences
+        cache.read(np.arange(7))
+        assert (len(cache._open) > 0, len(other._open)) == (True, 0)
+        assert np.array_equal(other.read(np.arange(7))[1].ids_TK, cache.read(np.arange(7))[1].ids_TK)
+        other.close()
+        assert "sequences" not in pickle.loads(pickle.dumps(cache)).__dict__

@@ -46,7 +46,7 @@ def make_cache(
     layout = RecordLayout.for_vocabulary(tiny.VOCAB_SIZE, head_size, 4, 0.7, precision)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     plan = Plan(
-        identity={"teacher": "tiny"},
+        identity={"teacher": {"model": "tiny"}},
         layout=layout,
         sequence_length=LENGTH,
         num_sequences=sequences.num_sequences,

@@ -22,7 +22,7 @@ def origin_facts(plan: Plan, teacher_name: str) -> dict[str, str]:
 def _weights(teacher: dict[str, Any]) -> str:
     parts = [f"{name} {part['sha256'][:_SHOWN_DIGITS]}" for name, part in sorted(teacher["files"].items())]
     more = f" and {len(parts) - 1} more files" if len(parts) > 1 else ""
-    return f"weights of SHA-256 {parts[0]}{more}"
+    return f"weights of SHA-256 {parts[0] if parts else 'not told'}{more}"
 
 
 def _source(identity: dict[str, Any]) -> str:
