@@ -17,7 +17,7 @@ from pipeline.benches.quality.plan import RATE_FACTORS, Study, Trial, beginnings
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.benches.results import Result
 from pipeline.cache import TeacherCache
-from pipeline.console import Progress, format_seconds, say
+from pipeline.console import Progress, format_seconds, say, warn_once
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching.batches import RecordSource
 from pipeline.distill.batching.lessons import spread
@@ -49,7 +49,7 @@ from stages.quality_workers import Workers
 MANY, BEGINNING = 4, 3
 """times the steps of the first study: in the one with many, and on labels alone before either begins. A real student
 comes trained; and one of random weights takes its first leaps by chance, which then drown what arms differ by"""
-_MANY_RATE = 0.5**0.5  # of the first study's middle rate, also of the beginning: the more steps, the lower the best one
+_MANY_RATE = 0.5**0.5  # of the first study's middle rate, also of the beginning: where the search for the best begins
 LARGE_VOCAB, LARGE_HEAD = 49_152, 256
 _CONFIRMED = ("labels", "full", "default", "compact", "sampled")
 _CONFIRMING_SEEDS = 3
@@ -93,7 +93,9 @@ def run(
         name: Ground.lay(root / name, _config_of(config, name), session, _arms_of(group))
         for name, group in studies.items()
     }
-    told, results = [], []
+    told: list[StudyResult] = []
+    results: list[Result] = []
+    path = root / RESULTS_NAME
     with Progress("bench quality", num_steps, "steps") as progress:
         for name, group in studies.items():
             ground = grounds[name]
@@ -104,9 +106,8 @@ def run(
                     setting = setting_of(ground, study.steps, study.beginning_steps)
                     told.append(StudyResult(_title(ground, study), setting, findings))
                     results += results_of(study.name, findings)
+                    save_results(path, told, {result.name: result.value for result in results})
             ground.close()
-    path = root / RESULTS_NAME
-    save_results(path, told, {result.name: result.value for result in results})
     drawn = draw_pictures(path)
     say(f"bench quality: figures in {path}" + (f", pictures in {', '.join(map(str, drawn))}" if drawn else ""))
     return QualityResult({study.title: study.findings for study in told}, results)
@@ -169,11 +170,17 @@ def _findings(ground: Ground, study: Study, workers: Workers, progress: Progress
             progress.total += sum(trial.steps for trial in trials)
         return _trained(ground, trials, workers, progress)
 
-    best, at_an_edge = _best(study, train_all)
-    trials = {arm.name: [study.with_seed(best[arm.name], seed) for seed in study.seeds(arm)] for arm in study.arms}
-    for trial, ce_nats in train_all([trial for of_arm in trials.values() for trial in of_arm[1:]]).items():
-        if not math.isfinite(ce_nats):
-            raise NumericsError(f"bench quality: {trial.folder}: diverged, at the rate that was best for seed 0")
+    scores = _scores(study, train_all)
+    while True:
+        best = _best(scores)
+        trials = {arm.name: [study.with_seed(best[arm.name], seed) for seed in study.seeds(arm)] for arm in study.arms}
+        ends = train_all([trial for of_arm in trials.values() for trial in of_arm[1:]])
+        if not (diverged := {trial.arm.name for trial, ce_nats in ends.items() if not math.isfinite(ce_nats)}):
+            break
+        for name in diverged:  # what one seed does not survive is no rate of an arm: the next best one is taken
+            warn_once(f"{trials[name][0].folder}: another seed diverged at this rate; the next best one is taken")
+            scores[best[name]] = math.inf
+    at_an_edge = {name for name, trial in best.items() if is_at_an_edge(tuple(scores), trial)}
     findings = {
         arm.name: Finding(
             arm=arm.name,
@@ -189,11 +196,8 @@ def _findings(ground: Ground, study: Study, workers: Workers, progress: Progress
     return _with_gradients(ground, findings, best)
 
 
-def _best(study: Study, train_all: Callable[..., dict[Trial, float]]) -> tuple[dict[str, Trial], set[str]]:
-    """The candidate of each arm that is best at the middle rate, at its best rate; both on seed 0.
-
-    And the arms whose best rate is still the lowest or the highest of those that were tried.
-    """
+def _scores(study: Study, train_all: Callable[..., dict[Trial, float]]) -> dict[Trial, float]:
+    """Validation cross-entropies on seed 0: of each arm's candidates at the middle rate, and of the best at others."""
     scores = train_all([trial for arm in study.arms for trial in study.first_trials(arm)])
     scores |= train_all(
         [
@@ -204,13 +208,18 @@ def _best(study: Study, train_all: Callable[..., dict[Trial, float]]) -> tuple[d
     )
     while further := [trial for best in _lowest(scores).values() if (trial := study.beyond(tuple(scores), best))]:
         scores |= train_all(further, beyond=True)
+    return scores
+
+
+def _best(scores: Mapping[Trial, float]) -> dict[str, Trial]:
+    """The training of each arm that is best; NumericsError where an arm has none that is stable."""
     best = _lowest(scores)
     if diverged := [name for name, trial in best.items() if not math.isfinite(scores[trial])]:
         raise NumericsError(
             f"bench quality: every training of the arm {diverged[0]} diverged. Lower train.learning_rate, in another "
             "run directory (--run-dir)."
         )
-    return best, {name for name, trial in best.items() if is_at_an_edge(tuple(scores), trial)}
+    return best
 
 
 def _lowest(scores: Mapping[Trial, float]) -> dict[str, Trial]:
@@ -248,7 +257,7 @@ def _bytes_per_token(ground: Ground, arm: Arm) -> float | None:
 
 
 def _with_gradients(ground: Ground, findings: dict[str, Finding], best: dict[str, Trial]) -> dict[str, Finding]:
-    """Each arm's gradient beside full distillation's, at three students: untrained, and as two arms left theirs."""
+    """Each arm's gradient beside full distillation's, at three students: where all begin, and what two arms left."""
     gradients: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in findings}
     for place, student, at_end in _students(ground, best):
         full = _gradient(ground, best[FULL], student, at_end)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import files
-from pipeline.benches.quality.arms import Arm
+from pipeline.benches.quality.arms import BEGINNING, Arm
 from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
 from pipeline.cache.roots import find_tokenizer
@@ -37,6 +37,7 @@ from stages.config import RunConfig
 from stages.prepare_bench import captured, load_scorer, with_teacher
 
 _CHOSEN, _MEASURED = "chosen.json", "measured.json"
+_OF_BEGINNINGS = 1_000_000  # from a seed to that of its beginning's order: no arm is to meet again what that had first
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def trial_config(ground: Ground, trial: Trial) -> RunConfig:
         "steps": trial.steps,
         "epochs": None,
         "learning_rate": trial.learning_rate,
-        "seed": trial.seed,
+        "seed": trial.seed + _OF_BEGINNINGS * (trial.arm.name == BEGINNING.name),
         "roots": [],
         "workers": 1,  # several trainings run at a time instead
     }

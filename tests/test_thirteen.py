@@ -208,7 +208,8 @@ def test_07_balance_keeps_each_part_at_its_share(toy: Toy, cached: Path, tmp_pat
     assert min(labels_share(line) for line in off) > 0.6, "labels outweigh by their magnitude alone"
     assert [labels_share(line) for line in on[1:]] == pytest.approx([0.5] * 11, abs=0.02)
     state = json.loads((checkpoint(tmp_path / "on", 12) / "state.json").read_text())
-    assert state["learner"]["loss_weights"]["magnitudes"], "and what it rests on is in the checkpoint"
+    counts = state["learner"]["loss_weights"]["magnitudes"]["counts"]
+    assert counts == {"ce": 12, "rank": 12}, "and what it rests on is in the checkpoint"
 
 
 def test_08_what_happens_can_be_seen(toy: Toy, trained: Path) -> None:

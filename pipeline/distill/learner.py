@@ -184,7 +184,8 @@ class Learner:
         """The gradients and sums of a step; out of memory, again from its start in smaller pieces."""
         while True:
             # Dropout, where a student has it, depends on (seed, step, rank) alone: nothing to restore on resume.
-            torch.manual_seed(self.settings.seed * 1_000_003 + step + self.ranks.number * _RANK_SEEDS)
+            seed = self.settings.seed * 1_000_003 + step + self.ranks.number * _RANK_SEEDS
+            torch.manual_seed(seed % 2**63)
             suspects = Suspects()
             self.loss_weights.forget_step()
             pieces = (piece for batch in batches for piece in batch.split(self.memory.parts))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.evaluation.markup import Markup, element, figure, section, table, tiles
 from pipeline.evaluation.story import place_name
-from pipeline.evaluation.study.findings import DEFAULT, FULL, FULL_ROUTED, LABELS, Comparison, Finding, compare
+from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS, Comparison, Finding, compare
 from pipeline.evaluation.study.picture import bytes_chart, training_chart
 from pipeline.evaluation.study.results import Setting, StudyResult
 from pipeline.evaluation.study.statistics import Interval
@@ -17,8 +17,8 @@ _HEADINGS = (
     "bytes a token", "seeds", "learning rate",
 )  # fmt: skip
 _LEAD = (
-    "Every arm differs from the default in one thing, and was trained like all others: from the same beginnings, on "
-    "the same text in the same order, seed by seed, and each at the best of its learning rates."
+    "Every arm differs from the default in one thing, but for what goes with it, and was trained like all others: from "
+    "the same beginnings, on the same text in the same order, seed by seed, and each at the best of its learning rates."
 )
 _SHARE_WORDS = (
     "Gain share is how much an arm gains of what full distillation gains over labels only, by the KL to the teacher on "
@@ -81,7 +81,7 @@ def _measured_on(setting: Setting) -> str:
         f"Text: {place_name(setting.text)}. Teacher: {teacher}, {_parameters(setting.teacher_parameters)}, with a "
         f"vocabulary of {setting.vocab_size:,}. Student: {setting.student}, {_parameters(setting.student_parameters)}, "
         f"trained for {setting.steps:,} steps{before}. Measured on {setting.num_positions:,} positions of "
-        f"{setting.num_sequences:,} held-out sequences, on which no rate, weight or temperature was chosen."
+        f"{setting.num_sequences:,} held-out sequences; rates, and full distillation's settings, were chosen on others."
     )
 
 
@@ -178,12 +178,12 @@ def what_differs(finding: Finding) -> str:
     if finding.arm == LABELS:
         return "no teacher"
     changes = {key: value for key, value in finding.changes.items() if key != "train.kd_weight"}  # the rest of CE's
-    words = {FULL: ["teacher in memory"], FULL_ROUTED: ["teacher in memory", "the default's train.router"]}
-    if finding.arm in words:
-        changes = {key: value for key, value in changes.items() if key not in ("train.objective", "train.router")}
+    said = []
+    if finding.arm == FULL:
+        said = ["teacher in memory"]
+        changes = {key: value for key, value in changes.items() if key != "train.objective"}
     if "cache.kind" in changes:
         changes = {key: value for key, value in changes.items() if key == "cache.kind" or key.startswith("train.")}
-    said = words.get(finding.arm, [])
     return ", ".join([*said, *(f"{key}: {_setting(value)}" for key, value in changes.items())])
 
 

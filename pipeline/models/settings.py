@@ -32,7 +32,7 @@ class StudentSettings(Section):
     model: str | None = schedule(None, "a folder with config.json and safetensors, or a hub id")
     revision: str | None = schedule(None, "hub: commit or tag")
     config: dict[str, Any] | None = schedule(None, "random init: model_type and its sizes; vocabulary is filled in")
-    seed: int = schedule(0, "of the random init", ge=0)
+    seed: int = schedule(0, "of the random init", ge=0, lt=2**63)
     device: Device = free("auto")
     trust_remote_code: bool = free(False, "run code that comes with the model; leave it off")
 

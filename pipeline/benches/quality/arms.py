@@ -1,7 +1,7 @@
 """The arms of the study: the default, and what differs from it in one factor each.
 
 Full distillation is the reference: the same student and loop, with the teacher in memory and all V log-probabilities,
-at the best temperature and weights of those tried. K arms keep a sixteenth to a half of the default head.
+at the best temperature, weights and router of those tried. K arms keep a sixteenth to a half of the default head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.cache.settings import DEFAULTS
 from pipeline.errors import ConfigError
-from pipeline.evaluation.study.findings import DEFAULT, FULL, FULL_ROUTED, LABELS
+from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
 
 _K_PARTS = (16, 8, 4, 2)
 _COMPACT_PART = DEFAULTS["topk"]["head_size"] // DEFAULTS["compact"]["head_size"]  # its head beside that of topk
@@ -28,17 +28,24 @@ def _temperature(start: float, end: float) -> Changes:
     return {"temperature": {"start": start, "end": end}}
 
 
-_FULL = {"objective": "bucket", "router": "uniform"}
+def _full(ce: float, temperature: float, router: str = "uniform") -> Changes:
+    return {"objective": "bucket", "router": router} | _weights(ce) | _temperature(temperature, temperature)
+
+
 FULL_CANDIDATES: Mapping[str, Changes] = {
-    "ce0": _FULL | _weights(0.0) | _temperature(1.0, 1.0),
-    "ce0_1": _FULL | _weights(0.1) | _temperature(1.0, 1.0),
-    "ce0_1_tau1_2": _FULL | _weights(0.1) | _temperature(1.2, 1.2),
-    "ce0_1_tau1_5": _FULL | _weights(0.1) | _temperature(1.5, 1.5),
-    "ce0_1_tau2": _FULL | _weights(0.1) | _temperature(2.0, 2.0),
-    "ce0_5": _FULL | _weights(0.5) | _temperature(1.0, 1.0),
-    "ce0_5_tau2": _FULL | _weights(0.5) | _temperature(2.0, 2.0),
+    "ce0": _full(0.0, 1.0),
+    "ce0_tau1_2": _full(0.0, 1.2),
+    "ce0_05_tau1_2": _full(0.05, 1.2),
+    "ce0_1": _full(0.1, 1.0),
+    "ce0_1_tau1_2": _full(0.1, 1.2),
+    "ce0_1_tau1_5": _full(0.1, 1.5),
+    "ce0_5": _full(0.5, 1.0),
+    "ce0_5_tau2": _full(0.5, 2.0),
+    "ce0_1_routed": _full(0.1, 1.0, "learned"),
+    "ce0_1_tau1_2_routed": _full(0.1, 1.2, "learned"),
 }
-"""Temperatures and weights that full distillation chooses from; the objective is exact with an empty tail"""
+"""What full distillation chooses from: the default's own among it, so that what is lost to a cache is lost to it alone.
+The objective is exact with an empty tail"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,20 +105,19 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("sampled", at_1, cache=sampled, decides=True),  # the only temperature it is right at
         _arm("tau1", at_1, decides=True),
         _arm("router_uniform", {"router": "uniform"}, decides=True),
+        _arm(f"draws{2 * num_draws}", {}, cache={"num_draws": 2 * num_draws}, decides=True),
         _arm("tau1_5", _temperature(1.5, 1.5)),
         _arm("tau2", _temperature(2.0, 2.0)),
         _arm("tau3to2", _temperature(3.0, 2.0)),
-        _arm("ce0", _weights(0.0)),
+        _arm("ce0", _weights(0.0) | {"router": "uniform"}),  # one part of the loss: nothing to route
         _arm("ce0_05", _weights(0.05)),
         _arm("ce0_3", _weights(0.3)),
         _arm("ce0_5", _weights(0.5)),
         _arm("router_gap", {"router": "gap"}),
         _arm("router_trust", {"router": "trust"}),
-        Arm(FULL_ROUTED, {"": {"objective": "bucket"}}, live=True),
         _arm("ranking", {"rank_weight": 0.1}),
         _arm("balance", {"balance": True}),
         _arm("no_ema", {"ema_decay": 0.0}),
-        _arm(f"draws{2 * num_draws}", {}, cache={"num_draws": 2 * num_draws}),
         *(_arm(f"k{size}{of}", {}, cache={"head_size": size}) for size in sizes),
     )
 

@@ -12,7 +12,7 @@ RATE_STEP = 2.0**0.5
 more than arms differ by"""
 RATE_FACTORS = (1.0, 1 / RATE_STEP, RATE_STEP)
 """of the study's rate, the middle one first: each arm is at its best of three, or of more where that lies at an edge"""
-MOST_BEYOND = 3
+MOST_BEYOND = 6
 """rates that are tried beyond the three, one by one, while the best is the lowest or the highest"""
 DECIDING_SEEDS, SEEDS = 5, 3
 

@@ -17,8 +17,6 @@ from pipeline.evaluation.study.foreign import fields_of, number_of, object_of, t
 from pipeline.evaluation.study.statistics import Interval, mean_interval, ratio_interval
 
 LABELS, FULL, DEFAULT = "labels", "full", "default"
-FULL_ROUTED = "full_routed"
-"""full distillation with the default's router, which `full` is without: beside it, what the cache alone costs"""
 
 
 @dataclass(frozen=True, slots=True)

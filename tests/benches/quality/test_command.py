@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 
 from pipeline.benches.quality.arms import FULL_CANDIDATES
+from pipeline.benches.quality.plan import MOST_BEYOND, Trial
 from pipeline.cache import TeacherCache
 from pipeline.evaluation.study.results import load_results
 from pipeline.pause import PauseRequest
-from tests.stages.toys import REPOSITORY, Ended, run
+from stages import bench_quality
+from stages.quality_trainings import Ground, train
+from tests.stages.toys import REPOSITORY, Ended, copy, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,8 +78,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     run_dir = tmp_path_factory.mktemp("study") / "run"
     ended = quality(run_dir, *ARMS, "--json")
     assert ended.code == 0, ended.stderr
-    # Two beginnings, (1 + 2 + 1) for each of six arms, and five more that full may choose.
-    assert "32 trainings" in ended.stderr
+    # Two beginnings, (1 + 2 + 1) for each of six arms, and nine more that full may choose.
+    assert "35 trainings" in ended.stderr
     return run_dir / "quality", json.loads(ended.stdout)
 
 
@@ -114,7 +117,32 @@ def test_each_arm_is_at_its_best_rate_on_seed_0(study: Study) -> None:
         best = min(rates, key=lambda rate: rates[rate]["validation_ce_nats"])
         assert finding["learning_rate"] == pytest.approx(best, rel=1e-5)
         assert finding["at_an_edge"] == (best in (min(rates), max(rates)))
-        assert not finding["at_an_edge"] or len(steps) == 6
+        assert not finding["at_an_edge"] or len(steps) == 3 + MOST_BEYOND
+
+
+def test_a_rate_that_another_seed_does_not_survive_is_passed_over(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = copy(study[0].parent, tmp_path / "run")
+    path = run_dir / "quality" / "quality.json"
+    [described] = read(path)["studies"]
+    [before] = [finding for finding in described["findings"] if finding["arm"] == "tau2"]
+    scores = {}
+
+    def fragile(ground: Ground, trial: Trial) -> float:
+        ce_nats = train(ground, trial)
+        if trial.arm.name == "tau2" and trial.seed == 0:
+            scores[trial.learning_rate] = ce_nats
+        at_best = trial.learning_rate == pytest.approx(before["learning_rate"])
+        return math.inf if trial.arm.name == "tau2" and trial.seed == 1 and at_best else ce_nats
+
+    monkeypatch.setattr(bench_quality, "train", fragile)
+    ended = quality(run_dir, *ARMS)
+    assert ended.code == 0, ended.stderr
+    assert "another seed diverged at this rate" in ended.stderr
+    [after] = [finding for finding in read(path)["studies"][0]["findings"] if finding["arm"] == "tau2"]
+    assert after["learning_rate"] == pytest.approx(sorted(scores, key=lambda rate: scores[rate])[1])
+    assert after["students"].keys() == before["students"].keys()
 
 
 def test_full_distillation_is_at_its_best_temperature_and_weights(study: Study) -> None:
@@ -133,7 +161,8 @@ def test_arms_are_paired(study: Study) -> None:
     root, _ = study
     for seed in (0, 1):
         trained = [read(path) for path in (root / "v320" / "trainings").glob(f"*/*-seed{seed}/chosen.json")]
-        assert {each["identity"]["train"]["seed"] for each in trained} == {seed}
+        # All but one in the same order; that one, before all others, in an order of its own.
+        assert sorted({each["identity"]["train"]["seed"] for each in trained}) == [seed, 1_000_000 + seed]
         # One begins with random weights of this seed, and all others with what that one left.
         students = [each["identity"]["student"] for each in trained]
         assert [student["seed"] for student in students if "seed" in student] == [seed]
