@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from pipeline.console import format_seconds, say
 from pipeline.output_limit import OutputLimit
@@ -21,6 +21,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class PausedError(Exception):
     """Raised in the middle of a unit of work that is given up for a pause; its message is the reason."""
+
+    waits_for: Literal["room"] | None = None
+    """What somebody must see to before the same command gets on; None where it does by itself"""
+
+
+class NoRoomError(PausedError):
+    """Raised before work whose result would not fit, within the limit or on the disk."""
+
+    waits_for = "room"
 
 
 class PauseRequest:

@@ -44,6 +44,7 @@ def paused(ended: Ended, run_dir: Path, *words: str) -> None:
     assert ended.code == 0, ended.stderr
     left = status(run_dir)
     assert (left["state"], left["message"] in ended.stderr) == ("paused", True)
+    assert left["waits_for"] == "room"
     for word in ("the limit of session.max_output_gb is reached", "are taken in", *words):
         assert word in left["message"], (word, left["message"])
     assert temporaries(run_dir) == []
