@@ -72,6 +72,7 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     room = CheckpointRoom(session.pause.output, learner, tokenizer_folder, HERE)
     checkpoint = journal.find([])
     done = 0 if checkpoint is None else checkpoint.step
+    journal.tidy(checkpoint)
     try:
         room.check_beginning(journal.folder, ended=done == learner.num_steps)
     except PausedError as stop:

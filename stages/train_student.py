@@ -83,6 +83,7 @@ def run(
         session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
         try:
             session.pause.check_beginning()
+            journal.tidy(checkpoint)
             from_elsewhere = checkpoint is not None and checkpoint.folder.parent != run.checkpoints
             room.check_beginning(run.checkpoints, ended is not None, from_elsewhere)
         except PausedError as stop:
