@@ -13,6 +13,7 @@ from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
 from pipeline.doctor.examine import refuse_unfit_for_teacher
+from pipeline.errors import ConfigError
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.capture_workers import CaptureWorkers, Job
@@ -37,6 +38,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
         except PausedError as stop:
             if earlier_plan(folder, roots) is None:
                 return session.finish(STAGE, Outcome.paused("before there was a plan", stop))
+            _refuse_in_vain(session.pause, stop)
             return session.finish(STAGE, _outcome(folder, roots, stop))
         return session.finish(STAGE, _outcome(folder, roots))
 
@@ -107,6 +109,17 @@ def _seal(
         seal = scorer.seal(span, pause, functools.partial(progress.advance, note=note))
         room.learn(seal.size_bytes, seal.num_scored)
         pause.note_unit(time.monotonic() - started)
+
+
+def _refuse_in_vain(pause: PauseRequest, stop: PausedError) -> None:
+    """ConfigError where each start would give up its first shard, as this one has: that would look like a pause."""
+    if stop.waits_for is None and (budget := pause.in_vain()):
+        raise ConfigError(
+            f"session.time_budget_hours: {budget} are allowed from the start of this command, and loading the teacher "
+            "and scoring one shard take longer. A shard that is given up is lost, so that the same command would never "
+            "get on. Raise session.time_budget_hours (--time-budget), or make smaller shards, for a new cache: "
+            "cache.shard_positions, in a new --run-dir."
+        ) from stop
 
 
 def _outcome(folder: Path, roots: list[Path], stop: PausedError | None = None) -> Outcome:
