@@ -61,10 +61,25 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
 
 def disk_below(folder: Path) -> Disk:
     """The disk that `folder` is on, or would be on."""
+    place = _nearest(folder)
+    return Disk(folder, shutil.disk_usage(place).free, os.access(place, os.W_OK))
+
+
+def free_below(folder: Path) -> int | None:
+    """Bytes that are free on the disk that `folder` is on, or would be on; None where its file system does not say."""
+    try:
+        usage = shutil.disk_usage(_nearest(folder))
+    except OSError:
+        return None
+    return usage.free if usage.total else None  # some in user space say 0 of everything
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the one above it that is there."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
-    return Disk(folder, shutil.disk_usage(place).free, os.access(place, os.W_OK))
+    return place
 
 
 def _container_memory(groups: Path) -> tuple[int | None, int]:

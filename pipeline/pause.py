@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from pipeline.console import format_seconds, say
 from pipeline.output_limit import OutputLimit
@@ -21,6 +21,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class PausedError(Exception):
     """Raised in the middle of a unit of work that is given up for a pause; its message is the reason."""
+
+    waits_for: Literal["room"] | None = None
+    """What somebody must see to before the same command gets on; None where it does by itself"""
+
+
+class NoRoomError(PausedError):
+    """Raised before work whose result would not fit, within the limit or on the disk."""
+
+    waits_for = "room"
 
 
 class PauseRequest:
@@ -42,6 +51,7 @@ class PauseRequest:
         self._budget_seconds, self._session_age_seconds = time_budget_seconds, session_age_seconds
         self._signal: str | None = None
         self._units: deque[float] = deque(maxlen=REMEMBERED_UNITS)
+        self._got_on = False
         self._save_seconds = 0.0
         self._before: dict[signal.Signals, object] = {}
 
@@ -59,6 +69,11 @@ class PauseRequest:
     def note_unit(self, seconds: float) -> None:
         """Remember how long a unit of work took."""
         self._units.append(seconds)
+        self.note_progress()
+
+    def note_progress(self) -> None:
+        """Remember that something was done in this start which a later one need not do again."""
+        self._got_on = True
 
     def note_save(self, seconds: float) -> None:
         """Remember how long it took to make the work durable."""
@@ -90,10 +105,18 @@ class PauseRequest:
 
     def check_beginning(self) -> None:
         """Raise PausedError where nothing should be begun: a signal has come, or a session that is older than this
-        process has no time left. A budget of the process alone lets each start do a unit, so that every one gets on.
+        process has no time left. A budget of the process alone lets each start do a unit, so that every one gets on;
+        one that is over before that is `in_vain`.
         """
         if (self._signal is not None or self._session_age_seconds) and (reason := self.reason()):
             raise PausedError(reason)
+
+    def in_vain(self) -> str | None:
+        """The budget, in words, where it is one of the process alone and was over before this start had got on with
+        anything: the next start would not, either. None where that is not so."""
+        if self._budget_seconds is None or self._session_age_seconds or self._got_on or self._signal is not None:
+            return None
+        return format_seconds(self._budget_seconds) if self._left_seconds(self._budget_seconds) <= 0 else None
 
     def _left_seconds(self, budget_seconds: float) -> float:
         return budget_seconds - self._session_age_seconds - process_seconds()

@@ -13,10 +13,11 @@ from pipeline import files
 from pipeline.config import Section, dump_config
 from pipeline.console import say
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError
-from pipeline.pause import PauseRequest
+from pipeline.pause import PausedError, PauseRequest
 from pipeline.refusals import reading_errors
 
 State = Literal["running", "complete", "paused", "failed"]
+WaitsFor = Literal["room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +110,25 @@ class RunDirectory:
         progress: dict[str, Any] | None = None,
         message: str = "",
         next_command: list[str] | None = None,
+        waits_for: WaitsFor | None = None,
     ) -> None:
         """Leave status.json for schedulers and people: where the run stands and what to run next.
 
         The top level speaks of the stage that ran last; `stages` keeps the last state of each, in the order they ran.
-        The next command of a stage that stands paused stays the run's own, whatever ran after it.
+        The next command of a stage that stands paused stays the run's own, whatever ran after it. Where that command
+        would pause again at once, `waits_for` beside it says what is to be seen to first; elsewhere there is none.
         """
         entry = {
             "state": state,
             "progress": progress or {},
             "message": message,
             "next_command": shlex.join(next_command) if next_command else None,
-        }
+        } | ({"waits_for": waits_for} if waits_for else {})
         stages = {name: left for name, left in stages_of(self.read_status()).items() if name != stage} | {stage: entry}
-        waiting = [left["next_command"] for left in stages.values() if left["state"] == "paused"]
-        following = entry["next_command"] or (waiting[-1] if waiting else None)
-        files.write_json(self.status, {"stage": stage, **entry, "next_command": following, "stages": stages})
+        paused = [left for left in stages.values() if left["state"] == "paused"]
+        following = paused[-1] if paused and not next_command else entry
+        command = {key: following[key] for key in ("next_command", "waits_for") if key in following}
+        files.write_json(self.status, {"stage": stage, **entry, **command, "stages": stages})
 
     def read_status(self) -> dict[str, Any]:
         """What status.json says; nothing where there is none, or none that can be read."""
@@ -159,10 +163,12 @@ class Session:
             progress=outcome.progress,
             message=outcome.message,
             next_command=self.command if outcome.state == "paused" else None,
+            waits_for=outcome.waits_for,
         )
         say(f"{stage}: {outcome.message}")
         if outcome.state == "paused":
-            say(f"To continue: {shlex.join(self.command)}")
+            once = f", once there is {outcome.waits_for}" if outcome.waits_for else ""
+            say(f"To continue{once}: {shlex.join(self.command)}")
         return outcome
 
 
@@ -173,3 +179,11 @@ class Outcome:
     state: Literal["complete", "paused"]
     message: str
     progress: dict[str, Any]
+    waits_for: WaitsFor | None = None
+    """what a pause does not end without"""
+
+    @classmethod
+    def paused(cls, where: str, reason: str | PausedError, progress: dict[str, Any] | None = None) -> Outcome:
+        """A pause, `where` in words, and why."""
+        waits_for = reason.waits_for if isinstance(reason, PausedError) else None
+        return cls("paused", f"paused {where}: {reason}", progress or {}, waits_for)

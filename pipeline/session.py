@@ -54,11 +54,9 @@ def pause_request(settings: SessionSettings, run_dir: Path, start: str | None = 
 
 
 def output_limit(settings: SessionSettings, run_dir: Path) -> OutputLimit:
-    """What a run with these settings may leave on disk."""
-    if settings.max_output_gb is None:
-        return OutputLimit()
+    """What a run with these settings may leave on disk, and which disk that is."""
     folders = dict.fromkeys([run_dir, *map(Path, settings.output_folders)])
-    return OutputLimit(round(settings.max_output_gb * 1e9), tuple(folders))
+    return OutputLimit(None if settings.max_output_gb is None else round(settings.max_output_gb * 1e9), tuple(folders))
 
 
 def session_age(start: str | None) -> tuple[float, str]:

@@ -13,6 +13,7 @@ from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
 from pipeline.doctor.examine import refuse_unfit_for_teacher
+from pipeline.errors import ConfigError
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.capture_workers import CaptureWorkers, Job
@@ -30,14 +31,16 @@ STAGE = "cache-teacher"
 
 def run(config: RunConfig, session: Session) -> Outcome:
     """Plan once, then score shard after shard; run again after any stop to continue where it was."""
+    folder, roots = session.run.cache, [Path(root) for root in config.cache.roots]
     with session.run.at_work(STAGE, config):
-        reason = None
         try:
             _capture(config, session)
         except PausedError as stop:
-            reason = str(stop)
-        roots = [Path(root) for root in config.cache.roots]
-        return session.finish(STAGE, _outcome(session.run.cache, roots, reason))
+            if earlier_plan(folder, roots) is None:
+                return session.finish(STAGE, Outcome.paused("before there was a plan", stop))
+            _refuse_in_vain(session.pause, stop)
+            return session.finish(STAGE, _outcome(folder, roots, stop))
+        return session.finish(STAGE, _outcome(folder, roots))
 
 
 def _capture(config: RunConfig, session: Session) -> None:
@@ -108,17 +111,26 @@ def _seal(
         pause.note_unit(time.monotonic() - started)
 
 
-def _outcome(folder: Path, roots: list[Path], reason: str | None = None) -> Outcome:
+def _refuse_in_vain(pause: PauseRequest, stop: PausedError) -> None:
+    """ConfigError where each start would give up its first shard, as this one has: that would look like a pause."""
+    if stop.waits_for is None and (budget := pause.in_vain()):
+        raise ConfigError(
+            f"session.time_budget_hours: {budget} are allowed from the start of this command, and loading the teacher "
+            "and scoring one shard take longer. A shard that is given up is lost, so that the same command would never "
+            "get on. Raise session.time_budget_hours (--time-budget), or make smaller shards, for a new cache: "
+            "cache.shard_positions, in a new --run-dir."
+        ) from stop
+
+
+def _outcome(folder: Path, roots: list[Path], stop: PausedError | None = None) -> Outcome:
     """Where the cache stands now, from what is sealed."""
-    if reason is not None and earlier_plan(folder, roots) is None:
-        return Outcome("paused", f"paused before there was a plan: {reason}", {})
     cache = TeacherCache.open(folder, *roots)
     sealed, num_shards = len(cache.sealed), len(cache.plan.shards)
     num_positions = sum(shard.seal.num_scored for shard in cache.shards.values())
     size_bytes = sum(shard.seal.size_bytes for shard in cache.shards.values())
     progress = {"shards": sealed, "of": num_shards, "scored_positions": num_positions, "bytes": size_bytes}
     amount = f"{num_positions:,} scored positions, {format_bytes(size_bytes)}"
-    if reason is not None:
-        return Outcome("paused", f"paused with {sealed} of {num_shards} shards sealed ({amount}): {reason}", progress)
+    if stop is not None:
+        return Outcome.paused(f"with {sealed} of {num_shards} shards sealed ({amount})", stop, progress)
     per_position = size_bytes / max(1, num_positions)
     return Outcome("complete", f"all {num_shards} shards sealed: {amount}, {per_position:,.0f} bytes each", progress)

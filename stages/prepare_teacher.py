@@ -41,7 +41,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
         try:
             outcome = _prepare(config, session)
         except PausedError as stop:
-            outcome = Outcome("paused", f"paused before the training began: {stop}", {})
+            outcome = Outcome.paused("before the training began", stop)
         return session.finish(STAGE, outcome)
 
 
@@ -72,10 +72,11 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     room = CheckpointRoom(session.pause.output, learner, tokenizer_folder, HERE)
     checkpoint = journal.find([])
     done = 0 if checkpoint is None else checkpoint.step
+    journal.tidy(checkpoint)
     try:
         room.check_beginning(journal.folder, ended=done == learner.num_steps)
     except PausedError as stop:
-        return _paused(done, learner.num_steps, str(stop))
+        return _paused(done, learner.num_steps, stop)
     journal.resume(checkpoint, learner)
     if paused := _train(session, settings, sequences, learner, journal, room, done):
         return paused
@@ -126,7 +127,7 @@ def _train(
             journal.refuse_endless_skipping(step + 1, learner)
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
             session.pause.note_unit(time.monotonic() - begun)
-            reason = session.pause.reason()
+            reason: str | PausedError | None = session.pause.reason()
             if reason or ((step + 1) % settings.checkpoint_every == 0 and learner.skipped_in_a_row == 0):
                 started = time.monotonic()
                 journal.save(step + 1, learner)
@@ -137,8 +138,8 @@ def _train(
     return None
 
 
-def _paused(done: int, num_steps: int, reason: str) -> Outcome:
-    return Outcome("paused", f"paused after step {done:,} of {num_steps:,}: {reason}", {"steps": done, "of": num_steps})
+def _paused(done: int, num_steps: int, reason: str | PausedError) -> Outcome:
+    return Outcome.paused(f"after step {done:,} of {num_steps:,}", reason, {"steps": done, "of": num_steps})
 
 
 def _texts(data: DataSettings, pause: PauseRequest) -> Iterator[str]:

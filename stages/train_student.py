@@ -64,7 +64,6 @@ def run(
             training["frozen_shards"] = earlier or [span.index for span in cache.sealed]
         journal = Journal(run.student, training)
         checkpoint = journal.find(roots)
-
         if settings.tensorboard:
             refuse_without_tensorboard()
 
@@ -84,11 +83,12 @@ def run(
         session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
         try:
             session.pause.check_beginning()
+            journal.tidy(checkpoint)
             from_elsewhere = checkpoint is not None and checkpoint.folder.parent != run.checkpoints
             room.check_beginning(run.checkpoints, ended is not None, from_elsewhere)
         except PausedError as stop:
             done = 0 if checkpoint is None else checkpoint.step
-            return session.finish(STAGE, _paused(done, lessons.num_steps, str(stop)))
+            return session.finish(STAGE, _paused(done, lessons.num_steps, stop))
 
         # Where it stands, and the steps from there on.
         if checkpoint is None and fork_from is not None:
@@ -159,8 +159,8 @@ def _train(
     try:
         lessons = in_curriculum(lessons, settings, session.run.student / "difficulty", session.pause)
     except PausedError as stop:
-        paused = f"paused while difficulties were measured: {stop}"
-        return done, Outcome("paused", paused, {"steps": done, "of": num_steps})
+        progress = {"steps": done, "of": num_steps}
+        return done, Outcome.paused("while difficulties were measured", stop, progress)
     if done == num_steps or journal.waiting.stopped:
         return done, None
 
@@ -216,7 +216,7 @@ def _do_steps(
             # A checkpoint holds all the loop needs; a pause makes one first, and one that leaves no room for the next
             # is a pause. While steps are skipped one that is due waits for the next good step, so that the newest one
             # does not hold weights that have gone bad.
-            reason = None if ended else session.pause.reason()
+            reason: str | PausedError | None = None if ended else session.pause.reason()
             owed |= _due(settings.checkpoint_every, done, num_steps)
             if reason or ended or (owed and learner.skipped_in_a_row == 0):
                 started = time.monotonic()
@@ -290,9 +290,8 @@ def _ending(done: int, lessons: Lessons, waiting: Waiting) -> str | None:
     return f"{done:,} steps done" if done == lessons.num_steps else None
 
 
-def _paused(done: int, num_steps: int, reason: str) -> Outcome:
-    message = f"paused after step {done:,} of {num_steps:,}: {reason}"
-    return Outcome("paused", message, {"steps": done, "of": num_steps})
+def _paused(done: int, num_steps: int, reason: str | PausedError) -> Outcome:
+    return Outcome.paused(f"after step {done:,} of {num_steps:,}", reason, {"steps": done, "of": num_steps})
 
 
 def _complete(done: int, message: str) -> Outcome:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.machine import cpu_name, disk_below, host_memory, usable_cores
+from pipeline import machine
+from pipeline.machine import cpu_name, disk_below, free_below, host_memory, usable_cores
 
 MEMINFO = "MemTotal:       30000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
 
@@ -70,6 +73,23 @@ def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_its_parent(tmp_path: P
     assert found.free_bytes > 0
     assert found.writable
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_free_is_asked_of_the_disk_of_a_parent_too(tmp_path: Path) -> None:
+    free_bytes = free_below(tmp_path / "artifacts" / "run")
+    assert free_bytes is not None
+    assert free_bytes == pytest.approx(disk_below(tmp_path).free_bytes, rel=0.1)
+
+
+def test_a_disk_may_not_say_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda place: SimpleNamespace(total=0, used=0, free=0))
+    assert free_below(tmp_path) is None
+
+    def refuse(place: Path) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(machine.shutil, "disk_usage", refuse)
+    assert free_below(tmp_path) is None
 
 
 def test_a_folder_that_cannot_be_written_is_told() -> None:

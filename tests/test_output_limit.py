@@ -88,6 +88,38 @@ def test_what_no_empty_folder_would_hold_is_refused(tmp_path: Path) -> None:
         limit.refuse_less_than(2.17e9, "one checkpoint", "Raise it.")
 
 
+def free(monkeypatch: pytest.MonkeyPatch, num_bytes: int | None) -> list[Path]:
+    """So much is free on every disk; returns a list of the folders whose disk is asked."""
+    asked: list[Path] = []
+    monkeypatch.setattr(output_limit, "free_below", lambda folder: asked.append(folder) or num_bytes)
+    return asked
+
+
+@pytest.mark.parametrize("max_bytes", [None, 10**9])
+def test_the_disk_is_asked_with_a_limit_and_without(
+    max_bytes: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = free(monkeypatch, 1500)
+    limit = OutputLimit(max_bytes, (tmp_path / "run", tmp_path / "other"))
+    assert limit.shortage(1500, "the next shard", "Go elsewhere.") is None
+    assert limit.shortage(1501, "the next shard", "Go elsewhere.", "Two are left to do. ") == (
+        f"the disk has no room: 1.5 kB are free where {tmp_path / 'run'} is, and the next shard needs up to 1.5 kB. "
+        "Two are left to do. Nothing is lost: make room there, and run the same command again."
+    )
+    assert asked == [tmp_path / "run"] * 2
+
+
+def test_a_disk_that_does_not_say_what_is_free_is_no_full_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, None)
+    assert OutputLimit(None, (tmp_path,)).shortage(1e30, "anything", "") is None
+
+
+def test_the_disk_is_asked_without_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_limit, "folder_bytes", lambda folder: 1 / 0)
+    assert OutputLimit(None, (tmp_path / "not yet",)).shortage(1, "a byte", "") is None
+    assert "the disk has no room" in str(OutputLimit(None, (tmp_path / "not yet",)).shortage(1e18, "all of it", ""))
+
+
 def test_without_a_limit_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_limit, "folder_bytes", lambda folder: 1 / 0)
     limit = OutputLimit()

@@ -163,6 +163,26 @@ def test_a_budget_of_the_process_alone_lets_every_start_get_on(clock: list[float
     assert request.reason() is not None
 
 
+def test_a_budget_of_the_process_alone_that_is_over_before_anything_was_done_is_in_vain(clock: list[float]) -> None:
+    request = PauseRequest(100.0)
+    assert request.in_vain() is None
+    clock[0] = 100.0
+    assert request.in_vain() == "1 min 40 s"
+    request.note_progress()
+    assert request.in_vain() is None
+
+
+def test_a_pause_that_is_not_the_budgets_fault_is_not_in_vain(clock: list[float]) -> None:
+    clock[0] = 500.0
+    done = PauseRequest(100.0)
+    done.note_unit(3.0)
+    asked = PauseRequest(100.0)
+    with asked:
+        signal.raise_signal(signal.SIGINT)
+    older = PauseRequest(100.0, session_age_seconds=1.0)
+    assert [request.in_vain() for request in (PauseRequest(), done, asked, older)] == [None] * 4
+
+
 def test_nothing_is_begun_after_a_signal() -> None:
     with PauseRequest() as request:
         request.check_beginning()

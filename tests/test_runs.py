@@ -13,7 +13,7 @@ import yaml
 from pipeline import files
 from pipeline.config import Section, free
 from pipeline.errors import ConfigError, IdentityError, StorageError
-from pipeline.pause import PauseRequest
+from pipeline.pause import NoRoomError, PauseRequest
 from pipeline.runs import Outcome, RunDirectory, Session
 
 
@@ -146,6 +146,27 @@ def test_an_outcome_names_the_next_command_only_where_there_is_one(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "cache-teacher: 3 of 4 shards are sealed"
     assert said[1:] == ([f"To continue: {quoted}"] if state == "paused" else [])
+
+
+def test_a_pause_for_want_of_room_says_so_beside_the_next_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scheduler that follows the next command alone would follow it for ever."""
+    run = RunDirectory(tmp_path)
+    session = Session(run, PauseRequest(), ["sad-pipeline", "train-student"])
+    session.finish("train-student", Outcome.paused("after step 4 of 8", NoRoomError("the disk is small"), {"steps": 4}))
+    assert capsys.readouterr().err.splitlines() == [
+        "train-student: paused after step 4 of 8: the disk is small",
+        "To continue, once there is room: sad-pipeline train-student",
+    ]
+    assert (status(run)["waits_for"], status(run)["progress"]) == ("room", {"steps": 4})
+    run.write_status("report", "complete")
+    left = status(run)
+    assert (left["next_command"], left["waits_for"]) == ("sad-pipeline train-student", "room")
+    assert ["waits_for" in left["stages"][stage] for stage in ("train-student", "report")] == [True, False]
+    session.finish("train-student", Outcome.paused("after step 5 of 8", "SIGINT was received"))
+    assert "waits_for" not in status(run)
+    assert "To continue: sad-pipeline train-student" in capsys.readouterr().err
 
 
 def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.console import warn_once
 from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.distill.learner import Learner
 from pipeline.output_limit import KEY, OutputLimit, figure, folder_bytes
-from pipeline.pause import PausedError
+from pipeline.pause import NoRoomError
 
 _CHECKPOINT, _MODEL = "a checkpoint of this training with its best weights", "the finished student"
 _SMALLER = ", or take a smaller student, or train.ema_decay: 0, which keeps no average"
@@ -31,7 +31,7 @@ class CheckpointRoom:
     def __init__(
         self, output: OutputLimit, learner: Learner, tokenizer_folder: Path, way_on: str = IN_ANOTHER_SESSION
     ) -> None:
-        """The model ends with the tokenizer of `tokenizer_folder`; `way_on` says what to do where there is no room."""
+        """The model ends with the tokenizer of `tokenizer_folder`; `way_on` says what to do at the limit."""
         self._output, self._way_on = output, way_on
         gate_bytes = sum(tensor.numel() * tensor.element_size() for tensor in learner.loss_weights.tensors().values())
         num_tensors = len(learner.weights()) * (1 + learner.checkpoint_bytes // learner.weights_bytes)
@@ -42,34 +42,38 @@ class CheckpointRoom:
         self.model_bytes = learner.weights_bytes + folder_bytes(tokenizer_folder) + beside_bytes
 
     def check_beginning(self, checkpoints: Path, ended: bool, from_elsewhere: bool = False) -> None:
-        """PausedError where there is no room for what comes first, ConfigError where an empty folder has none either.
+        """NoRoomError where there is no room for what comes first, ConfigError where an empty folder has none either.
 
         That is a checkpoint, or the model where the steps have `ended`, and best weights that are `from_elsewhere`. A
         training that will not get to its end within the limit is told so.
         """
-        if self._output.max_bytes is None:
-            return
         fetched_bytes = self.weights_bytes if from_elsewhere else 0
         if ended:
             needed_bytes, what, smaller = self.model_bytes + fetched_bytes, _MODEL, ""
         else:
             needed_bytes, what, smaller = self.next_bytes + fetched_bytes, _CHECKPOINT, _SMALLER
         self._output.refuse_less_than(needed_bytes, what, f"Raise it{smaller}.")
-        if reason := self._output.shortage(needed_bytes, what, self._way_on):
-            raise PausedError(reason)
+        if shortage := self._ask(needed_bytes, what):
+            raise shortage
+        if ended or self._output.max_bytes is None:
+            return
         others_bytes = self._output.used_bytes() - folder_bytes(checkpoints)
         most_bytes = (KEPT + 1) * self.next_bytes + self.model_bytes
-        if not ended and others_bytes + most_bytes > self._output.max_bytes:
+        if others_bytes + most_bytes > self._output.max_bytes:
             warn_once(
                 f"this training may be paused before its end: its checkpoints and its model take up to "
                 f"{figure(most_bytes)}, and of {figure(self._output.max_bytes)} ({KEY}) {figure(others_bytes)} are "
                 f"taken in {self._output.where} by other files"
             )
 
-    def shortage(self) -> str | None:
+    def shortage(self) -> NoRoomError | None:
         """Why there is no room for one more checkpoint; None where there is."""
-        return self._output.shortage(self.next_bytes, _CHECKPOINT, self._way_on)
+        return self._ask(self.next_bytes, _CHECKPOINT)
 
-    def shortage_of_model(self) -> str | None:
+    def shortage_of_model(self) -> NoRoomError | None:
         """Why there is no room for the finished model; None where there is."""
-        return self._output.shortage(self.model_bytes, _MODEL, self._way_on)
+        return self._ask(self.model_bytes, _MODEL)
+
+    def _ask(self, needed_bytes: int, what: str) -> NoRoomError | None:
+        reason = self._output.shortage(needed_bytes, what, self._way_on)
+        return None if reason is None else NoRoomError(reason)

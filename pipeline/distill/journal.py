@@ -19,6 +19,7 @@ from pipeline.distill.keeping.checkpoint import (
     open_checkpoint,
     retire_best,
     retire_checkpoints,
+    retire_leftovers,
     save_checkpoint,
     training_hash,
 )
@@ -196,6 +197,14 @@ class Journal:
         """
         if learner.skipped_in_a_row == 0:
             retire_checkpoints(self._checkpoints, step, self.best.step if self.best else None, self._checked)
+
+    def tidy(self, checkpoint: Checkpoint | None) -> None:
+        """Before one goes on from `checkpoint`, remove what a start that was killed left: room for the next save.
+
+        As in `let_go`, in the middle of skipped steps only what was never finished goes.
+        """
+        all_good = checkpoint is None or checkpoint.state["learner"]["skipped_in_a_row"] == 0
+        retire_leftovers(self._checkpoints, checkpoint, all_good)
 
     def load_best(self, learner: Learner) -> Best:
         """Put the best weights so far into the model; NumericsError where no validation gave a number."""

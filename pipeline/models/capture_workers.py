@@ -28,7 +28,7 @@ from pipeline.models.settings import TeacherSettings
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.shard_scorer import ShardScorer
 from pipeline.models.sharing import num_threads, share_threads, use_card
-from pipeline.pause import PausedError, PauseRequest
+from pipeline.pause import NoRoomError, PausedError, PauseRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,15 @@ class CaptureWorkers:
         """Seal all of these shards; PausedError where a pause comes first, and what is under way then is finished
         unless it is asked for at once."""
         waiting, at_work = deque(pending), dict[Future[Seal], tuple[ShardSpan, float]]()
-        reason: str | None = None
+        stop: PausedError | None = None
         while waiting or at_work:
-            while waiting and len(at_work) < self._followers.count and reason is None:
-                reason = pause.reason() or _no_room(room, list(waiting), [span for span, _ in at_work.values()])
-                if reason is None:
+            while waiting and len(at_work) < self._followers.count and stop is None:
+                stop = _stop(pause, room, list(waiting), [span for span, _ in at_work.values()])
+                if stop is None:
                     span = waiting.popleft()
                     at_work[self._followers.submit(_seal, span)] = (span, time.monotonic())
-            if reason is not None and not at_work:
-                raise PausedError(reason)
+            if stop is not None and not at_work:
+                raise stop
             for future in wait(at_work, POLL_SECONDS, FIRST_COMPLETED).done:
                 _, started = at_work.pop(future)
                 seal = self._followers.result(future)
@@ -85,12 +85,16 @@ class CaptureWorkers:
             self._told = tokens
 
 
-def _no_room(room: ShardRoom, waiting: Sequence[ShardSpan], at_work: Sequence[ShardSpan]) -> str | None:
+def _stop(
+    pause: PauseRequest, room: ShardRoom, waiting: Sequence[ShardSpan], at_work: Sequence[ShardSpan]
+) -> PausedError | None:
     """Why the next shard must wait for another start, given what those under way will take."""
+    if reason := pause.reason():
+        return PausedError(reason)
     try:
         room.check(waiting, at_work=at_work)
-    except PausedError as shortage:
-        return str(shortage)
+    except NoRoomError as shortage:
+        return shortage
     return None
 
 

@@ -113,6 +113,7 @@ def plan_capture(
         },
     )
     plan.save(folder / PLAN_NAME)
+    pause.note_progress()
     return plan, sequences, _teacher(plan, causal)
 
 
@@ -164,6 +165,7 @@ def planned_sequences(
             f"{data.source} {data.path or ''}: gives other sequences than the plan was made with; the text has "
             "changed. Bring back the text, or sequences.shard, or start a new cache with --run-dir."
         )
+    pause.note_progress()
     return sequences
 
 

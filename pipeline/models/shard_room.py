@@ -12,7 +12,7 @@ from pipeline.cache.writer import bytes_per_position
 from pipeline.data.sequences import Sequences
 from pipeline.models.teacher import Teacher
 from pipeline.output_limit import OutputLimit, figure
-from pipeline.pause import PausedError
+from pipeline.pause import NoRoomError
 
 _MARGIN = 1.25  # texts differ: what is sealed, or was scored first, may pack better than what comes
 _BESIDE_BYTES = 16_384  # the seal, and what a shard holds beside its records
@@ -27,7 +27,8 @@ _IN_ANOTHER_SESSION = (
 class ShardRoom:
     """What shards will take, by the bytes of a scored position so far, and whether there is room for it.
 
-    Without a limit nothing is counted or measured.
+    Without a limit nothing is counted or measured: then the disk is asked as soon as something else has shown what they
+    take.
     """
 
     def __init__(self, output: OutputLimit, sequences: Sequences, seals: Iterable[Seal] = ()) -> None:
@@ -62,20 +63,20 @@ class ShardRoom:
         return self._output.max_bytes is not None and not self._num_scored
 
     def check(self, spans: Sequence[ShardSpan], beside_bytes: int = 0, at_work: Sequence[ShardSpan] = ()) -> None:
-        """PausedError where there is no room for the next of these shards, beside those `at_work` and `beside_bytes`.
+        """NoRoomError where there is no room for the next of these shards, beside those `at_work` and `beside_bytes`.
 
         ConfigError where an empty folder would not have it for the largest either. Neither while nothing is known of
         what they take.
         """
-        if self._output.max_bytes is None or not self._num_scored:
+        if not self._num_scored:
             return
         text = " with the packed text" if beside_bytes else ""
         largest = max(self.expected_bytes([span]) for span in spans) + beside_bytes
         self._output.refuse_less_than(largest, f"one shard of this cache{text}", _SMALLER)
-        way_on = (
+        outlook = (
             f"What is left to do, {len(spans)} shard{'s' * (len(spans) > 1)}, takes about "
-            f"{figure(self.expected_bytes(spans))}. {_IN_ANOTHER_SESSION}"
+            f"{figure(self.expected_bytes(spans))}. "
         )
         needed_bytes = self.expected_bytes([*spans[:1], *at_work]) + beside_bytes
-        if reason := self._output.shortage(needed_bytes, f"the next shard{text}", way_on):
-            raise PausedError(reason)
+        if reason := self._output.shortage(needed_bytes, f"the next shard{text}", _IN_ANOTHER_SESSION, outlook):
+            raise NoRoomError(reason)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import output_limit
 from pipeline.cache import Plan, TeacherCache
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.writer import CacheWriter
@@ -20,7 +21,7 @@ from pipeline.models.planning import plan_capture
 from pipeline.models.settings import TeacherSettings
 from pipeline.models.shard_room import ShardRoom
 from pipeline.output_limit import OutputLimit, folder_bytes
-from pipeline.pause import PausedError, PauseRequest
+from pipeline.pause import NoRoomError, PausedError, PauseRequest
 
 KINDS: dict[str, dict[str, Any]] = {
     "topk": {"head_size": 16, "num_draws": 4},
@@ -88,6 +89,25 @@ def test_without_a_limit_nothing_is_measured_and_all_is_allowed(captured: tuple[
     room = ShardRoom(OutputLimit(), sequences)
     room.measure(None, plan.shards[0])  # type: ignore[arg-type]
     room.check(plan.shards)
+
+
+def test_without_a_limit_the_disk_is_asked_once_something_is_known(
+    captured: tuple[Path, Planned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (plan, sequences, _) = captured
+    monkeypatch.setattr(output_limit, "folder_bytes", lambda folder: 1 / 0)
+    monkeypatch.setattr(output_limit, "free_below", lambda folder: 10_000)
+    room = ShardRoom(OutputLimit(None, (tmp_path,)), sequences)
+    assert not room.must_measure
+    room.check(plan.shards)
+    room.learn(100.0, 1)
+    words = rf"10 kB are free where .*, and the next shard needs up to .* {len(plan.shards)} shards, takes about"
+    with pytest.raises(NoRoomError, match=words):
+        room.check(plan.shards)
+    monkeypatch.setattr(output_limit, "free_below", lambda folder: int(room.expected_bytes(plan.shards[:1])) + 1)
+    room.check(plan.shards)
+    with pytest.raises(NoRoomError):
+        room.check(plan.shards, at_work=plan.shards[1:2])
 
 
 def test_what_is_not_known_is_not_refused(captured: tuple[Path, Planned], tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import files
+from pipeline import files, output_limit
 from tests.stages.refusals import nothing_half_written, refuse
-from tests.stages.toys import Toy, copy, flip_a_bit, run, tree
+from tests.stages.toys import Toy, copy, flip_a_bit, run, status, tree
+from tests.stages.trainings import what_counts
 
 # ------------------------------------------------------------------ damage
 
@@ -126,6 +127,13 @@ def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.fixture
+def filled_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is filled after it was asked."""
+    monkeypatch.setattr(output_limit, "free_below", lambda folder: 10**12)
+
+
+@pytest.mark.usefixtures("filled_later")
 @pytest.mark.parametrize("kilobytes", [24, 200])
 def test_a_full_disk_in_cache_teacher(kilobytes: int, toy: Toy, cached: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs") as disk:
@@ -140,6 +148,7 @@ def test_a_full_disk_in_cache_teacher(kilobytes: int, toy: Toy, cached: Path, tm
         assert sealed.items() <= after.items()
 
 
+@pytest.mark.usefixtures("filled_later")
 @pytest.mark.parametrize("kilobytes", [12, 240, 520])
 def test_a_full_disk_in_train_student(kilobytes: int, toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
     roots = ["--set", f"cache.roots=[{cached}]"]
@@ -154,6 +163,7 @@ def test_a_full_disk_in_train_student(kilobytes: int, toy: Toy, cached: Path, tr
             assert after[name] == straight[name]
 
 
+@pytest.mark.usefixtures("filled_later")
 def test_a_full_disk_while_the_student_is_exported(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4M", "tmpfs") as disk:
         copy(trained, disk / "run")
@@ -167,6 +177,38 @@ def test_a_full_disk_while_the_student_is_exported(toy: Toy, cached: Path, train
         (disk / "ballast").unlink()
         toy.ran("train-student", disk / "run", "--set", f"cache.roots=[{cached}]")
         assert tree(disk / "run" / "student" / "model") == tree(trained / "student" / "model")
+
+
+@pytest.mark.parametrize(
+    ("stage", "kilobytes", "words"),
+    [
+        ("cache-teacher", 64, "paused before there was a plan: the disk has no room"),
+        ("cache-teacher", 240, "shards sealed"),
+        ("train-student", 240, "paused after step 0 of 12: the disk has no room"),
+        ("train-student", 420, "paused after step 4 of 12: the disk has no room"),
+    ],
+)
+def test_a_small_disk_is_asked_before_the_work(
+    stage: str, kilobytes: int, words: str, toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    """A pause, without a limit and with nothing lost; with room the same command gets on."""
+    roots = ["--set", f"cache.roots=[{cached}]"] if stage == "train-student" else []
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs") as disk:
+        for _ in range(2):
+            ended = toy.ran(stage, disk / "run", *roots)
+            left = status(disk / "run")
+            assert (left["state"], left["waits_for"]) == ("paused", "room")
+            assert words in left["message"]
+            assert "Nothing is lost: make room there, and run the same command again." in ended.stderr
+            assert "To continue, once there is room: " in ended.stderr
+            nothing_half_written(disk / "run")
+        subprocess.run(["mount", "-o", "remount,size=4M", str(disk)], check=True)
+        toy.ran(stage, disk / "run", *roots)
+        if stage == "cache-teacher":
+            assert tree(disk / "run" / "cache") == tree(cached / "cache")
+        else:
+            assert what_counts(disk / "run") == what_counts(trained)
+        assert "waits_for" not in status(disk / "run")
 
 
 def test_a_full_disk_without_the_right_to_mount(

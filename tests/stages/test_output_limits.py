@@ -44,6 +44,7 @@ def paused(ended: Ended, run_dir: Path, *words: str) -> None:
     assert ended.code == 0, ended.stderr
     left = status(run_dir)
     assert (left["state"], left["message"] in ended.stderr) == ("paused", True)
+    assert left["waits_for"] == "room"
     for word in ("the limit of session.max_output_gb is reached", "are taken in", *words):
         assert word in left["message"], (word, left["message"])
     assert temporaries(run_dir) == []
@@ -271,3 +272,30 @@ def test_a_student_that_finds_no_room_is_written_later(toy: Toy, cached: Path, t
     assert lasting(run_dir) == before
     toy.ran("train-student", run_dir, *roots, *limit(folder_bytes(run_dir) + 140 * KILO))
     assert tree(run_dir / "student" / "model") == tree(trained / "student" / "model")
+
+
+# ------------------------------------------------------------------ what a kill left
+
+
+def test_a_kill_in_a_checkpoint_is_no_shortage_for_ever(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
+    """Near the limit, in the last checkpoint: what is there of it goes before room for it is asked for."""
+    run_dir, roots = copy(trained, tmp_path / "run"), ["--set", f"cache.roots=[{cached}]"]
+    shutil.rmtree(run_dir / "student" / "model")
+    (checkpoint(run_dir, 12) / "COMMIT.json").unlink()
+    allowed = folder_bytes(run_dir) + 130 * KILO
+    ended = toy.ran("train-student", run_dir, *roots, *limit(allowed))
+    assert "continuing after step 8" in ended.stderr
+    assert (status(run_dir)["state"], folder_bytes(run_dir) <= allowed) == ("complete", True)
+    assert what_counts(run_dir) == what_counts(trained)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_kill_before_an_old_checkpoint_was_let_go_of_is_none_either(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    run_dir, roots = copy(trained, tmp_path / "run"), ["--set", f"cache.roots=[{cached}]"]
+    shutil.rmtree(run_dir / "student" / "model")
+    copy(checkpoint(run_dir, 8), checkpoint(run_dir, 4))
+    toy.ran("train-student", run_dir, *roots, *limit(folder_bytes(run_dir) + 10 * KILO))
+    assert status(run_dir)["state"] == "complete"
+    assert what_counts(run_dir) == what_counts(trained)

@@ -14,10 +14,15 @@ import pytest
 
 from pipeline import pause
 from pipeline import session as session_module
+from pipeline.cache import Plan
 from pipeline.cache.writer import CacheWriter
 from pipeline.distill.journal import Journal
 from pipeline.distill.learner import Learner
+from pipeline.models import Teacher
+from pipeline.models.capture_workers import CaptureWorkers
+from pipeline.models.causal import CausalModel
 from stages import cache_teacher, train_student
+from tests.stages.refusals import refuse
 from tests.stages.toys import Toy, copy, stamps, start, status, temporaries, tree, wait
 from tests.stages.trainings import checkpoint, train, what_counts
 
@@ -105,6 +110,66 @@ def test_a_validation_is_part_of_the_slowest_step(toy: Toy, cached: Path, tmp_pa
     train(toy, cached, tmp_path / "run", "--set", "train.evaluate_every=6", *hours(220))
     assert status(tmp_path / "run")["progress"]["steps"] == 6
     assert "of 3 min 40 s 1 min 54 s are left" in status(tmp_path / "run")["message"]
+
+
+def unfinished(cached: Path, run_dir: Path, num_missing: int = 2) -> Path:
+    """A run whose cache lacks some shards."""
+    copy(cached, run_dir)
+    for number in range(num_missing):
+        for kind in ("seal.json", "shard"):
+            (run_dir / "cache" / "shards" / f"0000{number}.{kind}").unlink()
+    return run_dir
+
+
+def test_a_budget_under_one_shard_is_an_error_and_no_pause(
+    toy: Toy, cached: Path, tmp_path: Path, clock: Clock
+) -> None:
+    """Batches of 60 s, five a shard: it would be given up at every start, and a retry loop would never end."""
+    clock.takes(60, Teacher, "score")
+    run_dir = unfinished(cached, tmp_path / "run")
+    before = tree(run_dir)
+    for _ in range(2):
+        clock.now = 0
+        ended = toy.run("cache-teacher", run_dir, *hours(200), "--paused-exit-code", "75")
+        refuse(
+            ended, 2, "session.time_budget_hours: 3 min 20 s are allowed from the start of this command", "one shard",
+            "--time-budget", "cache.shard_positions", "--run-dir",
+        )  # fmt: skip
+        assert tree(run_dir) == before
+    clock.now = 0
+    toy.ran("cache-teacher", run_dir, *hours(400))
+    assert status(run_dir)["progress"]["shards"] == 8, "one in each start, then"
+    clock.now = 0
+    ended = toy.ran("cache-teacher", run_dir, *session(10, 210))
+    assert "paused with 8 of 9 shards sealed" in ended.stderr, "the next session may have more time for it"
+
+
+def test_a_budget_that_loading_the_teacher_takes_is_an_error_too(
+    toy: Toy, cached: Path, tmp_path: Path, clock: Clock
+) -> None:
+    run_dir = unfinished(cached, tmp_path / "run")
+    clock.takes(300, CausalModel, "__init__")
+    refuse(toy.run("cache-teacher", run_dir, *hours(200)), 2, "loading the teacher", "--time-budget")
+
+
+def test_a_start_that_made_the_plan_has_got_on(toy: Toy, tmp_path: Path, clock: Clock) -> None:
+    clock.takes(300, Plan, "save")
+    ended = toy.ran("cache-teacher", tmp_path / "run", *hours(200))
+    assert "paused with 0 of 9 shards sealed" in ended.stderr
+    clock.now = 300
+    refuse(toy.run("cache-teacher", tmp_path / "run", *hours(200)), 2, "one shard")
+
+
+def test_a_budget_under_one_shard_of_several_teachers_is_an_error_too(
+    toy: Toy, cached: Path, tmp_path: Path, clock: Clock
+) -> None:
+    """The first process looks at the time while the others score: 60 s pass between two looks."""
+    clock.takes(60, CaptureWorkers, "_show")
+    run_dir = unfinished(cached, tmp_path / "run")
+    refuse(toy.run("cache-teacher", run_dir, *hours(100), "--workers", "2"), 2, "one shard", "cache.shard_positions")
+    assert temporaries(run_dir) == []
+    toy.ran("cache-teacher", run_dir)
+    assert tree(run_dir / "cache") == tree(cached / "cache")
 
 
 # ------------------------------------------------------------------ the session

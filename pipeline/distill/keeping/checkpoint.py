@@ -148,6 +148,29 @@ def retire_checkpoints(folder: Path, step: int, best_step: int | None, checked: 
     retire_best(folder, best_step)
 
 
+def retire_leftovers(folder: Path, newest: Checkpoint | None, all_good: bool) -> None:
+    """Remove what a start that was killed while it saved has left, before one goes on from `newest`.
+
+    What was never finished goes. Where `all_good` says that none before `newest` may be needed, so do checkpoints that
+    are more than are kept, and best weights that only what goes referred to. What lies beyond `newest` stays: it may
+    just not be readable today.
+    """
+    gone = [path for prefix in ("step", "best") for path in _folders(folder, prefix) if not (path / COMMIT).is_file()]
+    if newest is not None and all_good:
+        whole = [path for path in _folders(folder, "step") if path not in gone and _step_of(path) <= newest.step]
+        num_kept = 0
+        for path in reversed(whole) if len(whole) > KEPT else ():  # else none is read that stays
+            if num_kept < KEPT and (path == newest.folder or _is_valid(path)):
+                num_kept += 1
+            else:
+                gone.append(path)
+    for path in gone:
+        _remove(path)
+    if gone and all_good:
+        best = None if newest is None else newest.state["best"]
+        retire_best(folder, None if best is None else best["step"])
+
+
 def retire_best(folder: Path, best_step: int | None) -> None:
     """Keep the best weights of `best_step`, and those that a checkpoint refers to, which may be resumed from."""
     kept = {best_step}
