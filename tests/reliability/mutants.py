@@ -177,6 +177,11 @@ RUNS = _of(
         "a run is not swept", TEMPORARY, "tests/test_runs.py::test_what_a_crash_left_is_swept_at_the_next_start",
         "                files.sweep_temporary(folder)", "                pass",
     ),
+    (
+        "names that an earlier start left unsynced are not synced", FSYNC,
+        "tests/reliability/test_power.py::test_killed_before_a_name_lasts_then_resumed_and_then_the_power_fails",
+        "            self._settle()\n", "",
+    ),
 )  # fmt: skip
 
 CACHE = [
