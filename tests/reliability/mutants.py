@@ -487,6 +487,11 @@ TRAINING = [
             "    if _STATE not in check_commit(folder):", "    if check_commit(folder) is None:",
         ),
         (
+            "a checkpoint that cannot be read now is passed over", ORDER,
+            f"{_RETENTION}what_cannot_be_read_now_is_not_passed_over",
+            " or (kept and not isinstance(error, FileNotFoundError)):", ":",
+        ),
+        (
             "a checkpoint of another format is read", IDENTITY, f"{_RETENTION}what_another_version_wrote_is_left_to_it",
             '    if state.get("format") != FORMAT_VERSION:', "    if False:",
         ),
@@ -555,8 +560,8 @@ TRAINING = [
         (
             "a checkpoint of another training in a root is continued", IDENTITY,
             "tests/stages/test_resume.py::test_a_root_of_another_training_alone_is_named_and_not_continued",
-            'newest_checkpoint(roots, lambda state: state.get("training_hash") == self._hash)',
-            "newest_checkpoint(roots)",
+            'newest_checkpoint([], lambda state: state.get("training_hash") == self._hash, roots)',
+            "newest_checkpoint([], roots=roots)",
         ),
     ),
     *_of(
