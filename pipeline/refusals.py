@@ -64,6 +64,21 @@ def reading_errors(folder: Path) -> Iterator[None]:
             raise
 
 
+@contextlib.contextmanager
+def refused_unread(path: Path) -> Iterator[None]:
+    """The same for what must not be passed over, whatever refuses it; `path` is what to move away to go on without."""
+    try:
+        with reading_errors(path):
+            yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"{path if error.filename is None else error.filename}: cannot be read now ({error.strerror}), and may be "
+            f"whole. Run the same command again once it can be read; to go on without it, move {path} away."
+        ) from error
+
+
 def _error_number(error: Exception) -> int | None:
     if isinstance(error, OSError):
         return error.errno

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pipeline.config import Section, dump_config
 from pipeline.console import say
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError
 from pipeline.pause import PausedError, PauseRequest
-from pipeline.refusals import reading_errors
+from pipeline.refusals import reading_errors, storage_errors
 
 State = Literal["running", "complete", "paused", "failed"]
 WaitsFor = Literal["room"]
@@ -85,6 +86,7 @@ class RunDirectory:
         with files.hold_lock(self.root / ".lock", "at work in this run directory"), reading_errors(self.root):
             for folder in (self.root, *self.root.rglob("*/")):
                 files.sweep_temporary(folder)
+            self._settle()
             before = {path: path.read_bytes() for path in (self.config, self.status) if path.is_file()}
             if config is not None:
                 files.write_file(self.config, dump_config(config))
@@ -102,6 +104,17 @@ class RunDirectory:
                     else:
                         self.write_status(stage, "failed", message=str(error) or type(error).__name__)
                 raise
+
+    def _settle(self) -> None:
+        """Make durable the names that an earlier start gave or took, and was killed before it could.
+
+        From here on they are taken for safe, and what is sealed below them is said to be. What cannot be written is
+        not this run's: a read-only folder that a link leads to, or the one that the run directory was put into.
+        """
+        for folder in (self.root.parent, self.root, *self.root.rglob("*/")):
+            if os.access(folder, os.W_OK):
+                with storage_errors(folder):
+                    files.sync_folder(folder)
 
     def write_status(
         self,

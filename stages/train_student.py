@@ -60,7 +60,7 @@ def run(
         training = _identity(cache.plan, config, records_from)
         roots = [Path(root) for root in settings.roots]
         if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first
-            earlier = frozen_shards_of(training, [run.checkpoints, *roots])
+            earlier = frozen_shards_of(training, run.checkpoints, roots)
             training["frozen_shards"] = earlier or [span.index for span in cache.sealed]
         journal = Journal(run.student, training)
         checkpoint = journal.find(roots)

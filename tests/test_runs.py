@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,33 @@ def test_what_a_crash_left_is_swept_at_the_next_start(tmp_path: Path) -> None:
         path.write_bytes(b"half")
     with RunDirectory(tmp_path).at_work("train-student"):
         assert not any(path.exists() for path in left)
+
+
+def test_names_that_a_crash_left_unsynced_are_durable_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, synced = RunDirectory(tmp_path / "run"), list[Path]()
+    files.make_folder(run.checkpoints)
+    files.make_folder(run.cache / "shards")
+    files.make_folder(tmp_path / "mounted")
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    with run.at_work("cache-teacher"):
+        of_the_run = [run.root, run.cache, run.cache / "shards", run.student, run.checkpoints]
+        assert set(synced) == {tmp_path, *of_the_run}
+        synced.clear()
+
+
+def test_a_disk_that_fails_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(tmp_path / "run")
+    files.make_folder(run.cache)
+
+    def full(folder: Path) -> None:
+        if folder == run.cache:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "sync_folder", full)
+    with pytest.raises(StorageError, match=f"^{run.cache}: the disk is full"), run.at_work("cache-teacher"):
+        raise AssertionError("nothing is begun")
 
 
 @pytest.mark.parametrize("state", ["complete", "paused"])

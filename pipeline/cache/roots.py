@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, TOKENIZER_FOLDER, Plan, ShardSpan, plan_differences
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
+from pipeline.cache.told import PLAN_FIX
 from pipeline.console import warn_once
-from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError, SadError
 from pipeline.links import refuse_links_out
 
 
@@ -54,7 +55,8 @@ def find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]]:
 def earlier_plan(folder: Path, roots: Sequence[Path] = ()) -> tuple[Plan, list[Path]] | None:
     """The plan that an earlier start left in `folder` or in other roots, with the cache folders that hold it.
 
-    DamagedDataError where `folder` holds seals and no plan is left: a new one must not be made over them.
+    DamagedDataError where `folder` holds seals and no plan is left, or a root holds them and its plan cannot be read: a
+    new one must not be made over them.
     """
     require_roots(roots)
     found = _find_plan([folder, *roots])
@@ -71,29 +73,65 @@ def _find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]] | None:
 
     Two different plans in that root are an IdentityError. Plans of other caches in the other roots are passed over,
     but a root with nothing except other plans is an IdentityError too: whoever named it expects its shards.
+
+    Files of the other roots that have a plan's name and are none, or damaged, are passed over too. But where such a
+    root holds no plan besides, and only seals that are not of this cache, theirs is that plan, and its error is raised.
     """
-    found = {root: [(path, _load_plan(path)) for path in find_files(root, PLAN_NAME)] for root in roots}
+    found: dict[Path, list[tuple[Path, Plan]]] = {root: [] for root in roots}
+    unreadable: dict[Path, SadError] = {}
+    for root in roots:
+        for path, plan in plans_below(root):
+            if isinstance(plan, Plan):
+                found[root].append((path, plan))
+            elif root == roots[0]:
+                raise plan
+            else:
+                unreadable.setdefault(root, plan)
+                warn_once(f"this plan is passed over. {_without(PLAN_FIX, plan)}")
     first = next((plans for plans in found.values() if plans), None)
+    wanted = None if first is None else first[0][1].hash
+    for root, error in unreadable.items():
+        if not found[root] and _holds_only_other_seals(root, wanted):
+            raise error
     if first is None:
         return None
     _refuse_two(first)
-    plan, wanted = first[0][1], first[0][1].hash
     for plans in found.values():
         if plans and all(other.hash != wanted for _, other in plans):
             _refuse_two([first[0], *plans])
-    return plan, [path.parent for plans in found.values() for path, other in plans if other.hash == wanted]
+    folders = [path.parent for plans in found.values() for path, other in plans if other.hash == wanted]
+    return first[0][1], folders
 
 
-def _load_plan(path: Path) -> Plan:
-    folder = path.parent
-    refuse_links_out(folder, [path, folder / SEQUENCES_NAME, folder / TOKENIZER_FOLDER])
-    return Plan.load(path)
+def plans_below(root: Path) -> Iterator[tuple[Path, Plan | SadError]]:
+    """Each plan.json below a folder: the plan that it holds, or why it holds none. A link that leads out is refused."""
+    for path in find_files(root, PLAN_NAME):
+        folder = path.parent
+        refuse_links_out(folder, [path, folder / SEQUENCES_NAME, folder / TOKENIZER_FOLDER])
+        try:
+            plan: Plan | SadError = Plan.load(path)
+        except SadError as error:
+            plan = error
+        yield path, plan
+
+
+def _holds_only_other_seals(root: Path, wanted: str | None) -> bool:
+    """Whether there are seals below a folder, and none of them is known to be of the plan with this hash."""
+    hashes = set[str]()
+    for path in find_files(root, f"*{SEAL_SUFFIX}"):
+        try:
+            refuse_links_out(root, [path])
+            hashes.add(Seal.load(path).plan_hash)
+        except SadError:
+            hashes.add("")  # of which plan, nobody can tell
+    return bool(hashes) and wanted not in hashes
 
 
 def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard]]:
     """Shard index -> its sealed copies, in the order of the roots. Seals of other plans are passed over.
 
-    So are seals that cannot be read, except in the first root: nobody here can mend the others.
+    So are, except in the first root, seals that cannot be read and shards that do not have the size that theirs names:
+    nobody here can mend those, and another root may have them whole, or they can be computed.
     """
     wanted = plan.hash
     copies: dict[int, list[SealedShard]] = {}
@@ -105,14 +143,16 @@ def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard
         try:
             refuse_links_out(root, [path, shard_beside(path)])
             seal = Seal.load(path)
+            if seal.plan_hash == wanted:
+                span = seal.check_against(plan, path)
+                shard = SealedShard(span, seal, path.with_name(span.shard_name))
+                if root != roots[0]:
+                    shard.check_size()
+                copies.setdefault(span.index, []).append(shard)
         except DamagedDataError as error:
             if root == roots[0]:
                 raise
-            warn_once(f"this seal, and the shard beside it, are passed over. {error}")
-            continue
-        if seal.plan_hash == wanted:
-            span = seal.check_against(plan, path)
-            copies.setdefault(span.index, []).append(SealedShard(span, seal, path.with_name(span.shard_name)))
+            warn_once(f"this seal, and the shard beside it, are passed over. {_without(REPAIR, error)}")
     return dict(sorted(copies.items()))
 
 
@@ -155,6 +195,11 @@ def find_files(root: Path, pattern: str) -> Iterator[Path]:
         for name in sorted(names):
             if Path(name).match(pattern):
                 yield Path(folder) / name
+
+
+def _without(fix: str, error: SadError) -> str:
+    """What an error says, but for a way to mend it that is none in a root that is only read."""
+    return str(error).removesuffix(fix).rstrip()
 
 
 def _refuse_two(plans: list[tuple[Path, Plan]]) -> None:

@@ -26,11 +26,13 @@ from pipeline.cache.roots import (
     find_plan,
     find_sequences,
     find_tokenizer,
+    plans_below,
     shard_beside,
 )
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.sequence_file import read_sequences
 from pipeline.cache.shard import ShardFile
+from pipeline.cache.told import PLAN_FIX
 from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
 from pipeline.data.sequences import Sequences
@@ -72,7 +74,7 @@ def verify_cache(
         plan, folders = find_plan(folders_above)
     except (DamagedDataError, IdentityError) as error:
         return [Problem(path, _what(path, error), "Nothing else can be checked without the plan")]
-    problems: list[Problem] = []
+    problems = [*_check_other_plans(roots)]
     sequences = _check_sequences(plan, folders, problems)
     if read_data_report is not None:
         problems += _check_data_report(folders, read_data_report)
@@ -107,6 +109,14 @@ def repair(folder: Path, problems: Iterable[Problem]) -> list[Path]:
     if removed:
         say(f"{len(removed)} damaged shards removed; run `sad-pipeline cache-teacher` to compute them again")
     return removed
+
+
+def _check_other_plans(roots: Sequence[Path]) -> Iterator[Problem]:
+    """Plans of the other roots that cannot be read, and are passed over."""
+    for path, plan in (found for root in roots for found in plans_below(root)):
+        if isinstance(plan, SadError):
+            what = _what(path, plan).removesuffix(f". {PLAN_FIX}")
+            yield Problem(path, what, "It is passed over; if it came with this cache, copy it once more")
 
 
 def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem]) -> Sequences | None:

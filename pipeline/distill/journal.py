@@ -76,9 +76,10 @@ class Journal:
                 + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
                 + str(self.folder.parent)
             )
-        elsewhere = newest_checkpoint(roots, lambda state: state.get("training_hash") == self._hash)
+        elsewhere = newest_checkpoint([], lambda state: state.get("training_hash") == self._hash, roots)
         found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
-        if not found and (other := newest_checkpoint(roots)) is not None:  # it may have been meant to go on from there
+        if not found and (other := newest_checkpoint([], roots=roots)) is not None:
+            # It may have been meant to go on from there.
             changed = differences(other.state["training"], self.training)
             warn_once(
                 f"train.roots hold no checkpoint of this training, so none is continued; {other.folder} is of another "
@@ -263,10 +264,10 @@ def _to_fork_from(origin: Path) -> Checkpoint:
     return checkpoint
 
 
-def frozen_shards_of(training: dict[str, Any], folders: Iterable[Path]) -> list[int] | None:
+def frozen_shards_of(training: dict[str, Any], folder: Path, roots: Iterable[Path]) -> list[int] | None:
     """The shards that an earlier start of this training, on an unfinished cache, was frozen to; None if there is none.
 
-    `training` is its identity but for those shards.
+    `training` is its identity but for those shards; its checkpoints are in `folder` or in read-only roots.
     """
     rest = _without_shards(training)
 
@@ -274,7 +275,7 @@ def frozen_shards_of(training: dict[str, Any], folders: Iterable[Path]) -> list[
         other = state.get("training") or {}
         return other.get("frozen_shards") is not None and _without_shards(other) == rest
 
-    earlier = newest_checkpoint(folders, is_frozen)
+    earlier = newest_checkpoint([folder], is_frozen, roots)
     return None if earlier is None else list(earlier.state["training"]["frozen_shards"])
 
 

@@ -177,6 +177,11 @@ RUNS = _of(
         "a run is not swept", TEMPORARY, "tests/test_runs.py::test_what_a_crash_left_is_swept_at_the_next_start",
         "                files.sweep_temporary(folder)", "                pass",
     ),
+    (
+        "names that an earlier start left unsynced are not synced", FSYNC,
+        "tests/reliability/test_power.py::test_killed_before_a_name_lasts_then_resumed_and_then_the_power_fails",
+        "            self._settle()\n", "",
+    ),
 )  # fmt: skip
 
 CACHE = [
@@ -297,9 +302,14 @@ CACHE = [
             "    _refuse_two(first)\n", "",
         ),
         (
+            "a short shard of another root is taken", HASH,
+            f"{_CACHE}roots.py::test_a_short_copy_of_a_shard_in_another_root_is_passed_over_and_said",
+            "                    shard.check_size()", "                    pass",
+        ),
+        (
             "seals of another plan are not passed over", IDENTITY,
             f"{_CACHE}teacher_cache.py::test_parts_are_found_at_any_depth_by_plan_and_not_by_path",
-            "        if seal.plan_hash == wanted:", "        if True:",
+            "            if seal.plan_hash == wanted:", "            if True:",
         ),
         (
             "the size of a shard is not compared with its seal", HASH,
@@ -477,6 +487,11 @@ TRAINING = [
             "    if _STATE not in check_commit(folder):", "    if check_commit(folder) is None:",
         ),
         (
+            "a checkpoint that cannot be read now is passed over", ORDER,
+            f"{_RETENTION}what_cannot_be_read_now_is_not_passed_over",
+            " or (kept and not isinstance(error, FileNotFoundError)):", ":",
+        ),
+        (
             "a checkpoint of another format is read", IDENTITY, f"{_RETENTION}what_another_version_wrote_is_left_to_it",
             '    if state.get("format") != FORMAT_VERSION:', "    if False:",
         ),
@@ -545,8 +560,8 @@ TRAINING = [
         (
             "a checkpoint of another training in a root is continued", IDENTITY,
             "tests/stages/test_resume.py::test_a_root_of_another_training_alone_is_named_and_not_continued",
-            'newest_checkpoint(roots, lambda state: state.get("training_hash") == self._hash)',
-            "newest_checkpoint(roots)",
+            'newest_checkpoint([], lambda state: state.get("training_hash") == self._hash, roots)',
+            "newest_checkpoint([], roots=roots)",
         ),
     ),
     *_of(

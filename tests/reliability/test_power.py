@@ -22,6 +22,7 @@ SCENES = ["capture", "training"]
 METRICS = "run/student/metrics.jsonl"
 CUTS = {"capture": 16, "training": 6} if LONG else {"capture": 6, "training": 3}  # an operation; all, where few
 AT_LEAST = {"capture": 500, "training": 1500} if LONG else {"capture": 150, "training": 160}
+MOST_NAMES = 100 if LONG else 5
 
 
 def cuts(name: str, recording: Recording) -> Iterator[Crash]:
@@ -92,6 +93,34 @@ def _unlogged(tree: Tree, metrics: list[bytes]) -> str:
     logged = (tree.get(METRICS) or b"").splitlines()
     missing = [line for line in metrics if json.loads(line)["step"] <= max(steps, default=0) and line not in logged]
     return f"step {max(steps)} is saved, and not logged: {missing}" if missing else ""
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_killed_before_a_name_lasts_then_resumed_and_then_the_power_fails(
+    name: str, scenes: dict[str, Scene], tally: Tally
+) -> None:
+    """What the next start finds need not last yet: it makes it so before it says of anything below that it is safe."""
+    scene, troubles = scenes[name], list[str]()
+    operations = scene.straight.operations
+    for number in [number for number, operation in enumerate(operations) if _is_built_on(operation)][:MOST_NAMES]:
+        volume, random = Volume(scene.straight.before), Random(f"{SEED} {number}")
+        for operation in operations[: number + 1]:
+            volume.apply(operation)
+        resumed, wrong = scene.record(volume.tree()), ""
+        for after, operation in enumerate(resumed.operations, 1):
+            volume.apply(operation)
+            wrong = wrong or next(filter(None, (lost(tree, resumed, after) for tree in volume.cuts(2, random))), "")
+        if wrong := wrong or next(filter(None, map(scene.trouble_after, volume.cuts(2, random))), ""):
+            troubles.append(f"{name}, killed after {number + 1}, {operations[number]}:\n{wrong}")
+        else:
+            tally.point(f"{scene.stage} resumed after a {operations[number].kind}")
+    assert not troubles, "\n\n".join(troubles)
+    assert tally.points >= 4
+
+
+def _is_built_on(operation: Operation) -> bool:
+    """Whether it gives a name that nothing gives once more: that of a folder, or of the plan."""
+    return (operation.kind == "mkdir" and ".tmp" not in operation.path) or operation.target.endswith("plan.json")
 
 
 def test_everything_is_said_to_be_safe_and_is(scenes: dict[str, Scene]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import files
+from tests.stages.refusals import refuse
 from tests.stages.toys import (
     REPOSITORY,
     Toy,
@@ -158,6 +161,32 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     ended = train(toy, cached, run_dir, "--set", "train.checkpoint_every=3")
     assert "checkpoint passed over" in ended.stderr
     assert "continuing after step 8" in ended.stderr
+    assert what_counts(run_dir) == what_counts(trained)
+
+
+def test_one_that_cannot_be_read_for_a_moment_is_neither_passed_over_nor_removed(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = copy(trained, tmp_path / "run")
+    newest = checkpoint(run_dir, 12)
+    (run_dir / "student" / "model" / "config.json").unlink()
+    real = files.digest_file
+
+    def stale(path: Path) -> files.FileDigest:
+        if path.parent == newest:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(path)
+
+    options = ["--set", f"cache.roots=[{cached}]", "--set", "train.checkpoint_every=1", "--time-budget", "1e-6"]
+    before = tree(run_dir / "student")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "digest_file", stale)
+        refuse(toy.run(STAGE, run_dir, *options), 7, str(newest), "cannot be read now", "Run the same command again")
+        elsewhere = train(toy, cached, tmp_path / "new", "--set", f"train.roots=[{run_dir}]")
+    assert tree(run_dir / "student") == before
+    assert f"checkpoint passed over: {newest}" in elsewhere.stderr
+    assert "continuing after step 8" in elsewhere.stderr
+    assert "continuing after step 12" in train(toy, cached, run_dir).stderr
     assert what_counts(run_dir) == what_counts(trained)
 
 

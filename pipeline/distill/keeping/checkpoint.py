@@ -10,6 +10,7 @@ counts; an older one is deleted only after a newer one has been read back.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
 from pipeline.errors import DamagedDataError, IdentityError
 from pipeline.links import refuse_links_out
-from pipeline.refusals import TOO_MANY_FILES
+from pipeline.refusals import TOO_MANY_FILES, refused_unread
 
 FORMAT_VERSION = 1
 _STATE = "state.json"
@@ -98,24 +99,59 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def newest_checkpoint(
-    folders: Iterable[Path], is_wanted: Callable[[dict[str, Any]], bool] = lambda state: True
+    folders: Iterable[Path],
+    is_wanted: Callable[[dict[str, Any]], bool] = lambda state: True,
+    roots: Iterable[Path] = (),
 ) -> Checkpoint | None:
-    """The newest valid checkpoint below `folders`, at any depth; damaged ones are named and passed over.
+    """The newest valid checkpoint below `folders` and `roots`, at any depth; damaged ones are named and passed over.
 
-    `is_wanted` is asked about the state of each.
+    So is one in `roots`, which are only read, that cannot be read now. In `folders` that is a StorageError: it may be
+    whole, and whoever goes on from an older one lets go of it. `is_wanted` is asked about the state of each.
     """
-    places = [folder for folder in folders if folder.is_dir()]
-    committed = {path.parent: folder for folder in places for path in folder.rglob(f"step-*/{COMMIT}")}
+    committed: dict[Path, tuple[Path, bool]] = {}
+    for folder, kept in [*((folder, True) for folder in folders), *((root, False) for root in roots)]:
+        for path in _committed(folder, kept):
+            committed.setdefault(path, (folder, kept))
     for candidate in sorted(committed, key=lambda path: path.name, reverse=True):
+        folder, kept = committed[candidate]
         try:
-            refuse_links_out(committed[candidate], [candidate])
+            refuse_links_out(folder, [candidate])
             if _is_wanted(candidate, is_wanted):
                 return open_checkpoint(candidate)
-        except (DamagedDataError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
-                raise  # nothing is wrong with the checkpoint, which would be let go of if it were passed over
+        except DamagedDataError as error:
             warn_once(f"checkpoint passed over: {error}")
+        except OSError as error:
+            _pass_over(candidate, error, kept)
     return None
+
+
+def _committed(folder: Path, kept: bool) -> Iterator[Path]:
+    """Folders below `folder` that are called as checkpoints and hold a COMMIT.json.
+
+    pathlib's own search leaves out without a word what it cannot look into.
+    """
+
+    def not_listed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            _pass_over(Path(error.filename), error, kept)
+
+    for parent, children, _ in os.walk(folder, onerror=not_listed):
+        for child in [child for child in children if child.startswith("step-")]:
+            try:
+                (Path(parent) / child / COMMIT).lstat()
+            except OSError as error:
+                not_listed(error)
+            else:
+                children.remove(child)  # nothing is looked for within
+                yield Path(parent) / child
+
+
+def _pass_over(place: Path, error: OSError, kept: bool) -> None:
+    """Say that what cannot be read is passed over; StorageError where it is kept, or nothing at all can be read."""
+    if error.errno in TOO_MANY_FILES or (kept and not isinstance(error, FileNotFoundError)):
+        with refused_unread(place):
+            raise error
+    warn_once(f"checkpoint passed over: {place}: {error}")
 
 
 def _is_wanted(folder: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> bool:
