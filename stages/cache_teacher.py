@@ -58,12 +58,12 @@ def _capture(config: RunConfig, session: Session) -> None:
         plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
     else:
         plan, plan_folders = found
-        refuse_other_cache(plan, plan_folders[0], config.data, config.teacher, config.cache)
+        cache = TeacherCache.open(folder, *roots)
+        refuse_other_cache(plan, plan_folders[0], config.data, config.teacher, config.cache, cache.complete)
         restore_tokenizer(plan, plan_folders, folder, config.teacher)
         if not (folder / PLAN_NAME).is_file():
             plan.save(folder / PLAN_NAME)
         sequences = planned_sequences(plan, plan_folders, folder, config.data, config.teacher, pause)
-        cache = TeacherCache.open(folder, *roots)
         if cache.complete:
             return
         pause.check_beginning()

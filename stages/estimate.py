@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cache.roots import earlier_plan
+from pipeline.distill.keeping.student_commit import begun_student
 from pipeline.distill.training_workers import count_training_cards
 from pipeline.doctor.examine import refuse_unfit
 from pipeline.models.device import choose_device, environment
@@ -34,12 +35,14 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
     release_memory()  # the teacher's: both models together may not fit
 
     # The training: the student does a few real steps on the records that were scored, or read.
-    device = choose_device(config.student.device)
-    causal = load_student(config.student, standing.tokenizer, device)
+    device, student = choose_device(config.student.device), config.student
+    checkpoints = [run.checkpoints, *map(Path, config.train.roots)]
+    if standing.plan is not None:
+        student = begun_student(student, standing.plan, config.train, checkpoints)
+    causal = load_student(student, standing.tokenizer, device)
     refuse_leaks(causal, standing.text.sequence_length, standing.packing)
     num_steps = num_steps_on(standing.text.num_train_sequences, config.train)
-    checkpoints = [run.checkpoints, *map(Path, config.train.roots)]
-    done, stopped = steps_done(standing.plan, config.student, config.train, checkpoints)
+    done, stopped = steps_done(standing.plan, student, config.train, checkpoints)
     cards = count_training_cards(config.train, config.student.device)
     probe = probe_training(causal, config.train, num_steps, standing.sequences, standing.records)
 

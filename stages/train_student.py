@@ -22,6 +22,7 @@ from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal, frozen_shards_of
 from pipeline.distill.keeping.export import export_model, is_exported, model_card
 from pipeline.distill.keeping.origin import origin_facts
+from pipeline.distill.keeping.student_commit import begun_student, hub_of
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
 from pipeline.distill.step_result import StepResult
@@ -57,12 +58,13 @@ def run(
         # What makes it this training and no other: compared with what is on disk before a model is loaded.
         cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
         refuse_other_settings(cache.plan, cache.folders[0], config.data, config.teacher, config.cache)
-        training = _identity(cache.plan, config, records_from)
         roots = [Path(root) for root in settings.roots]
+        config = _as_begun(config, cache.plan, [run.checkpoints, *roots])
+        training = _identity(cache.plan, config, records_from)
         if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first
             earlier = frozen_shards_of(training, run.checkpoints, roots)
             training["frozen_shards"] = earlier or [span.index for span in cache.sealed]
-        journal = Journal(run.student, training)
+        journal = Journal(run.student, training, hub_of(config.student))
         checkpoint = journal.find(roots)
         if settings.tensorboard:
             refuse_without_tensorboard()
@@ -132,6 +134,11 @@ def _learner(config: RunConfig, tokenizer: Tokenizer, plan: Plan, num_steps: int
     if config.train.gradient_checkpointing:
         recompute_activations(causal)
     return Learner(causal, config.train, num_steps, choose_dtype(config.train.dtype, device))
+
+
+def _as_begun(config: RunConfig, plan: Plan, folders: list[Path]) -> RunConfig:
+    """The config with the commit of a hub student that this training began with, by its checkpoints in `folders`."""
+    return config.model_copy(update={"student": begun_student(config.student, plan, config.train, folders)})
 
 
 def _identity(plan: Plan, config: RunConfig, records_from: Teacher | None) -> dict[str, Any]:

@@ -16,9 +16,9 @@ _KINDS: dict[str, Any] = {
     "identity": {
         "settings": {"data.source": str},
         "packing_version": int,
-        "source": {"num_files": int, "num_bytes": int},
+        "source": {"num_files": int, "num_bytes": int, "revision": str},
         "tokenizer": {},
-        "teacher": {"files": {"*": _TEACHER_FILE}},
+        "teacher": {"files": {"*": _TEACHER_FILE}, "hub": {"model": str, "revision": str}},
     },
     "capture": {
         "batch_size": int,

@@ -20,7 +20,7 @@ class DataSettings(Section):
     dataset: str | None = identity(None, "hub: dataset id, such as HuggingFaceTB/smollm-corpus")
     subset: str | None = identity(None, "hub: name of the subset (its config)")
     dataset_split: str = identity("train", "hub: which split of the dataset to read")
-    revision: str | None = free(None, "hub: commit or tag; what it stands for enters the plan")
+    revision: str | None = free(None, "hub: commit or tag; absent: the plan's commit, once there is a plan")
     text_column: str = identity("text", "column that holds the text")
     messages_column: str | None = identity(None, "column that holds chat messages; loss on the assistant's tokens only")
     sequence_length: int = identity(512, "T: positions a sequence", ge=2)

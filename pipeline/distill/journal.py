@@ -45,10 +45,12 @@ class Journal:
 
     `training` is that identity: plan hash, frozen shards, student, schedule keys. A schedule key that differs from the
     checkpoints already there is refused; a checkpoint of the same training may also lie in a read-only root.
+    `student_hub` says where the student came from, so that a later start finds the same one there.
     """
 
-    def __init__(self, folder: Path, training: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, training: dict[str, Any], student_hub: dict[str, str] | None = None) -> None:
         self.folder, self.training = folder, training
+        self._student_hub = {} if student_hub is None else {"student_hub": student_hub}
         self.log = MetricsLog(folder)
         self.best: Best | None = None
         self.waiting = Waiting()
@@ -242,7 +244,8 @@ class Journal:
     def _state(self) -> dict[str, Any]:
         best = None if self.best is None else dataclasses.asdict(self.best)
         waiting = self.waiting.state()
-        return {"training": self.training, "training_hash": self._hash, "best": best, "waiting": waiting}
+        state = {"training": self.training, "training_hash": self._hash, "best": best, "waiting": waiting}
+        return state | self._student_hub
 
 
 def _to_fork_from(origin: Path) -> Checkpoint:

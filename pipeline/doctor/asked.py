@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.cache.plan import Plan
 from pipeline.cache.roots import earlier_plan
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.teacher_cache import TeacherCache
@@ -16,6 +17,7 @@ from pipeline.data.tables import resolve_revision
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor.hub import Hub
 from pipeline.errors import SadError
+from pipeline.models.cache_identity import planned_teacher
 from pipeline.models.settings import Device, Dtype, StudentSettings, TeacherSettings
 from pipeline.models.sizes import ModelSize, size_of_block, size_of_folder
 from pipeline.models.source import downloaded_before, fetch_config, local_folder, weight_files
@@ -67,6 +69,7 @@ class AskedCache:
     bytes_per_token: float | None = None
     measured: bool = False
     """whether that is of its own shards"""
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ def look_at_config(
         found = Found(f"a {made[0]['model_type']} model, made first")
         asked_teacher = AskedModel("teacher", teacher.device, teacher.dtype, found, size=size_of_block(*made))
     elif not standing.complete:
-        asked_teacher = look_at_teacher(teacher, hub, standing.dtype)
+        named = teacher if standing.plan is None else planned_teacher(standing.plan, teacher)
+        asked_teacher = look_at_teacher(named, hub, standing.dtype)
     size = None if asked_teacher is None else asked_teacher.size
     vocab_size = standing.vocab_size or (size.vocab_size if size else None)
     text = None if standing.planned else look_at_text(data, hub)
@@ -186,6 +190,7 @@ def look_at_cache(settings: CacheSettings, run: RunDirectory) -> AskedCache:
         tokens_left=left,
         bytes_per_token=bytes_per_token,
         measured=bool(seals),
+        plan=plan,
     )
 
 

@@ -75,6 +75,8 @@ def _check_capture(machine: Machine, asked: Asked, teacher: AskedModel, size: Mo
     parts = f"capture needs {format_bytes(memory.weights)} of weights, {format_bytes(memory.logits)} of logits"
     share = CUDA_MEMORY_SHARE if probed else 1.0
     fix = "a smaller teacher, or --set teacher.device=cpu with time" if card else "a smaller teacher, or a card"
+    if card is not None and probed and memory.known_parts <= card.total_bytes:
+        fix = f"--set cache.batch_size=1, which may use all of it, {fix}"
     yield _held(machine, teacher, memory.known_parts, parts, share, fix)
     if card is not None and machine.memory.free_bytes < weights:
         found = f"{format_bytes(machine.memory.free_bytes)} of main memory free"

@@ -22,6 +22,7 @@ from pipeline.doctor.machine_checks import (
     torch_command,
 )
 from pipeline.errors import MachineError
+from pipeline.models.cache_identity import planned_teacher
 from pipeline.models.settings import Device, StudentSettings, TeacherSettings
 
 
@@ -61,7 +62,9 @@ def refuse_unfit_for_teacher(
 
     Told by its config: no weights are read, and the hub is not asked.
     """
-    planned = None if plan is None else plan.capture["dtype"]
+    planned = None
+    if plan is not None:
+        planned, teacher = plan.capture["dtype"], planned_teacher(plan, teacher)
     asked = Asked(teacher=look_at_teacher(teacher, None, planned), cache_settings=cache)
     _refuse(gather(folder, thorough=False), teacher.device, asked)
 

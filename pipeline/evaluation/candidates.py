@@ -13,6 +13,7 @@ from pipeline.cache.plan import Plan
 from pipeline.console import warn_once
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.keeping.checkpoint import Checkpoint
+from pipeline.distill.keeping.student_commit import as_begun
 from pipeline.distill.keeping.student_weights import load_weights
 from pipeline.evaluation.references import named, origin_of
 from pipeline.evaluation.settings import AS_EXPORTED, AT_THE_START, STUDENT
@@ -59,7 +60,8 @@ def student_candidates(
 
     One model is filled with one set of weights after another: use each before asking for the next, and let go of it.
     """
-    student = load_student(settings, tokenizer, device)
+    begun = settings if trained.checkpoint is None else as_begun(settings, trained.checkpoint.state)
+    student = load_student(begun, tokenizer, device)
     yield Candidate(name=AT_THE_START, kind="initial", model=student)
     if trained.checkpoint is not None:
         yield from _checkpoint_candidates(trained, trained.checkpoint, student)

@@ -9,6 +9,7 @@ from pipeline.cache.plan import Plan
 from pipeline.config import differences
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, IdentityError
+from pipeline.models.cache_identity import planned_teacher
 from pipeline.models.fingerprint import quick_fingerprint, quick_part
 from pipeline.models.settings import StudentSettings, TeacherSettings
 from pipeline.models.source import model_folder, weight_files
@@ -36,6 +37,7 @@ def origin_of(settings: StudentSettings, reference: str) -> StudentSettings:
 
 def refuse_other_teacher(plan: Plan, settings: TeacherSettings) -> None:
     """IdentityError, with the difference, where this is not the model whose predictions the cache holds."""
+    settings = planned_teacher(plan, settings)
     with named("eval.teacher"):
         found = quick_fingerprint(settings.model, settings.revision)
     if lines := differences({"teacher": quick_part(plan.identity["teacher"])}, {"teacher": found}):

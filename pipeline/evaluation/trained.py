@@ -12,6 +12,7 @@ from pipeline.config import differences
 from pipeline.distill.batching.lessons import plan_lessons
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.keeping.checkpoint import Checkpoint, newest_checkpoint
+from pipeline.distill.keeping.student_commit import as_begun
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import IdentityError, IncompleteInputError
 from pipeline.evaluation.summary import Weights
@@ -68,7 +69,7 @@ def find_student(run: RunDirectory, cache: TeacherCache, student: StudentSetting
             raise IncompleteInputError(f"{run.student}: no student yet. Run `sad-pipeline train-student` first")
         return Trained(None, None, model)
     training = checkpoint.state["training"]
-    _refuse_other_student(checkpoint, training, student)
+    _refuse_other_student(checkpoint, training, as_begun(student, checkpoint.state))
     stopped = Waiting.of(checkpoint.state).stopped
     return Trained(checkpoint, checkpoint.step if stopped else _num_steps(training, cache, train), model)
 

@@ -24,6 +24,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
 from pipeline.models.fingerprint import fingerprint, quick_fingerprint, quick_part
 from pipeline.models.settings import TeacherSettings
+from pipeline.models.source import commit_of, downloaded_before, is_hub_id
 
 # Left to a probe unless they are set: an explicit value must be the one the plan was made with.
 _PROBED = {
@@ -48,26 +49,43 @@ def make_identity(
     }
 
 
+def planned_data(plan: Plan, data: DataSettings) -> DataSettings:
+    """The settings with the plan's commit of a hub dataset, where they name no revision."""
+    if data.revision is not None:
+        return data
+    return data.model_copy(update={"revision": plan.identity["source"].get("revision")})
+
+
+def planned_teacher(plan: Plan, teacher: TeacherSettings) -> TeacherSettings:
+    """The settings with the plan's commit of a teacher that is named by the same hub id, and by no revision."""
+    hub = plan.identity["teacher"].get("hub")
+    if hub is None or teacher.revision is not None or hub["model"] != teacher.model:
+        return teacher
+    return teacher.model_copy(update={"revision": hub["revision"]})
+
+
 def refuse_other_cache(
-    plan: Plan, plan_folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings
+    plan: Plan,
+    plan_folder: Path,
+    data: DataSettings,
+    teacher: TeacherSettings,
+    cache: CacheSettings,
+    complete: bool = False,
 ) -> None:
     """Raise IdentityError, with every difference, where the plan was made from something else than is configured.
 
-    What is not here any more (a text or a teacher of an earlier session) cannot be compared; that is said. How this
-    version packs does not matter here: what is packed stays, and `planned_sequences` packs anew only as the plan says.
+    What is not here any more (a text or a teacher of an earlier session) cannot be compared; that is said. A `complete`
+    cache needs no teacher, and none is downloaded to be compared. How this version packs does not matter here: what is
+    packed stays, and `planned_sequences` packs anew only as the plan says.
     """
-    before = plan.identity
+    before, data, teacher = plan.identity, planned_data(plan, data), planned_teacher(plan, teacher)
     found = _settings_differences(plan, data, teacher, cache)
-    parts: tuple[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]], ...] = (
-        ("source", before["source"], lambda: source_fingerprint(data)),
-        ("tokenizer", before["tokenizer"], lambda: _tokenizer(teacher).fingerprint()),
-        ("teacher", quick_part(before["teacher"]), lambda: quick_fingerprint(teacher.model, teacher.revision)),
-    )
-    for name, planned, describe in parts:
-        try:
-            found += differences({name: planned}, {name: describe()})
-        except ConfigError as error:
-            warn_once(f"the {name} cannot be compared with the plan's, which stands. {error}")
+    found += _differences("source", before["source"], lambda: source_fingerprint(data))
+    model = _at_hand(teacher) if complete or found else teacher
+    if model is not None:
+        found += _differences("tokenizer", before["tokenizer"], lambda: _tokenizer(model).fingerprint())
+        weights = quick_part(before["teacher"])
+        found += _differences("teacher", weights, lambda: quick_fingerprint(model.model, model.revision))
     also = ", and leave this one out of cache.roots" if cache.roots else ""
     _refuse(
         found, plan_folder, f"Put the settings back, or choose another place for the new cache with --run-dir{also}."
@@ -99,7 +117,24 @@ def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher
         planned_tokenizer(find_tokenizer(folders), plan.identity["tokenizer"])
     except (DamagedDataError, IncompleteInputError) as error:
         say(f"{error}\nWriting the tokenizer again.")
-        files.publish_folder(folder / TOKENIZER_FOLDER, _tokenizer(teacher).save)
+        files.publish_folder(folder / TOKENIZER_FOLDER, _tokenizer(planned_teacher(plan, teacher)).save)
+
+
+def _differences(name: str, planned: dict[str, Any], describe: Callable[[], dict[str, Any]]) -> list[str]:
+    """Of one part of the identity; none, and that is said, where it cannot be described any more."""
+    try:
+        return differences({name: planned}, {name: describe()})
+    except ConfigError as error:
+        warn_once(f"the {name} cannot be compared with the plan's, which stands. {error}")
+        return []
+
+
+def _at_hand(teacher: TeacherSettings) -> TeacherSettings | None:
+    """The teacher as it lies on this machine; None where its files would have to be downloaded."""
+    if not is_hub_id(teacher.model):
+        return teacher
+    folder = downloaded_before(teacher.model, teacher.revision)
+    return None if folder is None else teacher.model_copy(update={"revision": commit_of(folder) or teacher.revision})
 
 
 def _settings_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> list[str]:

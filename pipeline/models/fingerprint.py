@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline import files
-from pipeline.models.source import model_folder, weight_files
+from pipeline.models.source import hub_commit, model_folder, weight_files
 
 _SAMPLES = 16
 _SAMPLE_BYTES = 64 * 1024
 
 
 def fingerprint(reference: str, revision: str | None = None) -> dict[str, Any]:
-    """`quick_fingerprint` and the SHA-256 of every weight file."""
+    """`quick_fingerprint` and the SHA-256 of every weight file; of a hub id also its commit, to find them again."""
     quick = quick_fingerprint(reference, revision)
     for path in weight_files(model_folder(reference, revision)):
         quick["files"][path.name]["sha256"] = files.sha256_file(path)
+    if commit := hub_commit(reference, revision):
+        quick["hub"] = {"model": reference, "revision": commit}
     return quick
 
 
@@ -38,12 +40,12 @@ def quick_fingerprint(reference: str, revision: str | None = None) -> dict[str, 
 
 
 def quick_part(full: dict[str, Any]) -> dict[str, Any]:
-    """What `quick_fingerprint` would say of the model that a full fingerprint was taken of."""
+    """What `quick_fingerprint` would say of the model that a full fingerprint was taken of, wherever it lies."""
     parts = {
         name: {key: value for key, value in identity.items() if key != "sha256"}
         for name, identity in full["files"].items()
     }
-    return {**full, "files": parts}
+    return {key: value for key, value in full.items() if key != "hub"} | {"files": parts}
 
 
 def _quick_identity(path: Path) -> dict[str, Any]:

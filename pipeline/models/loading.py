@@ -19,8 +19,9 @@ from pipeline.errors import ConfigError, DamagedDataError
 from pipeline.models.memory import memory_errors
 from pipeline.models.source import model_folder, name_some, weight_files
 
-# Masks and frequencies that older versions saved beside the weights: nothing learned is in them.
-_BOOKKEEPING = re.compile(r"(masked_bias|causal_mask|inv_freq|position_ids|(attn|attention)\.bias)$")
+# Masks and frequencies that older versions saved beside the weights: nothing learned is in them. Whole names: GPT-2's
+# mask is `h.0.attn.bias`, and `h.0.attn.c_attn.bias` is learned.
+_BOOKKEEPING = re.compile(r"(^|\.)(masked_bias|causal_mask|inv_freq|position_ids|(attn|attention)\.bias)$")
 _REFUSALS = (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -49,7 +50,8 @@ def load_model(
 ) -> Any:
     """A model in eval mode, every weight of it from the checkpoint; ConfigError says what is wrong and what to do.
 
-    Attention is PyTorch's own (sdpa) where the architecture has it, else the plain one.
+    Attention is PyTorch's own (sdpa) where the architecture has it, else the plain one. Every row of the input
+    embedding learns, that of the padding id too: with many models it is the end-of-text id.
     """
     folder = model_folder(reference, revision, trust_remote_code)
     weight_files(folder)
@@ -67,6 +69,7 @@ def load_model(
         except _REFUSALS as error:
             raise ConfigError(f"{reference}: cannot be loaded as a causal language model. {_advice(error)}") from error
     _refuse_partial(reference, report)
+    _let_padding_learn(model)
     with memory_errors(
         f"{reference}: the card's memory does not hold this model in {str(dtype).removeprefix('torch.')}. End other "
         "programs that use the card (nvidia-smi lists them), choose a smaller model or dtype, or set device to cpu."
@@ -91,7 +94,8 @@ def make_model(
 ) -> Any:
     """A fresh model in float32 from a config block (`model_type` and its sizes), the same for the same seed.
 
-    The vocabulary comes from the tokenizer; a larger `vocab_size` in the block pads the matrices.
+    The vocabulary comes from the tokenizer; a larger `vocab_size` in the block pads the matrices. Padding is told to be
+    the end-of-text id only afterwards: that id is in the text, and its row is drawn and learns like any other.
     """
     values = {"vocab_size": vocab_size, **_checked_block(config)}
     if not isinstance(values["vocab_size"], int) or values["vocab_size"] < vocab_size:
@@ -99,21 +103,32 @@ def make_model(
             f"student.config.vocab_size: the tokenizer has {vocab_size:,} ids, found {values['vocab_size']!r}. Leave "
             "the key out."
         )
-    values["eos_token_id"] = values["pad_token_id"] = end_of_text_id
+    values["eos_token_id"], values["pad_token_id"] = end_of_text_id, None
     values["bos_token_id"] = end_of_text_id if begin_of_text_id is None else begin_of_text_id
     try:
         with torch.random.fork_rng(devices=[]), _quiet_transformers():
             torch.manual_seed(seed)
             made = AutoConfig.for_model(config["model_type"], **values)
-            return AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
     except Exception as error:  # each architecture refuses sizes that do not fit in its own way
         raise ConfigError(f"student.config: no {config['model_type']} model can be made of it. {error}") from error
+    for settings in (model.config, model.generation_config):
+        if settings is not None:
+            settings.pad_token_id = end_of_text_id
+    return model
 
 
 def save_model(model: Any, folder: Path) -> None:
     """Leave config and weights (safetensors) in `folder`, for `from_pretrained`."""
     with _quiet_transformers():
         model.save_pretrained(str(folder), safe_serialization=True)
+
+
+def _let_padding_learn(model: Any) -> None:
+    """PyTorch gives the row of an embedding's `padding_idx` no gradient; here no padding is ever read."""
+    embedding = model.get_input_embeddings()
+    if isinstance(embedding, torch.nn.Embedding):
+        embedding.padding_idx = None
 
 
 def _refuse_damaged(folder: Path) -> None:

@@ -32,13 +32,14 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.validation import usable_documents
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, MachineError
-from pipeline.models.cache_identity import make_identity
+from pipeline.models.cache_identity import make_identity, planned_teacher
 from pipeline.models.causal import CausalModel, refuse_longer
 from pipeline.models.device import choose_device, choose_dtype, device_class, device_name
 from pipeline.models.loading import load_config, load_model
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import TeacherSettings
 from pipeline.models.shard_room import ShardRoom
+from pipeline.models.source import hub_commit
 from pipeline.models.teacher import Teacher
 from pipeline.pause import PauseRequest
 
@@ -52,6 +53,8 @@ class Opening:
     layout: RecordLayout
     data: DataSettings
     """with the commit of a hub dataset as their revision"""
+    teacher: TeacherSettings
+    """with the commit of a hub id as their revision"""
     packing: Literal["packed", "one_document"]
 
 
@@ -62,6 +65,8 @@ def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSetti
     """
     device = choose_device(teacher.device)
     dtype = choose_dtype(teacher.dtype, device)
+    commit = hub_commit(teacher.model, teacher.revision)  # as for the data below: one commit, which the plan names
+    teacher = teacher if commit is None else teacher.model_copy(update={"revision": commit})
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
     layout = layout_of(cache, tokenizer.vocab_size)
     data = pinned(data)  # what is read and what the plan names is one commit, whatever is uploaded meanwhile
@@ -71,7 +76,7 @@ def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSetti
 
     causal = _load(teacher, dtype, device, tokenizer.vocab_size)
     pause.check()
-    return Opening(tokenizer, causal, layout, data, _choose_packing(data, causal))
+    return Opening(tokenizer, causal, layout, data, teacher, _choose_packing(data, causal))
 
 
 def plan_capture(
@@ -83,7 +88,7 @@ def plan_capture(
     planned.
     """
     opening = open_teacher(data, teacher, cache, pause)
-    tokenizer, causal, data = opening.tokenizer, opening.causal, opening.data
+    tokenizer, causal, data, teacher = opening.tokenizer, opening.causal, opening.data, opening.teacher
     sequences, report = prepare_sequences(data, tokenizer, opening.packing, pause)
     say("\n".join(report.summary_lines()))
 
@@ -131,7 +136,7 @@ def load_teacher(plan: Plan, settings: TeacherSettings) -> Teacher:
             f"the plan was made on {plan.capture['device_class']}, this is {device_class(device)}: shards made here "
             "agree with the others within rounding, not bit for bit; their seals name the machine"
         )
-    causal = _load(settings, _planned_dtype(plan, device), device, plan.vocab_size)
+    causal = _load(planned_teacher(plan, settings), _planned_dtype(plan, device), device, plan.vocab_size)
     causal.check_length(plan.sequence_length)
     return _teacher(plan, causal)
 
@@ -155,6 +160,7 @@ def planned_sequences(
             f"{PACKING_VERSION}. Bring {SEQUENCES_NAME} back from a copy, or start a new cache with --run-dir."
         )
     say(f"{lost}\nPacking the sequences again.")
+    teacher = planned_teacher(plan, teacher)
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
     data = data.model_copy(update={"revision": plan.identity["source"].get("revision", data.revision)})
     sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause)

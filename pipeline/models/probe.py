@@ -158,8 +158,9 @@ def _largest_batch(model: CausalModel, sequences: Sequences, layout: RecordLayou
     if not batch:
         raise MachineError(
             f"{torch.cuda.get_device_name(device)}: its memory does not hold this teacher with one sequence of "
-            f"{sequences.sequence_length:,} positions. Set data.sequence_length or cache.chunk_positions lower, or "
-            "teacher.device to cpu."
+            f"{sequences.sequence_length:,} positions in the {CUDA_MEMORY_SHARE:.0%} of it that a probe may fill. Try "
+            "--set cache.batch_size=1, which may use all of it; else set data.sequence_length or cache.chunk_positions "
+            "lower, or teacher.device to cpu."
         )
     return batch
 

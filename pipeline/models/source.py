@@ -6,6 +6,7 @@ A hub id becomes the folder of its downloaded snapshot first, so that everything
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import urllib.parse
 import urllib.request
@@ -24,6 +25,7 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 _MAX_NAMES = 5
 _KNOCK_SECONDS = 5.0
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def model_folder(reference: str, revision: str | None = None, trust_remote_code: bool = False) -> Path:
@@ -54,6 +56,31 @@ def downloaded_before(reference: str, revision: str | None = None) -> Path | Non
     except (ConfigError, HFValidationError):
         return None
     return Path(found).parent
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether a reference is no folder and may be a hub id."""
+    try:
+        return local_folder(reference) is None
+    except ConfigError:
+        return False
+
+
+def hub_commit(reference: str, revision: str | None = None) -> str | None:
+    """The commit that a revision of a hub id stands for now, or last did here where the hub cannot be asked.
+
+    None for a folder, and for what is no hub id: whoever loads it says so. ConfigError where the hub does not give it.
+    """
+    if not is_hub_id(reference):
+        return None
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    return commit_of(fetch_config(reference, revision))
+
+
+def commit_of(snapshot: Path) -> str | None:
+    """The commit whose files are in a folder of the hub's client, which names it so; None for any other folder."""
+    return snapshot.name if _COMMIT.fullmatch(snapshot.name) else None
 
 
 def hub_unreachable() -> str | None:

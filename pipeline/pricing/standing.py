@@ -99,8 +99,8 @@ def price_planned_cache(
 
     IdentityError where the settings are not those of the plan.
     """
-    refuse_other_cache(plan, folders[0], *settings)
     with TeacherCache.open(*places) as cache:
+        refuse_other_cache(plan, folders[0], *settings, complete=cache.complete)
         probe = _probe_pending(cache, settings[1])
         sequences, records = (probe.sequences, probe.records) if probe else _read_some(cache)
         sealed_bytes, bytes_per_token = _sealed(cache, probe)

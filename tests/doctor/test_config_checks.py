@@ -152,7 +152,11 @@ def test_a_teacher_too_large_for_the_card_is_told_before_it_is_loaded() -> None:
     [fault] = faults(examine(ON_P100, dataclasses.replace(asked, teacher=large)))
     assert "14 GB of weights" in fault.found
     assert "75% of it" in fault.expected
+    assert fault.fix.startswith("--set cache.batch_size=1, which may use all of it, a smaller teacher")
     assert "--set teacher.device=cpu" in fault.fix
+    larger = dataclasses.replace(large, size=ModelSize(13_000_000_000, V, V * 4096))
+    [beyond] = faults(examine(ON_P100, dataclasses.replace(asked, teacher=larger)))
+    assert "cache.batch_size" not in beyond.fix
     sized = asked.cache_settings and asked.cache_settings.model_copy(update={"batch_size": 1})
     assert not faults(examine(ON_P100, dataclasses.replace(asked, teacher=large, cache_settings=sized)))
     assert not faults(examine(machine(A100), dataclasses.replace(asked, teacher=large)))

@@ -74,6 +74,18 @@ def test_masks_that_old_versions_saved_are_not_weights(folder):
     assert torch.equal(_load(folder).lm_head.weight, weights["lm_head.weight"])
 
 
+def test_of_gpt2_only_the_mask_is_passed_over(tmp_path):
+    """The mask was saved as `attn.bias`; `c_attn.bias` and `c_proj.bias` end alike and are learned."""
+    weights = load_file(tiny.save_model(tmp_path, "gpt2") / "model.safetensors")
+    old = {"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4), "transformer.h.0.attn.masked_bias": torch.ones(1)}
+    save_file(weights | old, tmp_path / "model.safetensors", {"format": "pt"})
+    assert torch.equal(_load(tmp_path).transformer.wte.weight, weights["transformer.wte.weight"])
+    lacking = {name: weight for name, weight in weights.items() if name != "transformer.h.0.attn.c_attn.bias"}
+    save_file(lacking, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights .*: transformer\.h\.0\.attn\.c_attn\.bias\."):
+        _load(tmp_path)
+
+
 def test_weights_of_another_shape_are_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
@@ -115,6 +127,23 @@ def test_a_fresh_model_is_the_same_for_the_same_seed_and_leaves_random_numbers_a
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
     assert (first.config.vocab_size, first.config.eos_token_id, first.config.bos_token_id) == (300, 256, 256)
     assert first.dtype == torch.float32
+
+
+@pytest.mark.parametrize("model_type", tiny.ARCHITECTURES)
+def test_the_end_of_a_text_is_drawn_and_learns(model_type, tmp_path):
+    """It is the padding id too, to which PyTorch gives no gradient; of a fresh model, and of one from a folder."""
+    block = {"model_type": model_type, **tiny.ARCHITECTURES[model_type]}
+    fresh = make_model(block, 300, 256, seed=0)
+    assert (fresh.config.pad_token_id, fresh.generation_config.pad_token_id) == (256, 256)
+    assert fresh.get_input_embeddings().weight[256].abs().sum() > 0
+    given = tiny.save_model(tmp_path, model_type)
+    loaded, before = _load(given), load_file(given / "model.safetensors")
+    assert all(torch.equal(weight, before[name]) for name, weight in loaded.state_dict().items() if name in before)
+    for model in (fresh, loaded):
+        embedding = model.get_input_embeddings()
+        embedded = embedding(torch.tensor([256]))
+        embedded.backward(torch.ones_like(embedded))
+        assert embedding.weight.grad[256].abs().sum() > 0
 
 
 def test_a_fresh_models_vocabulary_may_be_padded_but_not_cut():

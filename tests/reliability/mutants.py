@@ -401,16 +401,17 @@ MODELS = [
         "pipeline/models/cache_identity.py",
         (
             "texts are not compared", IDENTITY, f"{_IDENTITY}other_texts[longer]",
-            '        ("source", before["source"], lambda: source_fingerprint(data)),\n', "",
+            '    found += _differences("source", before["source"], lambda: source_fingerprint(data))\n', "",
         ),
         (
             "the tokenizer is not compared", IDENTITY, f"{_IDENTITY}another_tokenizer",
-            '        ("tokenizer", before["tokenizer"], lambda: _tokenizer(teacher).fingerprint()),\n', "",
+            ('        found += _differences("tokenizer", before["tokenizer"], '
+            "lambda: _tokenizer(model).fingerprint())\n"), "",
         ),
         (
             "the teacher is not compared", IDENTITY, f"{_IDENTITY}one_bit_of_the_teacher[0]",
-            ('        ("teacher", quick_part(before["teacher"]), '
-            "lambda: quick_fingerprint(teacher.model, teacher.revision)),\n"), "",
+            ('        found += _differences("teacher", weights, '
+            "lambda: quick_fingerprint(model.model, model.revision))\n"), "",
         ),
         (
             "settings are not compared", IDENTITY, f"{_IDENTITY}identity[cache.seed]",
