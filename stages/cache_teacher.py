@@ -13,7 +13,7 @@ from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
 from pipeline.doctor.examine import refuse_unfit_for_teacher
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NumericsError
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.capture_workers import CaptureWorkers, Job
@@ -22,6 +22,7 @@ from pipeline.models.planning import load_teacher, plan_capture, planned_sequenc
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.shard_scorer import ShardScorer
 from pipeline.models.sharing import count_workers, free_card
+from pipeline.models.unscored import Unscored
 from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import Outcome, Session
 from stages.config import RunConfig
@@ -99,16 +100,26 @@ def _capture(config: RunConfig, session: Session) -> None:
 def _seal(
     pending: list[ShardSpan], scorer: ShardScorer, room: ShardRoom, pause: PauseRequest, progress: Progress
 ) -> None:
-    """Seal all of these shards in this process; PausedError where a pause comes first."""
+    """Seal all of these shards in this process; PausedError where a pause comes first.
+
+    NumericsError at the end where some cannot be scored.
+    """
+    unscored = Unscored()
     for number, span in enumerate(pending):
         if reason := pause.reason():
             raise PausedError(reason)
         room.check(pending[number:])
         note = f"shard {span.index + 1} of {len(scorer.plan.shards)}"
         started = time.monotonic()
-        seal = scorer.seal(span, pause, functools.partial(progress.advance, note=note))
+        try:
+            seal = scorer.seal(span, pause, functools.partial(progress.advance, note=note))
+        except NumericsError as error:
+            unscored.note(span, error)
+            continue
+        unscored.sealed_one()
         room.learn(seal.size_bytes, seal.num_scored)
         pause.note_unit(time.monotonic() - started)
+    unscored.refuse()
 
 
 def _refuse_in_vain(pause: PauseRequest, stop: PausedError) -> None:

@@ -21,6 +21,7 @@ from pipeline.cache.seal import Seal
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress
 from pipeline.data.settings import DataSettings
+from pipeline.errors import NumericsError
 from pipeline.followers import POLL_SECONDS, Followers
 from pipeline.models.device import choose_device, environment
 from pipeline.models.planning import load_teacher, planned_sequences
@@ -28,6 +29,7 @@ from pipeline.models.settings import TeacherSettings
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.shard_scorer import ShardScorer
 from pipeline.models.sharing import num_threads, share_threads, use_card
+from pipeline.models.unscored import Unscored
 from pipeline.pause import NoRoomError, PausedError, PauseRequest
 
 
@@ -58,8 +60,8 @@ class CaptureWorkers:
 
     def seal(self, pending: Sequence[ShardSpan], room: ShardRoom, pause: PauseRequest, progress: Progress) -> None:
         """Seal all of these shards; PausedError where a pause comes first, and what is under way then is finished
-        unless it is asked for at once."""
-        waiting, at_work = deque(pending), dict[Future[Seal], tuple[ShardSpan, float]]()
+        unless it is asked for at once. NumericsError at the end where some cannot be scored."""
+        waiting, at_work, unscored = deque(pending), dict[Future[Seal], tuple[ShardSpan, float]](), Unscored()
         stop: PausedError | None = None
         while waiting or at_work:
             while waiting and len(at_work) < self._followers.count and stop is None:
@@ -70,12 +72,18 @@ class CaptureWorkers:
             if stop is not None and not at_work:
                 raise stop
             for future in wait(at_work, POLL_SECONDS, FIRST_COMPLETED).done:
-                _, started = at_work.pop(future)
-                seal = self._followers.result(future)
+                span, started = at_work.pop(future)
+                try:
+                    seal = self._followers.result(future)
+                except NumericsError as error:
+                    unscored.note(span, error)
+                    continue
+                unscored.sealed_one()
                 room.learn(seal.size_bytes, seal.num_scored)
                 pause.note_unit(time.monotonic() - started)
             self._show(progress, [span for span, _ in at_work.values()])
             pause.check()
+        unscored.refuse()
 
     def _show(self, progress: Progress, at_work: Sequence[ShardSpan]) -> None:
         tokens = sum(self._tokens)
