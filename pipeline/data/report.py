@@ -56,6 +56,8 @@ class DataReport:
     num_uncovered_characters: int = 0  # that no token spells, white space apart
     num_control_spelled: int = 0  # control tokens that texts and messages spell
     num_control_ids: int = 0  # of these, how many became the control token itself
+    num_characters_beyond: int = 0  # of the last document, where data.max_tokens cuts it
+    max_tokens_reached: bool = False  # data.max_tokens left out what came after
     message_fields: dict[str, int] = field(default_factory=dict)  # beside role and content -> messages that have it
     unused_columns: dict[str, int] = field(default_factory=dict)  # columns no template can be given -> chats with one
     document_tokens: dict[str, int] = field(default_factory=dict)  # quantiles of a document's length: min, p25, ...
@@ -164,6 +166,8 @@ class DataReport:
     def odd_lines(self) -> list[str]:
         """One line for each thing that is not kept, or kept in another way than it may seem."""
         lines = []
+        if self.num_characters_beyond:
+            lines.append(f"cut at data.max_tokens: the last document, by {self.num_characters_beyond:,} characters")
         if self.num_uncovered_characters:
             lines.append(
                 f"characters that no token spells: {self.num_uncovered_characters:,} ({self.uncovered_share:.2%})"

@@ -85,16 +85,21 @@ class Tokenizer:
         return cls(fast, str(reference))
 
     def encode(
-        self, documents: Sequence[Document], read_control_tokens: bool = False, done: Done = lambda num_characters: None
+        self,
+        documents: Sequence[Document],
+        read_control_tokens: bool = False,
+        done: Done = lambda num_characters: None,
+        most_ids: int | None = None,
     ) -> list[TokenizedDocument | Unreadable]:
         """Each document as ids, or the reason why not, in the order given.
 
         A control token that a text spells ("<|endoftext|>" in a page about tokenizers) is encoded as the characters it
         is, unless `read_control_tokens`; in a chat it cannot be told from the template's own. `done` hears the number
-        of characters encoded, now and then; what it raises stops the work.
+        of characters encoded, now and then; what it raises stops the work. Of a text of more than `most_ids` ids only
+        the beginning may be encoded, which then has more than that many.
         """
         plain = [document for document in documents if document.messages is None]
-        texts = iter(self._texts.encode(plain, read_control_tokens, done))
+        texts = iter(self._texts.encode(plain, read_control_tokens, done, most_ids))
         chats = iter(self._encode_chats([document for document in documents if document.messages is not None], done))
         return [next(texts if document.messages is None else chats) for document in documents]
 
