@@ -66,6 +66,7 @@ class Findings:
     num_control_spelled: int = 0  # control tokens that the text, or a message, spells
     num_control_ids: int = 0  # of these, how many became the control token itself
     num_characters_beyond: int = 0  # of a text that data.max_tokens cuts, not counted above
+    num_turns_unscored: int = 0  # of the assistant, which the chat template rewrites beyond recognition
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class DataReport:
     num_control_spelled: int = 0  # control tokens that texts and messages spell
     num_control_ids: int = 0  # of these, how many became the control token itself
     num_characters_beyond: int = 0  # of the last document, where data.max_tokens cuts it
+    num_turns_unscored: int = 0  # of the assistant, which the chat template rewrites beyond recognition
     max_tokens_reached: bool = False  # data.max_tokens left out what came after
     message_fields: dict[str, int] = field(default_factory=dict)  # beside role and content -> messages that have it
     unused_columns: dict[str, int] = field(default_factory=dict)  # columns no template can be given -> chats with one
@@ -177,6 +178,8 @@ class DataReport:
                 f"control tokens spelled in the text: {self.num_control_spelled:,}; "
                 f"{self.num_control_ids:,} became the control token, the others are text like any other"
             )
+        if self.num_turns_unscored:
+            lines.append(f"turns of the assistant not scored, which the template rewrites: {self.num_turns_unscored:,}")
         if self.message_fields:
             names = ", ".join(f"{name} ({count:,})" for name, count in sorted(self.message_fields.items()))
             lines.append(f"given to the chat template beside roles and contents: {names}")

@@ -25,7 +25,11 @@ class DataSettings(Section):
         None, "split texts into documents at this string, such as <|endoftext|>", min_length=1
     )
     text_column: str = identity("text", "column that holds the text")
-    messages_column: str | None = identity(None, "column that holds chat messages; loss on the assistant's tokens only")
+    messages_column: str | None = identity(
+        None,
+        "column that holds chats (role and content, or from and value); loss on the assistant's tokens only; "
+        "a template that asks for today's date is given 26 July 2024",
+    )
     sequence_length: int = identity(512, "T: positions a sequence", ge=2)
     packing: Packing = identity("auto", "auto packs documents together where the teacher keeps them apart")
     validation_fraction: float = identity(0.02, "share of documents held out, by a hash of their key", gt=0, lt=0.5)

@@ -138,7 +138,7 @@ class Tokenizer:
         ]
 
     def _finish_chat(
-        self, document: Document, text: str, spans: list[Span], encoding: Any
+        self, document: Document, text: str, spans: list[Span], num_turns_unscored: int, encoding: Any
     ) -> TokenizedDocument | Unreadable:
         starts, ends = spans_of(encoding)
         scored = tokens_in_spans(len(text), spans, starts, ends)
@@ -148,6 +148,7 @@ class Tokenizer:
         num_bytes = narrowed(np.append(bytes_of_spans(text, ends), 0))
         findings = self._findings_of_chat(document, text, ids[:-1])
         findings.num_uncovered_characters = count_uncovered(text, starts, ends)
+        findings.num_turns_unscored = num_turns_unscored
         return TokenizedDocument(document.key, ids, np.append(scored, False), num_bytes, findings)
 
     def _findings_of_chat(self, document: Document, text: str, ids: NDArray[np.uint32]) -> Findings:
