@@ -12,6 +12,7 @@ from pipeline.data.messages import Message
 
 Span = tuple[int, int]
 Render = Callable[[Sequence[Message], bool], str]  # messages, add_generation_prompt -> text
+_LAST_WORD = re.compile(r"\b\w+\W*\Z")
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -24,19 +25,59 @@ def spans_by_prefixes(messages: Sequence[Message], render: Render) -> tuple[str,
     """The rendered chat and the assistant's spans in it, for a template that does not mark them.
 
     An assistant's message is what stands between the rendering of the messages before it, with the generation prompt,
-    and the rendering up to it. None where a template does not render a longer chat as a continuation of a shorter one
-    (some rewrite earlier turns).
+    and the rendering up to it. Some templates write an earlier turn in another way than the last one (without its
+    reasoning); of such a turn the part that stays is scored, and a turn of which none is certain has no span. None
+    where no turn of the assistant is certain.
     """
     text = render(messages, False)
-    spans = []
+    spans, num_turns = [], 0
     for number, message in enumerate(messages):
         if message["role"] == "assistant":
+            num_turns += 1
             before = render(messages[:number], True)
             through = render(messages[: number + 1], False)
-            if not through.startswith(before) or not text.startswith(through):
-                return None
-            spans.append((len(before), len(through)))
-    return text, spans
+            if through.startswith(before) and text.startswith(through):
+                spans.append((len(before), len(through)))
+            elif through.startswith(before) and text.startswith(before):
+                start, alone = len(before), through[len(before) :]
+                length = _length_of_rewritten(text, start, alone, messages[number:])
+                spans += [(start, start + length)] if length else []
+    return None if num_turns and not spans else (text, spans)
+
+
+def _length_of_rewritten(text: str, start: int, alone: str, messages: Sequence[Message]) -> int:
+    """How much of a text, from `start` on, the assistant wrote as the first of `messages`; 0 where that is not certain.
+
+    As the last turn it is rendered as `alone`. What stays of that is its longest end that stands at `start`, if the
+    content is in it; else the content itself, if it stands there; else that end, if the last word of the content is in
+    it (the content holds the reasoning too). What users write later must still follow.
+    """
+    content = messages[0]["content"].strip()
+    stays = _longest_end(alone, text, start)
+    if content not in stays:
+        last_word = _LAST_WORD.search(content)
+        if text.startswith(content, start):
+            stays = content
+        elif last_word is None or last_word[0] not in stays:
+            return 0
+    place = start + len(stays)
+    for message in messages[1:]:
+        if message["role"] == "user":
+            said = message["content"].strip()
+            place = text.find(said, place)
+            if place < 0:
+                return 0
+            place += len(said)
+    return len(stays)
+
+
+def _longest_end(part: str, text: str, start: int) -> str:
+    """The longest end of `part` that stands in a text at `start`."""
+    first, place = text[start : start + 1], 0
+    while first and (place := part.find(first, place + 1)) > 0:
+        if text.startswith(part[place:], start):
+            return part[place:]
+    return ""
 
 
 def tokens_in_spans(

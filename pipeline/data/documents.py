@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import tables
+from pipeline.data.compressed import READING_ERRORS, open_unpacked, packed_otherwise, words_of
+from pipeline.data.json_rows import count_json_rows, read_json_rows
 from pipeline.data.messages import Message, Tool, as_messages, as_tools
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local, source_files
-from pipeline.errors import ConfigError
 from pipeline.files import canonical_json
 
 TOOLS_COLUMN = "tools"  # of chats, beside data.messages_column
@@ -66,6 +65,8 @@ class Findings:
     num_uncovered_characters: int = 0  # that no token spells, white space apart
     num_control_spelled: int = 0  # control tokens that the text, or a message, spells
     num_control_ids: int = 0  # of these, how many became the control token itself
+    num_characters_beyond: int = 0  # of a text that data.max_tokens cuts, not counted above
+    num_turns_unscored: int = 0  # of the assistant, which the chat template rewrites beyond recognition
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ def read_documents(settings: DataSettings) -> Iterator[Document | Unreadable]:
         documents = _read_text_files(settings)
     else:
         documents = (_from_row(key, row, settings) for key, row in _read_rows(settings))
+    if settings.document_separator is not None:
+        documents = _split(documents, settings.document_separator)
     return itertools.islice(documents, settings.max_documents)
 
 
@@ -118,13 +121,16 @@ def pinned(settings: DataSettings) -> DataSettings:
 
 
 def expected_documents(settings: DataSettings) -> int | None:
-    """How many documents reading will meet, where that is cheap to know."""
-    if settings.source == "hub" and settings.dataset is not None:
+    """How many documents reading will meet, at most, where that is cheap to know."""
+    count: int | None
+    if settings.document_separator is not None:
+        count = None
+    elif settings.source == "hub" and settings.dataset is not None:
         count = tables.count_dataset_rows(settings.dataset, settings.subset, settings.dataset_split, settings.revision)
     elif settings.source == "parquet":
         count = sum(tables.count_parquet_rows(path) for path in source_files(settings).values())
     elif settings.source == "jsonl":
-        count = sum(_count_lines(path) for path in source_files(settings).values())
+        count = sum(count_json_rows(path) for path in source_files(settings).values())
     else:
         count = len(source_files(settings))
     return min((limit for limit in (count, settings.max_documents) if limit is not None), default=None)
@@ -135,15 +141,36 @@ def order_key(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+def _split(documents: Iterable[Document | Unreadable], separator: str) -> Iterator[Document | Unreadable]:
+    """Each text that holds the separator as what stands between: numbered, and without what is blank."""
+    for document in documents:
+        if isinstance(document, Unreadable) or separator not in document.text:
+            yield document
+            continue
+        number, start = 0, 0
+        while start <= len(document.text):  # one after the other: a text may be as long as memory allows
+            end = document.text.find(separator, start)
+            end = len(document.text) if end < 0 else end
+            piece = document.text[start:end]
+            if piece and not piece.isspace():
+                number += 1
+                yield Document(f"{document.key}:{number}", piece)
+            start = end + len(separator)
+
+
 def _read_text_files(settings: DataSettings) -> Iterator[Document | Unreadable]:
     named = source_files(settings)
     for name in sorted(named, key=lambda name: order_key(settings.seed, name)):
+        if reason := packed_otherwise(named[name]):
+            yield Unreadable(name, reason)
+            continue
         try:
-            yield Document(name, named[name].read_bytes().decode("utf-8-sig"))
+            with open_unpacked(named[name]) as file:
+                yield Document(name, file.read().decode("utf-8-sig"))
         except UnicodeDecodeError:
             yield Unreadable(name, "not valid UTF-8")
-        except OSError as error:
-            yield Unreadable(name, f"cannot be read ({error.strerror})")
+        except READING_ERRORS as error:
+            yield Unreadable(name, words_of(error))
 
 
 def _read_rows(settings: DataSettings) -> Iterator[tuple[str, Any]]:
@@ -159,32 +186,10 @@ def _read_rows(settings: DataSettings) -> Iterator[tuple[str, Any]]:
         if settings.source == "parquet":
             rows = tables.read_parquet(path, columns, optional)
         else:
-            rows = _read_json_lines(path, columns + optional)
+            rows = read_json_rows(path, columns + optional)
         for number, row in enumerate(rows, start=1):
             if row is not None:
                 yield f"{name}:{number}", row
-
-
-def _read_json_lines(path: Path, columns: list[str]) -> Iterator[dict[str, Any] | str | None]:
-    """A row for each line: the columns asked for, None for a blank line, or the reason it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                yield _parse_line(line, columns) if line.strip() else None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Check data.path and its permissions.") from error
-
-
-def _parse_line(line: bytes, columns: list[str]) -> dict[str, Any] | str:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return "not valid UTF-8"
-    except (ValueError, RecursionError):
-        return "not valid JSON"
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    return {name: row[name] for name in columns if name in row}
 
 
 def _from_row(key: str, row: dict[str, Any] | str, settings: DataSettings) -> Document | Unreadable:
@@ -201,8 +206,3 @@ def _from_row(key: str, row: dict[str, Any] | str, settings: DataSettings) -> Do
         return Unreadable(key, f"column {column!r} {messages}")
     tools = as_tools(row.get(TOOLS_COLUMN))
     return Document(key, "", messages, tools or None, unused=() if tools is not None else (TOOLS_COLUMN,))
-
-
-def _count_lines(path: Path) -> int:
-    with open(path, "rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))

@@ -12,8 +12,9 @@ from pipeline.data.packing import Mode, pack
 from pipeline.data.report import DataReport, SplitCounts
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.data.settings import DataSettings
-from pipeline.data.splits import is_held_out, split_documents
+from pipeline.data.splits import split_documents
 from pipeline.data.texts import GROUP_CHARACTERS
+from pipeline.data.token_limit import TokenLimit
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.validation import fault_in_ids, usable_documents
 from pipeline.errors import ConfigError
@@ -53,28 +54,34 @@ def prepare_sequences(
 def _tokenized_documents(
     settings: DataSettings, tokenizer: Tokenizer, report: DataReport, pause: PauseRequest | None
 ) -> Iterator[TokenizedDocument]:
-    """Usable documents as ids, until `max_tokens` training tokens are there."""
+    """Usable documents as ids, until `max_tokens` training tokens are there; the text that goes beyond is cut there."""
+    limit = TokenLimit(settings.max_tokens, settings.validation_fraction, tokenizer.end_of_text_id)
     by_tokens = settings.max_tokens is not None
     total = settings.max_tokens if settings.max_tokens is not None else expected_documents(settings) or 0
-    train_tokens = 0
     with Progress("tokenising", total, "training tokens" if by_tokens else "documents") as progress:
-        for document, encoded in _encoded(settings, tokenizer, report, progress, pause):
+        for document, encoded in _encoded(settings, tokenizer, report, progress, pause, limit):
             reason = encoded.reason if isinstance(encoded, Unreadable) else fault_in_ids(encoded, tokenizer.vocab_size)
             if reason is not None:
                 report.drop(document.key, reason)
                 continue
             assert isinstance(encoded, TokenizedDocument)
-            report.keep(document, encoded)
-            yield encoded
-            added = 0 if is_held_out(document.key, settings.validation_fraction) else len(encoded.ids)
-            train_tokens += added
-            progress.advance(added if by_tokens else 1)
-            if settings.max_tokens is not None and train_tokens >= settings.max_tokens:
+            num_before, taken = limit.num_taken, limit.take(document, encoded)
+            if taken is not None:
+                report.keep(document, taken)
+                yield taken
+            progress.advance(limit.num_taken - num_before if by_tokens else 1)
+            if limit.reached:
+                report.max_tokens_reached = True
                 return
 
 
 def _encoded(
-    settings: DataSettings, tokenizer: Tokenizer, report: DataReport, progress: Progress, pause: PauseRequest | None
+    settings: DataSettings,
+    tokenizer: Tokenizer,
+    report: DataReport,
+    progress: Progress,
+    pause: PauseRequest | None,
+    limit: TokenLimit,
 ) -> Iterator[tuple[Document, TokenizedDocument | Unreadable]]:
     num_characters = 0
 
@@ -88,7 +95,8 @@ def _encoded(
 
     for batch in _batches(usable_documents(read_documents(settings), settings, report)):
         after_each_group(0)
-        yield from zip(batch, tokenizer.encode(batch, done=after_each_group), strict=True)
+        encoded = tokenizer.encode(batch, done=after_each_group, most_ids=limit.most_ids)
+        yield from zip(batch, encoded, strict=True)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -56,6 +56,9 @@ class DataReport:
     num_uncovered_characters: int = 0  # that no token spells, white space apart
     num_control_spelled: int = 0  # control tokens that texts and messages spell
     num_control_ids: int = 0  # of these, how many became the control token itself
+    num_characters_beyond: int = 0  # of the last document, where data.max_tokens cuts it
+    num_turns_unscored: int = 0  # of the assistant, which the chat template rewrites beyond recognition
+    max_tokens_reached: bool = False  # data.max_tokens left out what came after
     message_fields: dict[str, int] = field(default_factory=dict)  # beside role and content -> messages that have it
     unused_columns: dict[str, int] = field(default_factory=dict)  # columns no template can be given -> chats with one
     document_tokens: dict[str, int] = field(default_factory=dict)  # quantiles of a document's length: min, p25, ...
@@ -164,6 +167,8 @@ class DataReport:
     def odd_lines(self) -> list[str]:
         """One line for each thing that is not kept, or kept in another way than it may seem."""
         lines = []
+        if self.num_characters_beyond:
+            lines.append(f"cut at data.max_tokens: the last document, by {self.num_characters_beyond:,} characters")
         if self.num_uncovered_characters:
             lines.append(
                 f"characters that no token spells: {self.num_uncovered_characters:,} ({self.uncovered_share:.2%})"
@@ -173,6 +178,8 @@ class DataReport:
                 f"control tokens spelled in the text: {self.num_control_spelled:,}; "
                 f"{self.num_control_ids:,} became the control token, the others are text like any other"
             )
+        if self.num_turns_unscored:
+            lines.append(f"turns of the assistant not scored, which the template rewrites: {self.num_turns_unscored:,}")
         if self.message_fields:
             names = ", ".join(f"{name} ({count:,})" for name, count in sorted(self.message_fields.items()))
             lines.append(f"given to the chat template beside roles and contents: {names}")

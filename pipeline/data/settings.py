@@ -21,13 +21,20 @@ class DataSettings(Section):
     subset: str | None = identity(None, "hub: name of the subset (its config)")
     dataset_split: str = identity("train", "hub: which split of the dataset to read")
     revision: str | None = free(None, "hub: commit or tag; absent: the plan's commit, once there is a plan")
+    document_separator: str | None = identity(
+        None, "split texts into documents at this string, such as <|endoftext|>", min_length=1
+    )
     text_column: str = identity("text", "column that holds the text")
-    messages_column: str | None = identity(None, "column that holds chat messages; loss on the assistant's tokens only")
+    messages_column: str | None = identity(
+        None,
+        "column that holds chats (role and content, or from and value); loss on the assistant's tokens only; "
+        "a template that asks for today's date is given 26 July 2024",
+    )
     sequence_length: int = identity(512, "T: positions a sequence", ge=2)
     packing: Packing = identity("auto", "auto packs documents together where the teacher keeps them apart")
     validation_fraction: float = identity(0.02, "share of documents held out, by a hash of their key", gt=0, lt=0.5)
     max_documents: int | None = identity(None, "read at most this many documents", ge=1)
-    max_tokens: int | None = identity(None, "keep whole documents until this many training tokens", ge=1)
+    max_tokens: int | None = identity(None, "keep documents until this many training tokens; the last is cut", ge=1)
     min_characters: int = identity(1, "shorter documents are dropped, and counted", ge=1)
     drop_duplicates: bool = identity(True, "drop documents whose text was seen before, and count them")
     seed: int = identity(0, "order of the documents before packing", ge=0, lt=2**63)
@@ -40,4 +47,6 @@ class DataSettings(Section):
             raise ValueError("source 'hub' needs data.dataset: a dataset id such as HuggingFaceTB/smollm-corpus")
         if self.messages_column is not None and self.source in ("stdlib", "text"):
             raise ValueError(f"source {self.source!r} has no columns; chat messages come from jsonl, parquet or hub")
+        if self.messages_column is not None and self.document_separator is not None:
+            raise ValueError("data.document_separator splits texts, and data.messages_column names chats: set one only")
         return self

@@ -11,7 +11,14 @@ from pathlib import Path
 from pipeline.data.settings import DataSettings
 from pipeline.errors import ConfigError
 
-_SUFFIXES = {"stdlib": (".py",), "text": ("",), "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",), "hub": ("",)}
+_SUFFIXES = {
+    "stdlib": (".py",),
+    "text": ("",),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+    "parquet": (".parquet",),
+    "hub": ("",),
+}
+_OR_ELSE = {"jsonl": (".json", ".json.gz")}  # where a folder has none of the former: beside them it may be anything
 _NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
@@ -34,7 +41,8 @@ def source_files(settings: DataSettings) -> dict[str, Path]:
     if path.is_file():
         return {path.name: path}
     if path.is_dir():
-        return _files_below(path, suffixes) or _refuse_folder(path, suffixes)
+        others = _OR_ELSE.get(settings.source, ())
+        return _files_below(path, suffixes) or _files_below(path, others) or _refuse_folder(path, suffixes)
     return _matching_files(path) or _refuse_path(location)
 
 
@@ -78,7 +86,7 @@ def _refuse_folder(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     wanted = " or ".join(suffixes).strip() or "text"
     raise ConfigError(
         f"data.path {folder}: expected {wanted} files in this folder, found {inside}. Point data.path at the right "
-        "folder, or set data.source to what it holds (text, jsonl or parquet)."
+        "folder, or set data.source to what it holds (text, jsonl or parquet); unpack what is packed, but for .gz."
     )
 
 

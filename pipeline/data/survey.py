@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.data.compressed import size_unpacked
 from pipeline.data.documents import expected_documents
 from pipeline.data.packing import Mode
 from pipeline.data.preparation import prepare_sequences
@@ -52,15 +53,19 @@ def survey(settings: DataSettings, tokenizer: Tokenizer, packing: Mode) -> Surve
     limit = SAMPLE_TOKENS if wanted is None else min(wanted, SAMPLE_TOKENS)
     sample, report = prepare_sequences(settings.model_copy(update={"max_tokens": limit}), tokenizer, packing)
     num_train, num_validation = (int(np.count_nonzero(sample.split == split)) for split in (TRAIN, VALIDATION))
-    if limit == wanted or report.train.tokens < limit:
+    if limit == wanted or not report.max_tokens_reached:
         return Survey(sample, num_train, num_validation, COUNTED)
     factor, basis = _how_many_times(settings, report)
-    if wanted is not None and wanted < factor * report.train.tokens:
-        factor, basis = wanted / report.train.tokens, FROM_LIMIT if factor == np.inf else basis
+    if wanted is not None and wanted < factor * limit:
+        factor, basis = wanted / limit, FROM_LIMIT if factor == np.inf else basis
     if factor == np.inf:
+        separator = settings.document_separator
+        unknown = f"data.dataset {settings.dataset}: does not say how many rows it has"
+        if separator is not None:
+            unknown = f"data.document_separator {separator!r}: how many documents it makes of these rows is not known"
         raise ConfigError(
-            f"data.dataset {settings.dataset}: does not say how many rows it has, so what all of it would cost cannot "
-            "be told. Set data.max_tokens (or data.max_documents) to what you mean to use."
+            f"{unknown}, so what all of it would cost cannot be told. Set data.max_tokens (or data.max_documents) to "
+            "what you mean to use."
         )
     return Survey(sample, round(factor * num_train), round(factor * num_validation), basis)
 
@@ -69,9 +74,14 @@ def _how_many_times(settings: DataSettings, report: DataReport) -> tuple[float, 
     """How often the sample goes into the whole text (infinite where nobody knows), and how that was found."""
     num_taken = max(1, report.documents_read - report.documents_beyond)
     num_documents = expected_documents(settings)
+    whole = 1 + report.num_characters_beyond / max(1, report.num_characters)  # the sample ends inside a document
+    by_number = np.inf if num_documents is None else max(1.0, whole * num_documents / num_taken)
     if settings.source not in ("stdlib", "text"):
-        return (np.inf if num_documents is None else max(1.0, num_documents / num_taken)), FROM_DOCUMENTS
-    assert num_documents is not None, "files can be counted"
-    sizes = [path.stat().st_size for path in source_files(settings).values()]
-    usable_bytes = sum(sizes) * (num_documents / len(sizes)) * (report.documents_kept / num_taken)
-    return max(1.0, usable_bytes / max(1, report.num_bytes)), FROM_BYTES
+        return by_number, FROM_DOCUMENTS
+    sizes = [size_unpacked(path) for path in source_files(settings).values()]
+    usable_bytes = sum(sizes) * (report.documents_kept / num_taken)
+    if settings.document_separator is None:
+        assert num_documents is not None, "files can be counted"
+        usable_bytes *= num_documents / len(sizes)
+    by_bytes = max(1.0, usable_bytes / max(1, report.num_bytes))
+    return (by_bytes if settings.document_separator is None else min(by_bytes, by_number)), FROM_BYTES

@@ -83,11 +83,14 @@ class TextEncoder:
     adds_space: bool  # the tokenizer puts a space before whatever it is given
 
     def encode(
-        self, documents: Sequence[Document], read_control_tokens: bool, done: Done
+        self, documents: Sequence[Document], read_control_tokens: bool, done: Done, most_ids: int | None = None
     ) -> list[TokenizedDocument | Unreadable]:
-        """Each document as ids; after every group of pieces `done` hears how many characters it had."""
+        """Each document as ids; after every group of pieces `done` hears how many characters it had.
+
+        A text that has `most_ids` ids, the end-of-text id not among them, is not encoded any further.
+        """
         texts = [self._begin(document) for document in documents]
-        for group in _groups(self._pieces(documents)):
+        for group in _groups(self._pieces(documents, texts, most_ids)):
             encodings = self.encode_batch([piece.text for piece in group], read_control_tokens, self._needs_spans)
             encodings.reverse()
             for piece in group:  # an encoding holds a hundred bytes a token: none is kept
@@ -99,9 +102,13 @@ class TextEncoder:
     def _needs_spans(self) -> bool:
         return self.bytes_of_ids is None
 
-    def _pieces(self, documents: Sequence[Document]) -> Iterator[_Piece]:
+    def _pieces(
+        self, documents: Sequence[Document], texts: Sequence[_TextSoFar], most_ids: int | None
+    ) -> Iterator[_Piece]:
         for number, document in enumerate(documents):
             for start, end in cut_text(document.text):
+                if most_ids is not None and len(texts[number].ids) >= most_ids + len(self.start_ids):
+                    break
                 gap = int(self.adds_space and start > 0 and document.text[start] == " ")
                 yield _Piece(number, document.text[start + gap : end], gap)
 

@@ -85,16 +85,21 @@ class Tokenizer:
         return cls(fast, str(reference))
 
     def encode(
-        self, documents: Sequence[Document], read_control_tokens: bool = False, done: Done = lambda num_characters: None
+        self,
+        documents: Sequence[Document],
+        read_control_tokens: bool = False,
+        done: Done = lambda num_characters: None,
+        most_ids: int | None = None,
     ) -> list[TokenizedDocument | Unreadable]:
         """Each document as ids, or the reason why not, in the order given.
 
         A control token that a text spells ("<|endoftext|>" in a page about tokenizers) is encoded as the characters it
         is, unless `read_control_tokens`; in a chat it cannot be told from the template's own. `done` hears the number
-        of characters encoded, now and then; what it raises stops the work.
+        of characters encoded, now and then; what it raises stops the work. Of a text of more than `most_ids` ids only
+        the beginning may be encoded, which then has more than that many.
         """
         plain = [document for document in documents if document.messages is None]
-        texts = iter(self._texts.encode(plain, read_control_tokens, done))
+        texts = iter(self._texts.encode(plain, read_control_tokens, done, most_ids))
         chats = iter(self._encode_chats([document for document in documents if document.messages is not None], done))
         return [next(texts if document.messages is None else chats) for document in documents]
 
@@ -133,7 +138,7 @@ class Tokenizer:
         ]
 
     def _finish_chat(
-        self, document: Document, text: str, spans: list[Span], encoding: Any
+        self, document: Document, text: str, spans: list[Span], num_turns_unscored: int, encoding: Any
     ) -> TokenizedDocument | Unreadable:
         starts, ends = spans_of(encoding)
         scored = tokens_in_spans(len(text), spans, starts, ends)
@@ -143,6 +148,7 @@ class Tokenizer:
         num_bytes = narrowed(np.append(bytes_of_spans(text, ends), 0))
         findings = self._findings_of_chat(document, text, ids[:-1])
         findings.num_uncovered_characters = count_uncovered(text, starts, ends)
+        findings.num_turns_unscored = num_turns_unscored
         return TokenizedDocument(document.key, ids, np.append(scored, False), num_bytes, findings)
 
     def _findings_of_chat(self, document: Document, text: str, ids: NDArray[np.uint32]) -> Findings:

@@ -24,7 +24,7 @@ from pipeline.cache.sequence_file import most_bytes, read_sequences, write_seque
 from pipeline.cache.settings import CacheSettings
 from pipeline.console import say, warn_once
 from pipeline.data.documents import pinned, read_documents
-from pipeline.data.packing import PACKING_VERSION
+from pipeline.data.packing import PACKING_VERSION, REPEATABLE_VERSIONS
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.report import DataReport
 from pipeline.data.sequences import Sequences
@@ -154,11 +154,13 @@ def planned_sequences(
         return read_sequences(find_sequences(folders), plan.num_sequences, plan.sequence_length, plan.sequences_digest)
     except DamagedDataError as error:
         lost = str(error)
-    if (packing_version := plan.identity["packing_version"]) != PACKING_VERSION:
-        raise IdentityError(
-            f"{lost}\nIts sequences were packed as of version {packing_version}, and this program packs as of version "
-            f"{PACKING_VERSION}. Bring {SEQUENCES_NAME} back from a copy, or start a new cache with --run-dir."
-        )
+    packing_version = plan.identity["packing_version"]
+    other_version = (
+        f"Its sequences were packed as of version {packing_version}, and this program packs as of version "
+        f"{PACKING_VERSION}. Bring {SEQUENCES_NAME} back from a copy, or start a new cache with --run-dir."
+    )
+    if packing_version not in REPEATABLE_VERSIONS:
+        raise IdentityError(f"{lost}\n{other_version}")
     say(f"{lost}\nPacking the sequences again.")
     teacher = planned_teacher(plan, teacher)
     tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
@@ -167,9 +169,12 @@ def planned_sequences(
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     if digest.xxh3_128 != plan.sequences_digest:
         files.remove_file(folder / SEQUENCES_NAME)
+        gives = f"{data.source} {data.path or ''}: gives other sequences than the plan was made with"
+        if packing_version != PACKING_VERSION:
+            raise IdentityError(f"{gives}. {other_version}")
         raise IdentityError(
-            f"{data.source} {data.path or ''}: gives other sequences than the plan was made with; the text has "
-            "changed. Bring back the text, or sequences.shard, or start a new cache with --run-dir."
+            f"{gives}; the text has changed. Bring back the text, or sequences.shard, or start a new cache with "
+            "--run-dir."
         )
     pause.note_progress()
     return sequences

@@ -24,6 +24,26 @@ REWRITING_TEMPLATE = (
     "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+# As Qwen3's: after the last question every turn keeps its reasoning, and the last turn has a place for it even where
+# there is none; of earlier turns only the answer stays.
+QWEN3_TEMPLATE = (
+    "{%- set last = namespace(question=0) -%}"
+    "{%- for m in messages -%}"
+    "{%- if m.role == 'user' -%}{%- set last.question = loop.index0 -%}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- for m in messages -%}"
+    "{%- set parts = m.content.split('</think>') -%}"
+    "{%- set answer = parts[-1].lstrip('\\n') -%}"
+    "{%- set reasoning = parts[0].split('<think>')[-1].strip('\\n') if parts | length > 1 else '' -%}"
+    "{{- '<|im_start|>' + m.role + '\\n' -}}"
+    "{%- if m.role == 'assistant' and loop.index0 > last.question and (loop.last or reasoning) -%}"
+    "{{- '<think>\\n' + reasoning + '\\n</think>\\n\\n' -}}{%- endif -%}"
+    "{{- answer if m.role == 'assistant' else m.content -}}"
+    "{%- for call in m.tool_calls or [] -%}{{- '<tool_call>' + call | tojson + '</tool_call>' -}}{%- endfor -%}"
+    "{{- '<|im_end|>\\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
 
 def byte_level(normalizer: Any = None, begin: bool = False) -> Tokenizer:
     """Ids 0..255 are bytes; then the special tokens, of which the last begins a text if `begin`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pipeline.data.chat import marks_generation, spans_by_prefixes, tokens_in_spans
+from pipeline.data.chat import Render, marks_generation, spans_by_prefixes, tokens_in_spans
 from pipeline.data.messages import Message
 
 
@@ -36,6 +36,44 @@ def test_a_renderer_that_looks_ahead_is_found_out() -> None:
         return f"{len(messages)} messages:" + render(messages, prompt)
 
     assert spans_by_prefixes(chat("uhi", "ayes"), counting) is None
+
+
+def turns_of(messages: Sequence[Message], rewriting: Render) -> list[str] | None:
+    found = spans_by_prefixes(messages, rewriting)
+    return None if found is None else [found[0][start:end] for start, end in found[1]]
+
+
+def test_of_a_turn_that_ends_in_another_way_the_content_is_certain() -> None:
+    def ended(messages: Sequence[Message], prompt: bool) -> str:
+        return render(messages, prompt) + "<end>" * (not prompt and messages[-1]["role"] == "assistant")
+
+    assert turns_of(chat("uhi", "ayes", "uand", "ano"), ended) == ["yes", "no.<end>"]
+
+
+def test_a_turn_that_is_rewritten_beyond_recognition_is_not_scored() -> None:
+    def shouting(messages: Sequence[Message], prompt: bool) -> str:
+        earlier = [
+            message | {"content": message["content"].upper()} if message["role"] == "assistant" else message
+            for message in messages[:-1]
+        ]
+        return render([*earlier, *messages[-1:]], prompt)
+
+    assert turns_of(chat("uhi", "ayes", "uand", "ano"), shouting) == ["no."]
+    assert turns_of(chat("uhi", "ayes", "uand"), shouting) is None
+
+
+def test_what_a_user_wrote_is_never_taken_for_the_assistants() -> None:
+    def forgetting(messages: Sequence[Message], prompt: bool) -> str:
+        """Without headers, and without earlier turns of the assistant: users may have said the same."""
+        last = len(messages) - 1
+        return "".join(
+            f"{'' if message['role'] == 'user' else '<think/>'}{message['content']}."
+            for number, message in enumerate(messages)
+            if message["role"] == "user" or number == last
+        )
+
+    assert turns_of(chat("uhi", "ayes", "uyes"), forgetting) is None
+    assert turns_of(chat("uhi", "ayes", "uyes", "ano"), forgetting) == ["<think/>no."]
 
 
 @pytest.mark.parametrize(

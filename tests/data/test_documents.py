@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import tables
+from pipeline.data import json_rows, tables
 from pipeline.data.documents import (
     Document,
     Unreadable,
@@ -64,6 +66,26 @@ def test_a_file_that_goes_away_is_a_reason(tmp_path: Path) -> None:
     assert list(documents) == [Unreadable(other, "cannot be read (No such file or directory)")]
 
 
+def test_texts_are_split_at_the_separator(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("--one-- --two\n----")
+    (tmp_path / "b.txt").write_text("whole")
+    builders.write_lines(tmp_path / "rows.jsonl", [{"text": "x--y"}, {"text": 1}])
+    text = {"source": "text", "path": str(tmp_path / "*.txt"), "document_separator": "--"}
+    expected = [Document("a.txt:1", "one"), Document("a.txt:2", "two\n"), Document("b.txt", "whole")]
+    assert sorted(read(**text), key=lambda document: document.key) == expected
+    assert len(read(**text, max_documents=2)) == 2
+    rows = read(source="jsonl", path=str(tmp_path), document_separator="--")
+    assert rows[:2] == [Document("rows.jsonl:1:1", "x"), Document("rows.jsonl:1:2", "y")]
+    assert rows[2].key == "rows.jsonl:2"
+    assert expected_documents(DataSettings(**text)) is None  # type: ignore[arg-type]
+    assert expected_documents(DataSettings(**text, max_documents=7)) == 7  # type: ignore[arg-type]
+
+
+def test_a_separator_is_not_for_chats() -> None:
+    with pytest.raises(ValueError, match=r"data\.document_separator splits texts"):
+        DataSettings(source="jsonl", path="x", document_separator="--", messages_column="chat")
+
+
 # ------------------------------------------------------------------ JSONL
 
 
@@ -113,6 +135,82 @@ def test_chats_of_json_lines(tmp_path: Path) -> None:
     assert first == Document("chats.jsonl:1", "", tuple(MESSAGES))
     reason = "column 'chat' is not a list of messages with a role and a content"
     assert others == [Unreadable(f"chats.jsonl:{number}", reason) for number in (2, 3, 4, 5)]
+
+
+# ------------------------------------------------------------------ packed files, and .json
+
+
+def pack(path: Path, content: bytes) -> Path:
+    path.write_bytes(gzip.compress(content))
+    return path
+
+
+def test_packed_files_give_what_plain_ones_give(tmp_path: Path) -> None:
+    lines = b"".join(b'{"text": "row %d"}\n' % number for number in range(3))
+    path = pack(tmp_path / "rows.jsonl.gz", lines)
+    documents = read(source="jsonl", path=str(path))
+    assert documents == [Document(f"rows.jsonl.gz:{number}", f"row {number - 1}") for number in (1, 2, 3)]
+    assert expected_documents(DataSettings(source="jsonl", path=str(path))) == 3
+    path = pack(tmp_path / "a.txt.gz", b"\xef\xbb\xbfGr\xc3\xbc\xc3\x9fe\r\n")
+    assert read(source="text", path=str(path)) == [Document("a.txt.gz", "Grüße\r\n")]
+
+
+def test_an_archive_is_not_one_text(tmp_path: Path) -> None:
+    path = pack(tmp_path / "texts.tar.gz", b"a.txt" + bytes(507) + b"text")
+    assert read(source="text", path=str(path)) == [Unreadable("texts.tar.gz", "not valid UTF-8")]
+
+
+@pytest.mark.parametrize("damage", ["cut", "no gzip", "a bit"])
+def test_a_damaged_packed_file_is_said(damage: str, tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"text": "row"}\n' * 9)
+    flipped = whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:]
+    content = {"cut": whole[:-9], "no gzip": b'{"text": "row"}\n', "a bit": flipped}[damage]
+    for name in ("rows.jsonl.gz", "a.txt.gz"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"rows\.jsonl\.gz: is a damaged gzip file \(.+\)\. Check data\.path"):
+        read(source="jsonl", path=str(tmp_path / "rows.jsonl.gz"))
+    (text,) = read(source="text", path=str(tmp_path / "a.txt.gz"))
+    assert isinstance(text, Unreadable)
+    assert text.reason.startswith("is a damaged gzip file (")
+
+
+def test_other_ways_to_pack_are_refused_in_words(tmp_path: Path) -> None:
+    for name in ("rows.jsonl.zst", "a.txt.xz"):
+        (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd")
+    reason = "is packed in a way that is not read here ({}); unpack it, or pack it with gzip"
+    settings = DataSettings(source="jsonl", path=str(tmp_path / "rows.jsonl.zst"))
+    assert expected_documents(settings) == 0
+    with pytest.raises(ConfigError, match=re.escape(reason.format(".zst"))):
+        list(read_documents(settings))
+    (text,) = read(source="text", path=str(tmp_path / "a.txt.xz"))
+    assert text == Unreadable("a.txt.xz", reason.format(".xz"))
+
+
+@pytest.mark.parametrize("before", ["", "\ufeff \n"])
+def test_a_json_file_is_lines_or_one_list(before: str, tmp_path: Path) -> None:
+    rows: list[Any] = [{"text": "one", "more": 1}, {"text": "two"}]
+    (tmp_path / "list.json").write_text(before + json.dumps([*rows, 3], indent=1), encoding="utf-8")
+    builders.write_lines(tmp_path / "lines.json", rows)
+    documents = read(source="jsonl", path=str(tmp_path))
+    assert documents == [
+        Document("lines.json:1", "one"),
+        Document("lines.json:2", "two"),
+        Document("list.json:1", "one"),
+        Document("list.json:2", "two"),
+        Unreadable("list.json:3", "not a JSON object"),
+    ]
+    assert expected_documents(DataSettings(source="jsonl", path=str(tmp_path))) == 5
+
+
+def test_a_list_too_large_or_broken_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text("[{]")
+    with pytest.raises(ConfigError, match=r"rows\.json: begins as a JSON list and is none \(.*\)\. Expected an object"):
+        read(source="jsonl", path=str(path))
+    monkeypatch.setattr(json_rows, "LIST_BYTES", 10)
+    path.write_text(json.dumps([{"text": "long"}]))
+    with pytest.raises(ConfigError, match=r"an object on each line\. Write it so: jq -c '\.\[\]' rows\.json >"):
+        read(source="jsonl", path=str(path))
 
 
 # ------------------------------------------------------------------ tables

@@ -12,7 +12,7 @@ import pytest
 import transformers
 
 from pipeline.data.documents import Document, TokenizedDocument, Unreadable, read_documents
-from pipeline.data.messages import as_tools
+from pipeline.data.messages import as_messages, as_tools
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
@@ -95,6 +95,45 @@ def test_parquet_and_json_lines_give_the_same_fields(tmp_path: Path) -> None:
     builders.write_lines(tmp_path / "dataset" / "train.jsonl", rows)
     hub = DataSettings(source="hub", dataset=str(tmp_path / "dataset"), messages_column="chat")
     assert [(d.messages, d.tools) for d in read_documents(hub)] == [(d.messages, d.tools) for d in lines]  # type: ignore[union-attr]
+
+
+def test_a_turn_that_only_calls_tools_has_no_content(tmp_path: Path) -> None:
+    turns = [CHAT[0], *({**CHAT[1], "content": content} for content in (None, [])), CHAT[3]]
+    without = {name: value for name, value in CHAT[1].items() if name != "content"}
+    (document,) = read(builders.write_lines(tmp_path / "a.jsonl", [{"chat": [*turns, without]}]))
+    assert isinstance(document, Document)
+    assert document.messages == (CHAT[0], CHAT[1], CHAT[1], CHAT[3], CHAT[1])
+    (document,) = read(builders.write_lines(tmp_path / "b.jsonl", [{"chat": [*CHAT, {**CHAT[3], "content": None}]}]))
+    reason = "column 'chat' is not a list of messages with a role and a content"
+    assert document == Unreadable("b.jsonl:1", reason)
+
+
+def test_null_contents_beside_tool_calls_in_a_table(tmp_path: Path) -> None:
+    rows = [{"chat": [{**message, "content": message["content"] or None} for message in CHAT]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (document,) = read(tmp_path / "rows.parquet", "parquet")
+    assert isinstance(document, Document)
+    assert document.messages == tuple(CHAT)
+
+
+def test_parts_of_text_are_joined() -> None:
+    parts = [{"type": "text", "text": "No "}, {"type": "text", "text": "rain."}]
+    assert as_messages([{"role": "assistant", "content": parts}]) == (CHAT[3],)
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    reason = "has a message with a part of type 'image_url', where only text is read"
+    assert as_messages([{"role": "user", "content": [*parts, image]}]) == reason
+
+
+def test_the_speakers_of_sharegpt_have_roles() -> None:
+    turns = [("system", "Be brief."), ("human", "Rain?"), ("gpt", "No rain.")]
+    chat = as_messages([{"from": speaker, "value": said, "weight": 1} for speaker, said in turns])
+    assert chat == tuple(
+        {"role": role, "content": said, "weight": 1}
+        for role, (_, said) in zip(("system", "user", "assistant"), turns, strict=True)
+    )
+    reason = "has a message from 'observation', where human, gpt, system are known, or a role is given"
+    assert as_messages([{"from": "observation", "value": "x"}]) == reason
+    assert as_messages([{"from": "gpt", "text": "x"}]) == "is not a list of messages with a role and a content"
 
 
 def test_a_field_that_is_not_json_drops_the_chat(tmp_path: Path) -> None:

@@ -108,6 +108,89 @@ def test_limits_are_kept(texts_folder: Path, tokenizer: Tokenizer) -> None:
     longest = limited.document_tokens["max"]
     assert 1000 - longest < limited.train.tokens < 1000 + longest
     assert limited.documents_kept < 24
+    assert limited.train.tokens == 1000
+
+
+def test_the_last_text_is_cut_at_the_limit(texts_folder: Path, tokenizer: Tokenizer) -> None:
+    whole, _ = prepare_sequences(settings_for(texts_folder), tokenizer, "one_document")
+    limited, report = prepare_sequences(settings_for(texts_folder, max_tokens=1000), tokenizer, "one_document")
+    texts, known = (texts_of(rows, tokenizer, TRAIN) for rows in (limited, whole))
+    (cut,) = [text for text in texts if text not in known]
+    (long,) = [text for text in known if text.startswith(cut)]
+    assert report.num_characters_beyond == len(long) - len(cut) > 0
+    assert report.num_bytes == report.num_tokens - report.documents_kept
+    assert report.max_tokens_reached
+    said = f"cut at data.max_tokens: the last document, by {report.num_characters_beyond:,} characters"
+    assert said in report.summary_lines()
+    labels, mask = limited.input_ids[:, 1:], limited.loss_mask
+    num_whole = report.documents_kept - 1  # each of these teaches that its text ends, and the one that is cut does not
+    assert np.count_nonzero((labels == tokenizer.end_of_text_id) & mask) == num_whole
+
+
+@pytest.mark.parametrize("name", ["book.txt", "0.txt", "1.txt", "2.txt"])
+def test_of_one_huge_text_no_more_is_encoded_than_the_limit_asks(
+    name: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Whether its name holds it out or not; its end is held out in any case."""
+    size = 5_000_000
+    (tmp_path / name).write_text("Größe of it. " * (size // 14))
+    heard: list[int] = []
+    real = tokenizer.encode
+
+    class Counting:
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(tokenizer, attribute)
+
+        def encode(self, documents: Any, done: Any, most_ids: Any) -> Any:
+            def both(count: int) -> None:
+                heard.append(count)
+                done(count)
+
+            return real(documents, done=both, most_ids=most_ids)
+
+    settings = settings_for(tmp_path / name, max_tokens=100_000, validation_fraction=0.2)
+    sequences, report = prepare_sequences(settings, Counting(), "packed")  # type: ignore[arg-type]
+    assert report.train.tokens + report.validation.tokens == 100_001
+    assert report.validation.tokens == 20_000
+    assert sum(heard) < 0.3 * size
+    assert report.num_characters + report.num_characters_beyond == len("Größe of it. ") * (size // 14)
+    again, _ = prepare_sequences(settings, tokenizer, "packed")
+    assert same(sequences, again)
+
+
+def test_a_huge_text_that_is_held_out_counts(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Two files, of which the hash holds out the huge one: there is no more training text than asked for."""
+    held_out = next(name for name in (f"{number}.txt" for number in range(99)) if is_held_out(name, 0.1))
+    other = next(name for name in (f"{number}.txt" for number in range(99)) if not is_held_out(name, 0.1))
+    (tmp_path / held_out).write_text("All of it in one file. " * 50_000)
+    (tmp_path / other).write_text("A little. " * 100)
+    settings = settings_for(tmp_path, max_tokens=200_000, validation_fraction=0.1)
+    _, report = prepare_sequences(settings, tokenizer, "packed")
+    assert 175_000 < report.train.tokens <= 200_000
+    assert 15_000 < report.validation.tokens < 25_000
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2])
+def test_a_limit_too_small_for_one_label_leaves_nothing(
+    max_tokens: int, texts_folder: Path, tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(ConfigError, match="none is usable"):
+        prepare_sequences(settings_for(texts_folder, max_tokens=max_tokens), tokenizer, "packed")
+
+
+def test_a_separator_makes_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    pieces = [f"Text number {number}." for number in range(40)]
+    (tmp_path / "all.txt").write_text("<|endoftext|>" + "<|endoftext|>".join(pieces) + "<|endoftext|>\n")
+    settings = settings_for(tmp_path / "all.txt", document_separator="<|endoftext|>", validation_fraction=0.2)
+    sequences, report = prepare_sequences(settings, tokenizer, "packed")
+    assert (report.documents_read, report.documents_kept, report.num_control_spelled) == (40, 40, 0)
+    for split in (TRAIN, VALIDATION):
+        expected = [
+            piece
+            for number, piece in enumerate(pieces, start=1)
+            if is_held_out(f"all.txt:{number}", 0.2) == (split == VALIDATION)
+        ]
+        assert sorted(texts_of(sequences, tokenizer, split)) == sorted(expected)
 
 
 def test_chats_end_to_end(tokenizer: Tokenizer, tmp_path: Path) -> None:

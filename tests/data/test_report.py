@@ -19,6 +19,7 @@ def make_report() -> DataReport:
     report.num_unknown_tokens = 1
     report.num_uncovered_characters = 2
     report.num_control_spelled, report.num_control_ids = 3, 1
+    report.num_characters_beyond, report.num_turns_unscored = 1234, 5
     report.train = SplitCounts(1, 6, 2, 5)
     report.validation = SplitCounts(1, 5, 1, 4)
     report.padding_share = 0.125
@@ -50,8 +51,10 @@ def test_lines_name_every_reason_and_a_few_keys() -> None:
         "text: 40 characters, 44 bytes, 11 tokens",
         "tokens a document: min 3, median 5, max 6",
         "unknown tokens: 9.09%",
+        "cut at data.max_tokens: the last document, by 1,234 characters",
         "characters that no token spells: 2 (5.00%)",
         "control tokens spelled in the text: 3; 1 became the control token, the others are text like any other",
+        "turns of the assistant not scored, which the template rewrites: 5",
         "train: 1 documents, 6 tokens, 2 sequences, 5 scored positions",
         "validation: 1 documents, 5 tokens, 1 sequences, 4 scored positions",
         "padding: 12.50% of all ids",

@@ -40,6 +40,15 @@ def test_a_file_is_taken_whatever_its_ending(tmp_path: Path) -> None:
     assert names_of("jsonl", fill(tmp_path, "rows.json") / "rows.json") == ["rows.json"]
 
 
+def test_packed_lines_are_taken_and_json_where_there_are_none(tmp_path: Path) -> None:
+    fill(tmp_path, "x/info.json", "x/rows.json.gz")
+    assert names_of("jsonl", tmp_path) == ["x/info.json", "x/rows.json.gz"]
+    fill(tmp_path, "a.jsonl.gz", "b.ndjson.gz", "c.gz")
+    assert names_of("jsonl", tmp_path) == ["a.jsonl.gz", "b.ndjson.gz"]
+    with pytest.raises(ConfigError, match=r"found 1 \.zst\. .* unpack what is packed, but for \.gz"):
+        names_of("jsonl", fill(tmp_path / "packed", "a.jsonl.zst"))
+
+
 def test_a_pattern_names_files_from_its_fixed_part(tmp_path: Path) -> None:
     fill(tmp_path, "one/a.txt", "two/deep/b.txt", "two/c.md")
     assert names_of("text", tmp_path / "**" / "*.txt") == ["one/a.txt", "two/deep/b.txt"]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.data import splits
 from pipeline.data.documents import TokenizedDocument, order_key
-from pipeline.data.splits import cut_in_two, is_held_out, split_documents, split_place
+from pipeline.data.splits import HUGE_TOKENS, cut_in_two, is_held_out, split_documents, split_place
 from pipeline.errors import ConfigError
 
 END = 99
@@ -78,3 +79,37 @@ def test_a_single_document_is_cut_without_losing_an_id(size: int, fraction: floa
 def test_a_single_document_too_short_to_cut_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"document only\.txt: is the only usable one and has 3 tokens"):
         split_documents([make_document("only.txt", 3)], 0.1, 0, END)
+
+
+@pytest.mark.parametrize("lower_is_huge", [False, True])
+def test_of_two_files_of_unlike_size_the_huge_one_is_cut(
+    lower_is_huge: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = sorted(("a.txt", "b.txt"), key=split_place)
+    sizes = (50 * HUGE_TOKENS, 100)[:: 1 if lower_is_huge else -1]
+    documents = [make_document(key, size) for key, size in zip(keys, sizes, strict=True)]
+    train, validation = split_documents(documents, 0.02, 0, END)
+    num_train, num_validation = (sum(len(d.ids) for d in part) for part in (train, validation))
+    assert num_validation / (num_train + num_validation) == pytest.approx(0.02, rel=0.01)
+    huge = keys[0] if lower_is_huge else keys[1]
+    assert f"{huge} (beginning)" in [d.key for d in train]
+    assert f"{huge} (end)" in [d.key for d in validation]
+    assert num_train + num_validation == sum(sizes) + 1  # the beginning ends with an end-of-text id of its own
+    said = capsys.readouterr().err
+    assert "data.validation_fraction asks for 2.0%; so of each document of 65,536 tokens or more (1 of 2)" in said
+    again = split_documents(documents[::-1], 0.02, 0, END)
+    assert [[d.key for d in part] for part in again] == [[d.key for d in part] for part in (train, validation)]
+
+
+@pytest.mark.parametrize(("size", "count"), [(HUGE_TOKENS, 40), (HUGE_TOKENS - 1, 2)])
+def test_many_huge_documents_and_small_ones_stay_whole(size: int, count: int) -> None:
+    documents = [make_document(f"{number}.txt", size) for number in range(count)]
+    train, validation = split_documents(documents, 0.02, 0, END)
+    assert sorted(d.key for d in [*train, *validation]) == sorted(d.key for d in documents)
+
+
+def test_beginnings_do_not_teach_that_the_text_ends() -> None:
+    cut = splits.beginning_of(make_document("a", 10), 4, END, "a")
+    assert cut.ids.tolist() == [0, 1, 2, 3, END]
+    assert cut.scored.tolist() == [True] * 4 + [False]
+    assert cut.num_bytes.tolist() == [1] * 4 + [0]

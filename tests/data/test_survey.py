@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,55 @@ def test_a_source_of_unknown_size_needs_a_limit(
     found = survey(settings_for(rows, max_tokens=100_000), tokenizer, "packed")
     assert found.basis == FROM_LIMIT
     assert found.num_train * 32 == pytest.approx(100_000, rel=0.02)
+
+
+def one_file(folder: Path, texts: Path, num_copies: int, source: str, between: str = "\n") -> DataSettings:
+    """All texts in one file, or in two rows of one, many times over."""
+    whole = between.join(path.read_text(encoding="utf-8") for path in sorted(texts.glob("*.txt")))
+    whole = between.join(f"{number} {whole}" for number in range(num_copies))
+    if source == "text":
+        (folder / "all.txt").write_text(whole, encoding="utf-8")
+        return DataSettings(source="text", path=str(folder / "all.txt"), sequence_length=32, validation_fraction=0.1)
+    path = builders.write_lines(folder / "rows.jsonl", [{"text": f"{number} {whole}"} for number in range(2)])
+    return DataSettings(source="jsonl", path=str(path), sequence_length=32, validation_fraction=0.1)
+
+
+@pytest.mark.parametrize("source", ["text", "jsonl"])
+@pytest.mark.parametrize("max_tokens", [None, 15_000, 90_000])
+def test_one_huge_document_is_told_from_its_beginning(
+    source: str, max_tokens: int | None, texts: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    settings = one_file(tmp_path, texts, 3, source).model_copy(update={"max_tokens": max_tokens})
+    whole, _ = prepare_sequences(settings, tokenizer, "packed")
+    found = survey(settings, tokenizer, "packed")
+    assert (found.basis == COUNTED) == (max_tokens == 15_000)
+    assert found.num_positions == pytest.approx(whole.num_sequences * 32, rel=0.05)
+    if max_tokens is not None:
+        assert whole.num_sequences * 32 < 1.01 * max_tokens
+
+
+@pytest.mark.parametrize("max_documents", [None, 150])
+def test_documents_of_one_file_are_told_from_its_beginning(
+    max_documents: int | None, texts: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    settings = one_file(tmp_path, texts, 1, "text", "<|endoftext|>").model_copy(
+        update={"document_separator": "<|endoftext|>", "max_documents": max_documents}
+    )
+    whole, _ = prepare_sequences(settings, tokenizer, "packed")
+    found = survey(settings, tokenizer, "packed")
+    assert found.basis == FROM_BYTES
+    assert found.num_positions == pytest.approx(whole.num_sequences * 32, rel=0.05)
+
+
+def test_a_packed_text_is_told_by_its_size_unpacked(texts: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    settings = one_file(tmp_path, texts, 3, "text")
+    found = survey(settings, tokenizer, "packed")
+    (tmp_path / "all.txt.gz").write_bytes(gzip.compress((tmp_path / "all.txt").read_bytes()))
+    packed = survey(settings.model_copy(update={"path": str(tmp_path / "all.txt.gz")}), tokenizer, "packed")
+    assert (packed.num_train, packed.num_validation) == (found.num_train, found.num_validation)
+
+
+def test_documents_of_rows_need_a_limit(rows: Path, tokenizer: Tokenizer) -> None:
+    settings = settings_for(rows, document_separator="\n", drop_duplicates=False)
+    with pytest.raises(ConfigError, match=r"data\.document_separator '\\n': how many .* Set data\.max_tokens"):
+        survey(settings, tokenizer, "packed")

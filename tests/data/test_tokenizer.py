@@ -150,12 +150,64 @@ def test_marks_agree_with_those_of_transformers(tmp_path: Path) -> None:
     assert encoded.scored[:-1].tolist() == [bool(flag) for flag in reference["assistant_masks"]]
 
 
-def test_a_template_that_rewrites_earlier_turns_drops_the_chat_with_a_reason(tmp_path: Path) -> None:
+def test_of_earlier_turns_that_a_template_rewrites_what_stays_is_scored(tmp_path: Path) -> None:
     tokenizer = chat_tokenizer(tmp_path, builders.REWRITING_TEMPLATE)
-    (encoded,) = tokenizer.encode([Document("key", "", CHAT)])
-    assert encoded == Unreadable("key", "the chat template does not show what the assistant wrote")
+    encoded = encode_one(tokenizer, Document("key", "", CHAT))
+    said = tokenizer.decode(encoded.ids[encoded.scored])
+    assert said == "Grüße!<|im_end|>\n<think/>Bye 👋<|im_end|>\n"
     single = encode_one(tokenizer, Document("key", "", CHAT[:3]))
     assert tokenizer.decode(single.ids[single.scored]) == "<think/>Grüße!<|im_end|>\n"
+
+
+CALL = [{"name": "f"}]
+CALLED = '<tool_call>{"name": "f"}</tool_call><|im_end|>\n'
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        (["Hi", "Hello", "Bye", "Goodbye"], ["Hello<|im_end|>\n", "<think>\n\n</think>\n\nGoodbye<|im_end|>\n"]),
+        (["Hi", "Hello", "Bye"], ["Hello<|im_end|>\n"]),
+        (
+            ["Hi", "<think>\nwell\n</think>\n\nHello\nyou", "Hello\nyou", "<think>hm</think>Bye", "Ok", "Ok"],
+            ["Hello\nyou<|im_end|>\n", "Bye<|im_end|>\n", "<think>\n\n</think>\n\nOk<|im_end|>\n"],
+        ),
+        (["Hi", CALL, "Hi", "Hello"], [CALLED, "<think>\n\n</think>\n\nHello<|im_end|>\n"]),
+        (["Hi", CALL, {}, CALL, {}, "Hello"], [CALLED, CALLED, "<think>\n\n</think>\n\nHello<|im_end|>\n"]),
+    ],
+)
+def test_every_turn_of_a_template_like_qwen3s_is_scored(turns: list[Any], expected: list[str], tmp_path: Path) -> None:
+    """Users say every second turn; a list is a call of tools, {} what a tool answers."""
+    tokenizer = chat_tokenizer(tmp_path, builders.QWEN3_TEMPLATE)
+    chat = tuple(
+        {"role": "assistant", "content": "", "tool_calls": turn}
+        if isinstance(turn, list)
+        else {"role": "tool" if turn == {} else "user" if number % 2 == 0 else "assistant", "content": turn or "sunny"}
+        for number, turn in enumerate(turns)
+    )
+    encoded = encode_one(tokenizer, Document("key", "", chat))
+    reference = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    assert tokenizer.decode(encoded.ids[:-1]) == reference.apply_chat_template(list(chat), tokenize=False)
+    assert tokenizer.decode(encoded.ids[encoded.scored]) == "".join(expected)
+    assert encoded.findings.num_turns_unscored == 0
+
+
+def test_a_template_that_shows_no_turn_drops_the_chat_and_names_the_remedy(tmp_path: Path) -> None:
+    template = "{{ messages | length }} turns. " + builders.PLAIN_TEMPLATE
+    (encoded,) = chat_tokenizer(tmp_path, template).encode([Document("key", "", CHAT)])
+    reason = (
+        "the chat template does not show what the assistant wrote; put it between {% generation %} and "
+        "{% endgeneration %} there"
+    )
+    assert encoded == Unreadable("key", reason)
+
+
+def test_todays_date_is_the_same_on_every_day(tmp_path: Path) -> None:
+    day = "{% set day = strftime_now('%d %b %Y') if strftime_now is defined else 'none' %}{{ day }} "
+    template = day + '{{ strftime_now( "%Y-%m-%d" ) }} ' + builders.PLAIN_TEMPLATE
+    tokenizer = chat_tokenizer(tmp_path, template)
+    encoded = encode_one(tokenizer, Document("key", "", CHAT))
+    assert tokenizer.decode(encoded.ids).startswith("26 Jul 2024 2024-07-26 <|im_start|>system")
 
 
 def test_a_template_that_refuses_the_messages_drops_the_chat_with_its_words(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache.plan import Plan
+from pipeline.cache.plan import SEQUENCES_NAME, Plan
 from pipeline.cache.settings import CacheSettings
 from pipeline.data.settings import DataSettings
-from pipeline.errors import ConfigError, MachineError
+from pipeline.errors import ConfigError, IdentityError, MachineError
 from pipeline.models import planning
-from pipeline.models.planning import load_teacher, plan_capture
+from pipeline.models.planning import load_teacher, plan_capture, planned_sequences
 from pipeline.models.settings import TeacherSettings
 from pipeline.pause import PauseRequest
 from tests import tiny
@@ -78,6 +79,24 @@ def test_only_the_first_usable_document_is_read_before_the_weights(llama_folder,
     monkeypatch.setattr(planning, "read_documents", counted)
     _plan(tmp_path / "cache", llama_folder, texts_folder)
     assert len(read) == 1
+
+
+def test_lost_sequences_of_the_version_before_are_packed_again_where_they_come_out_the_same(
+    llama_folder, texts_folder, tmp_path
+):
+    """Version 2 kept the text whole at which data.max_tokens falls; nothing else differs for small texts."""
+    plan, settings = _plan(tmp_path / "cache", llama_folder, texts_folder)
+    values = {"source": "text", "path": str(texts_folder), "sequence_length": 32, "validation_fraction": 0.2}
+    older = replace(plan, identity=plan.identity | {"packing_version": 2})
+    again = planned_sequences(older, [tmp_path], tmp_path, DataSettings(**values), settings, PauseRequest())
+    assert again.num_sequences == plan.num_sequences
+    (tmp_path / SEQUENCES_NAME).unlink()
+    cut = DataSettings(**values, max_tokens=1000)
+    with pytest.raises(IdentityError, match=r"gives other sequences .* packed as of version 2, and .* of version 3\."):
+        planned_sequences(older, [tmp_path], tmp_path, cut, settings, PauseRequest())
+    with pytest.raises(IdentityError, match=r"gives other sequences .*; the text has changed\."):
+        planned_sequences(plan, [tmp_path], tmp_path, cut, settings, PauseRequest())
+    assert not (tmp_path / SEQUENCES_NAME).exists()
 
 
 @pytest.mark.parametrize("capability", [(6, 0), (7, 5)])

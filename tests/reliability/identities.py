@@ -40,6 +40,7 @@ IDENTITY: dict[str, Case] = {
     "data.dataset": Case("some-body/some-text"),
     "data.subset": Case("other"),
     "data.dataset_split": Case("test"),
+    "data.document_separator": Case("<|endoftext|>"),
     "data.text_column": Case("body"),
     "data.messages_column": Case("chat", base="jsonl"),
     "data.sequence_length": Case("16"),

@@ -1,0 +1,85 @@
+"""Rows of JSON files: an object on each line, or a list of objects that is all of a small .json file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.compressed import READING_ERRORS, Unpacked, open_unpacked, packed_otherwise, words_of
+from pipeline.errors import ConfigError
+
+LIST_BYTES = 2**28
+"""A list longer than this is refused: read at once, it takes several times as much memory"""
+Row = dict[str, Any]
+
+
+def read_json_rows(path: Path, columns: list[str]) -> Iterator[Row | str | None]:
+    """Row after row: the columns asked for, None for a blank line, or the reason it cannot be read.
+
+    ConfigError where the file cannot be.
+    """
+    if reason := packed_otherwise(path):
+        raise ConfigError(f"{path}: {reason}.")
+    try:
+        with open_unpacked(path) as file:
+            if (rows := _list_in(path, file)) is not None:
+                yield from (_columns_of(row, columns) for row in rows)
+                return
+            for line in file:
+                yield _parse_line(line, columns) if line.strip() else None
+    except READING_ERRORS as error:
+        raise ConfigError(f"{path}: {words_of(error)}. Check data.path and its permissions.") from error
+
+
+def count_json_rows(path: Path) -> int:
+    """How many rows a file has, at most; 0 where it cannot be read, which reading it says."""
+    if packed_otherwise(path):
+        return 0
+    try:
+        with open_unpacked(path) as file:
+            if (rows := _list_in(path, file)) is not None:
+                return len(rows)
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    except READING_ERRORS:
+        return 0
+
+
+def _list_in(path: Path, file: Unpacked) -> list[Any] | None:
+    """The list that a .json file is; None for one of lines, read from its beginning then."""
+    if not path.name.removesuffix(".gz").endswith(".json"):
+        return None
+    beginning = file.read(2**10).removeprefix(b"\xef\xbb\xbf").lstrip()
+    file.seek(0)
+    if not beginning.startswith(b"["):
+        return None
+    content = file.read(LIST_BYTES + 1)
+    if len(content) > LIST_BYTES:
+        raise ConfigError(
+            f"{path}: is one JSON list of more than {LIST_BYTES / 1e6:,.0f} MB; expected an object on each line. "
+            f"Write it so: jq -c '.[]' {path.name} > {path.name.partition('.')[0]}.jsonl"
+        )
+    try:
+        rows = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: begins as a JSON list and is none ({error}). Expected an object on each line, or a list of them."
+        ) from error
+    return list(rows)
+
+
+def _parse_line(line: bytes, columns: list[str]) -> Row | str:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return "not valid UTF-8"
+    except (ValueError, RecursionError):
+        return "not valid JSON"
+    return _columns_of(row, columns)
+
+
+def _columns_of(row: Any, columns: list[str]) -> Row | str:
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    return {name: row[name] for name in columns if name in row}
