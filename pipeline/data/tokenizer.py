@@ -12,6 +12,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from pipeline.console import warn_once
 from pipeline.data.byte_lengths import bytes_of_ids, bytes_of_spans, count_uncovered, narrowed, spans_of
 from pipeline.data.chat import Span, tokens_in_spans
 from pipeline.data.chat_template import ChatTemplate, first_line
@@ -22,6 +23,7 @@ from pipeline.errors import ConfigError, StorageError
 from pipeline.files import canonical_json
 from pipeline.refusals import reading_errors
 
+_SHOWN_TOKENS = 3
 # Texts on which tokenizers of equal vocabulary differ: case, accents composed or not, white space, digits, code.
 _PROBES = (
     "The quick brown fox, it's 1,234.56 km away!",
@@ -38,7 +40,7 @@ _PROBES = (
 class Tokenizer:
     """A fast tokenizer of transformers, with what distillation needs to know of it."""
 
-    def __init__(self, fast: Any, name: str) -> None:
+    def __init__(self, fast: Any, name: str, most_rows: int | None = None) -> None:
         self.name = name
         if not getattr(fast, "is_fast", False):
             raise ConfigError(
@@ -56,9 +58,10 @@ class Tokenizer:
         self._vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
         self.end_of_text_id = int(fast.eos_token_id)
         self.unknown_id: int | None = fast.unk_token_id
-        self.vocab_size = max(self._vocabulary.values()) + 1
+        num_ids = max(self._vocabulary.values()) + 1
+        self.vocab_size = self._within(most_rows, num_ids)
         self._start_ids = self._ids_before_text()
-        self._control = ControlTokens(self._backend, self.vocab_size, self.unknown_id, self.end_of_text_id)
+        self._control = ControlTokens(self._backend, num_ids, self.unknown_id, self.end_of_text_id)
         self._template = ChatTemplate(fast, name, render_jinja_template)
         self._texts = TextEncoder(
             self._encode_batch,
@@ -71,8 +74,18 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(cls, reference: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
-        """The tokenizer in a folder, or of a hub id. ConfigError says what is missing."""
+    def load(
+        cls,
+        reference: str | Path,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        most_rows: int | None = None,
+    ) -> Tokenizer:
+        """The tokenizer in a folder, or of a hub id. ConfigError says what is missing.
+
+        Special tokens beyond `most_rows`, the rows of a model's matrices, are left out of the vocabulary: some models
+        have none for a token of pictures that their larger relatives read. A document that holds one is dropped.
+        """
         try:
             with reading_errors(Path(reference)):
                 fast = transformers.AutoTokenizer.from_pretrained(
@@ -82,7 +95,7 @@ class Tokenizer:
             raise
         except Exception as error:  # a missing folder, a damaged file, the hub: each raises something else
             raise ConfigError(_explain(reference, error)) from error
-        return cls(fast, str(reference))
+        return cls(fast, str(reference), most_rows)
 
     def encode(
         self,
@@ -117,7 +130,9 @@ class Tokenizer:
         return {
             "vocab_size": self.vocab_size,
             "end_of_text_id": self.end_of_text_id,
-            "vocabulary_sha256": _sha256(sorted((index, token) for token, index in self._vocabulary.items())),
+            "vocabulary_sha256": _sha256(
+                sorted((index, token) for token, index in self._vocabulary.items() if index < self.vocab_size)
+            ),
             "special_tokens_sha256": _sha256(self._added_tokens()),
             "behaviour_sha256": _sha256(
                 [self._start_ids, [encoding.ids for encoding in self._encode_batch(list(_PROBES))]]
@@ -192,6 +207,21 @@ class Tokenizer:
             (index, token.content, token.special, token.normalized, token.lstrip, token.rstrip, token.single_word)
             for index, token in self._backend.get_added_tokens_decoder().items()
         )
+
+    def _within(self, most_rows: int | None, num_ids: int) -> int:
+        """V: `num_ids`, or `most_rows` where all that lies beyond is a special token."""
+        if most_rows is None or most_rows >= num_ids:
+            return num_ids
+        special = {index for index, _, is_special, *_ in self._added_tokens() if is_special}
+        beyond = {token: index for token, index in self._vocabulary.items() if index >= most_rows}
+        if self.end_of_text_id >= most_rows or not special.issuperset(beyond.values()):
+            return num_ids
+        names = ", ".join(sorted(beyond, key=lambda token: beyond[token])[:_SHOWN_TOKENS])
+        warn_once(
+            f"tokenizer {self.name}: {num_ids - most_rows:,} special token{'s' * (num_ids - most_rows > 1)} ({names}) "
+            f"beyond the model's {most_rows:,} rows, left out: a document that holds one is dropped"
+        )
+        return most_rows
 
     def _table_of_bytes(self) -> NDArray[np.int64] | None:
         """[V] bytes of every id, if the tokenizer is byte-level."""
