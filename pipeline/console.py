@@ -6,12 +6,13 @@ At a terminal progress is a live bar; in a batch log it is one line every 30 sec
 from __future__ import annotations
 
 import contextlib
+import io
 import shutil
 import sys
 import time
 from collections import deque
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 LINE_SECONDS = 30.0
 _BAR_SECONDS = 0.2
@@ -68,7 +69,7 @@ class Progress:
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self._before = done
-        self._terminal = sys.stderr.isatty()
+        self._terminal = not sys.stderr.closed and sys.stderr.isatty()
         self._started = self._shown = time.monotonic()
         self._recent: deque[tuple[float, int]] = deque([(self._started, done)], maxlen=64)
 
@@ -131,7 +132,29 @@ def _clear_live_line() -> None:
 
 
 def _write(text: str) -> None:
-    """To stderr; work does not end because nobody reads what it says."""
-    with contextlib.suppress(BrokenPipeError):
+    """To stderr; work does not end because nobody reads what it says, or because there is no place for it."""
+    try:
         sys.stderr.write(text)
         sys.stderr.flush()
+    except (OSError, ValueError):
+        if sys.stderr is sys.__stderr__:
+            with contextlib.suppress(OSError, ValueError):
+                _speak_without_being_heard()
+
+
+def _speak_without_being_heard() -> None:
+    """From here on nothing fails that writes to stderr, and what it does not take is not kept: else the end of the
+    process would try it once more, fail, and change the exit code."""
+    sys.stderr = io.TextIOWrapper(
+        _Unheard(sys.stderr.fileno(), "w", closefd=False), "utf-8", "backslashreplace", write_through=True
+    )
+
+
+class _Unheard(io.FileIO):
+    """A descriptor that may take what is written to it, or not."""
+
+    def write(self, data: Any) -> int:
+        """All of it, as far as anybody can tell."""
+        with contextlib.suppress(OSError):
+            super().write(data)
+        return len(data)

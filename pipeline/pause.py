@@ -124,9 +124,9 @@ class PauseRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             os._exit(128 + number)
+        self._signal = f"{signal.Signals(number).name} was received"  # first of all: what is said may fail
         with contextlib.suppress(RuntimeError):  # it may have come in the middle of another word to stderr
             say("\npausing as soon as what is under way can be left; once more leaves at once")
-        self._signal = f"{signal.Signals(number).name} was received"
 
 
 def process_seconds() -> float:

@@ -62,18 +62,20 @@ def output_limit(settings: SessionSettings, run_dir: Path) -> OutputLimit:
 def session_age(start: str | None) -> tuple[float, str]:
     """How many seconds the session had lasted when this process began, and since when, in words.
 
-    Without a `start`, a session is as old as the machine where a notebook host says so, else as this process.
+    Without a `start`, a session is as old as the machine where a notebook host says so, else as this process. On such a
+    host a machine that is older than the start goes before it: it ends with the session.
     """
+    machine_seconds, given = _notebook_seconds(), ""
     if start is not None:
         now = time.time()
-        moment = parse_start(start, now)
-        seconds = max(0.0, now - moment - process_seconds())
-        return seconds, f"its start {format_seconds(now - moment)} ago"
+        seconds = now - parse_start(start, now)
+        if machine_seconds is None or machine_seconds <= seconds:
+            return max(0.0, seconds - process_seconds()), f"its start {format_seconds(seconds)} ago"
+        given = f" (the given start {format_seconds(seconds)} ago is later)"
+    if machine_seconds is not None:
+        since = f"the start of this notebook's machine {format_seconds(machine_seconds)} ago{given}"
+        return machine_seconds - process_seconds(), since
     if os.environ.get(_OF_A_NOTEBOOK):
-        machine_seconds = _machine_seconds()
-        if machine_seconds is not None and process_seconds() <= machine_seconds <= _LONGEST_NOTEBOOK_SECONDS:
-            seconds = machine_seconds - process_seconds()
-            return seconds, f"the start of this notebook's machine {format_seconds(machine_seconds)} ago"
         warn_once(
             "when this notebook's session began is not known; its time counts from this command on. Give the start "
             f"with --session-start, or for all commands in the environment variable {START_VARIABLE}"
@@ -102,6 +104,14 @@ def parse_start(text: str, now: float) -> float:
             f"{now:.0f} seconds since 1970."
         )
     return moment
+
+
+def _notebook_seconds() -> float | None:
+    """How old the machine is on a notebook host; None elsewhere, and where it did not begin with the session."""
+    seconds = _machine_seconds() if os.environ.get(_OF_A_NOTEBOOK) else None
+    if seconds is not None and process_seconds() <= seconds <= _LONGEST_NOTEBOOK_SECONDS:
+        return seconds
+    return None
 
 
 def _machine_seconds() -> float | None:

@@ -72,8 +72,8 @@ def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="WHEN",
         envvar=START_VARIABLE,
         show_envvar=True,
-        help="Since when the budget counts: seconds since 1970, or a time. Else since a Kaggle notebook began, or this "
-        "command.",
+        help="Since when the budget counts: seconds since 1970, or a time. Else since a Kaggle notebook began (which "
+        "counts too where it is earlier), or this command.",
     )
     @click.option("--max-output-gb", type=POSITIVE, metavar="GB", help="Pause before the run directory takes more.")
     @click.option("--paused-exit-code", type=int, default=0, metavar="N", help="Exit code of a clean pause.  [0]")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -145,17 +147,64 @@ def test_odd_totals_show_no_nonsense(
     assert "-" not in line
 
 
-def test_nobody_reading_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_reader() -> int:
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w", buffering=1) as broken:
+    return writing
+
+
+def _no_terminal() -> int:
+    first, second = os.openpty()
+    os.close(first)
+    return second
+
+
+def _no_room() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("beginning", [_no_reader, _no_terminal, _no_room])
+def test_nobody_reading_is_no_reason_to_stop(beginning: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    with os.fdopen(beginning(), "w", buffering=1) as broken:
         monkeypatch.setattr(sys, "stderr", broken)
         console.say("is anybody there?")
         with console.Progress("work", 2, "steps") as progress:
             progress.advance(2)
         monkeypatch.undo()
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             broken.close()
+
+
+def test_a_stream_that_is_closed_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    console.say("is anybody there?")
+    with console.Progress("work", 2, "steps") as progress:
+        progress.advance(2)
+
+
+HEARD_AGAIN = """
+import os
+from pipeline.console import say
+heard, full = os.dup(2), os.open("/dev/full", os.O_WRONLY)
+os.dup2(full, 2)
+say("lost")
+print("lost as well", file=__import__("sys").stderr, flush=True)
+os.dup2(heard, 2)
+say("heard")
+if {full_at_the_end}:
+    os.dup2(full, 2)
+    say("lost again")
+"""
+
+
+@pytest.mark.parametrize("full_at_the_end", [False, True])
+def test_what_was_not_heard_changes_nothing_later(full_at_the_end: bool) -> None:
+    """Not even the exit code, where the interpreter flushes its streams at its end."""
+    code = HEARD_AGAIN.format(full_at_the_end=full_at_the_end)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "heard\n")
 
 
 def test_a_continued_piece_of_work_claims_only_its_own_share(

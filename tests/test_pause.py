@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -61,6 +62,17 @@ def test_the_second_signal_leaves_at_once(second: signal.Signals) -> None:
     out, _ = process.communicate(timeout=30)
     assert "left in order" not in out
     assert process.returncode == 128 + second
+
+
+def test_a_signal_is_heard_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(text: str) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(pause, "say", fail)
+    with PauseRequest() as request:
+        with pytest.raises(OSError, match="no room"):
+            signal.raise_signal(signal.SIGTERM)
+        assert request.reason() == "SIGTERM was received"
 
 
 def test_handlers_are_given_back() -> None:

@@ -83,7 +83,19 @@ def test_on_a_notebook_host_a_session_is_as_old_as_its_machine(monkeypatch: pyte
     monkeypatch.setenv(HOST, "Batch")
     monkeypatch.setattr(session, "_machine_seconds", lambda: 4000.0)
     assert session_age(None) == (3900.0, "the start of this notebook's machine 1 h 06 min ago")
-    assert session_age(f"{NOW - 3600}")[0] == 3500.0, "a given start goes first"
+
+
+def test_on_a_notebook_host_the_older_of_machine_and_given_start_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives the start when its cell runs does not know how long the editor was open before."""
+    monkeypatch.setenv(HOST, "Interactive")
+    monkeypatch.setattr(session, "_machine_seconds", lambda: 7200.0)
+    assert session_age(f"{NOW - 300}") == (
+        7100.0,
+        "the start of this notebook's machine 2 h 00 min ago (the given start 5 min 00 s ago is later)",
+    )
+    assert session_age(f"{NOW - 7260}") == (7160.0, "its start 2 h 01 min ago")
+    monkeypatch.delenv(HOST)
+    assert session_age(f"{NOW - 300}") == (200.0, "its start 5 min 00 s ago"), "elsewhere machines do not end with it"
 
 
 @pytest.mark.parametrize("seconds", [None, 99.0, -5.0, 12 * 3600 + 1.0])
@@ -92,6 +104,8 @@ def test_a_machine_that_did_not_begin_with_the_session_is_said(
 ) -> None:
     monkeypatch.setenv(HOST, "Interactive")
     monkeypatch.setattr(session, "_machine_seconds", lambda: seconds)
+    assert session_age(f"{NOW - 300}") == (200.0, "its start 5 min 00 s ago"), "a given start is known"
+    assert capsys.readouterr().err == ""
     assert session_age(None) == (0.0, "the start of this command")
     assert "is not known; its time counts from this command on. Give the start with --session-start, or for all" in (
         capsys.readouterr().err
@@ -194,6 +208,17 @@ def test_the_start_may_be_in_the_environment_of_all_commands(
     monkeypatch.setenv("SAD_SESSION_START", f"{NOW - 1800:.0f}")
     run("cache-teacher", "-c", "demo", "--time-budget", "1")
     assert left_seconds(begun[0].pause) == pytest.approx(1800, abs=0.01)
+
+
+def test_a_notebook_that_says_when_its_cell_began_gets_what_its_host_leaves(
+    begun: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOST, "Interactive")
+    monkeypatch.setenv("SAD_SESSION_START", f"{NOW - 60:.0f}")
+    monkeypatch.setattr(session, "_machine_seconds", lambda: 2 * 3600.0)
+    ended = run("cache-teacher", "-c", "demo", "--time-budget", "11")
+    assert left_seconds(begun[0].pause) == pytest.approx(9 * 3600, abs=0.01)
+    assert "session: 11 h 00 min from the start of this notebook's machine 2 h 00 min ago (the given" in ended.stderr
 
 
 @pytest.mark.parametrize("flag", [["--time-budget", "nan"], ["--time-budget", "inf"], ["--max-output-gb", "inf"]])
