@@ -176,8 +176,11 @@ def _train(
         num_steps=num_steps,
         checkpoint=journal.newest,
     )
-    with working_together(num_ranks, job, learner.device) as learner.ranks:
-        return _do_steps(session, lessons, learner, journal, room, job.steps)
+    try:
+        with working_together(num_ranks, job, learner.device, session.pause) as learner.ranks:
+            return _do_steps(session, lessons, learner, journal, room, job.steps)
+    except PausedError as stop:  # before all of them were there
+        return done, _paused(done, num_steps, str(stop))
 
 
 def _do_steps(
