@@ -154,7 +154,7 @@ def test_a_signal_pauses_one_that_waits_for_another(
     process, other, run_dir = frozen
     assert process.pid is not None
     os.kill(process.pid, signal.SIGTERM)
-    assert wait(process, 60) == 0
+    assert wait(process) == 0
     left = status(run_dir)
     assert (left["state"], left["message"]) == ("paused", "paused after step 0 of 10,000: SIGTERM was received")
     assert (is_running(other), temporaries(run_dir)) == (False, [])
