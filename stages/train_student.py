@@ -60,10 +60,7 @@ def run(
         refuse_other_settings(cache.plan, cache.folders[0], config.data, config.teacher, config.cache)
         roots = [Path(root) for root in settings.roots]
         config = _as_begun(config, cache.plan, [run.checkpoints, *roots])
-        training = _identity(cache.plan, config, records_from)
-        if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first
-            earlier = frozen_shards_of(training, run.checkpoints, roots)
-            training["frozen_shards"] = earlier or [span.index for span in cache.sealed]
+        training = _identity(cache, config, records_from, run.checkpoints, use_sealed_only)
         journal = Journal(run.student, training, hub_of(config.student))
         checkpoint = journal.find(roots)
         if settings.tensorboard:
@@ -141,15 +138,22 @@ def _as_begun(config: RunConfig, plan: Plan, folders: list[Path]) -> RunConfig:
     return config.model_copy(update={"student": begun_student(config.student, plan, config.train, folders)})
 
 
-def _identity(plan: Plan, config: RunConfig, records_from: Teacher | None) -> dict[str, Any]:
+def _identity(
+    cache: TeacherCache, config: RunConfig, records_from: Teacher | None, checkpoints: Path, use_sealed_only: bool
+) -> dict[str, Any]:
     """What makes a training this one; the plan says which teacher, also where that is asked anew."""
     training = {
-        "plan": plan.hash,
+        "plan": cache.plan.hash,
         "frozen_shards": None,
         "student": student_identity(config.student),
         "train": keys_of_kind(config.train, "schedule"),
     }
-    return training if records_from is None else training | {"records": records_from.layout.to_json()}
+    if records_from is not None:
+        training["records"] = records_from.layout.to_json()
+    if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first
+        earlier = frozen_shards_of(training, checkpoints, map(Path, config.train.roots))
+        training["frozen_shards"] = earlier or [span.index for span in cache.sealed]
+    return training
 
 
 def _train(
@@ -183,8 +187,11 @@ def _train(
         num_steps=num_steps,
         checkpoint=journal.newest,
     )
-    with working_together(num_ranks, job, learner.device) as learner.ranks:
-        return _do_steps(session, lessons, learner, journal, room, job.steps)
+    try:
+        with working_together(num_ranks, job, learner.device, session.pause) as learner.ranks:
+            return _do_steps(session, lessons, learner, journal, room, job.steps)
+    except PausedError as stop:  # before all of them were there
+        return done, _paused(done, num_steps, stop)
 
 
 def _do_steps(

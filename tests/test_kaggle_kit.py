@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 import zipfile
 from pathlib import Path
@@ -78,21 +79,55 @@ def test_the_notebook_has_under_twenty_lines_of_plain_python() -> None:
     assert "--no-index" in notebook_code()
 
 
-def test_what_the_notebook_runs_can_be_typed() -> None:
+class Session:
+    """The notebook's code, run where no command does anything: each ends with the exit code that is given for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.ran: dict[str, list[str]] = {}
+        self._codes: dict[str, int] = {}
+        (folder / "working").mkdir()
+        monkeypatch.chdir(folder / "working")
+        monkeypatch.setattr(subprocess, "run", self._run)
+
+    def run(self, **codes: int) -> list[str]:
+        """Run it; what was run in it, in order."""
+        self.ran, self._codes = {}, {name.replace("_", "-"): code for name, code in codes.items()}
+        exec(compile(notebook_code(), "sad-pipeline.ipynb", "exec"), {})
+        return list(self.ran)
+
+    def _run(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        module, name, *options = command[2:]
+        self.ran[name] = options
+        return subprocess.CompletedProcess(command, self._codes.get(name, 0) if module == "stages.cli" else 0)
+
+
+@pytest.fixture
+def book(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Session:
+    """The notebook in a session with nothing attached."""
+    return Session(monkeypatch, tmp_path)
+
+
+def test_what_the_notebook_runs_can_be_typed(book: Session) -> None:
     """Its stages and their options, as one would type them."""
-    tree = ast.parse(notebook_code())
-    [loop] = [node for node in ast.walk(tree) if isinstance(node, ast.GeneratorExp)]
-    stages = ast.literal_eval(loop.generators[0].iter)
-    [limits] = [
-        node.value for node in tree.body if isinstance(node, ast.Assign) and "limits" in ast.unparse(node.targets)
-    ]
-    assert stages == ("cache-teacher", "train-student")
+    assert book.run() == ["install", "doctor", "cache-teacher", "train-student", "eval", "report"]
     settings = ["-c", "kaggle-t4x2", "--run-dir=run", "--set=cache.roots=[../input]", "--set=train.roots=[../input]"]
-    assert all(f'"{word}"' in notebook_code() for word in settings if word != "kaggle-t4x2")
-    for stage, more in (*((name, ast.literal_eval(limits)) for name in stages), ("eval", [])):
-        assert wrong_with(["sad-pipeline", stage, *settings, *more]) is None, stage
-    assert wrong_with(["sad-pipeline", "doctor", *settings]) is None
-    assert wrong_with(["sad-pipeline", "report", "run"]) is None
+    limits = ["--time-budget=11", "--max-output-gb=19", "--paused-exit-code=75"]
+    more = {"doctor": settings, "cache-teacher": settings + limits, "train-student": settings + limits}
+    assert {name: book.ran[name] for name in list(book.ran)[1:]} == more | {"eval": settings, "report": ["run"]}
+    for name in list(book.ran)[1:]:
+        assert wrong_with(["sad-pipeline", name, *book.ran[name]]) is None, name
+
+
+@pytest.mark.parametrize("stage", ["cache-teacher", "train-student"])
+def test_a_pause_ends_the_notebook_in_order(stage: str, book: Session) -> None:
+    assert book.run(**{stage: 75})[-1] == stage
+
+
+@pytest.mark.parametrize(("stage", "code"), [("cache-teacher", 7), ("train-student", -9), ("eval", 4), ("report", 1)])
+def test_a_stage_that_fails_is_no_success_of_the_notebook(stage: str, code: int, book: Session) -> None:
+    with pytest.raises(RuntimeError, match=f"exit code {code} .*what failed, and what to do next, is said above"):
+        book.run(**{stage: code})
+    assert list(book.ran)[-1] == stage, "nothing is done after it"
 
 
 def test_the_metadata_is_what_the_host_reads() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -30,6 +31,7 @@ BUCKET_NUMBERS = 2**23
 """What is added at once, where a tensor is not larger by itself: 32 MiB of float32"""
 _POLL_SECONDS = 0.0005
 _NEWS_SECONDS = 30.0  # a broken connection is seen before the end of the process that broke it
+_LOADING = timedelta(minutes=30)  # until all have loaded what the first one has
 _BEGINNING = timedelta(minutes=2)  # to find each other once all are there
 _STUCK = timedelta(minutes=30)  # more than the others of a step can be behind the first
 _FOR_GOOD = timedelta(days=365)  # the others wait while the first validates and saves; they end when it ends
@@ -78,18 +80,12 @@ class _Joined(Ranks):
 
     def _finish(self, begin: Callable[[], dist.Work | None]) -> None:
         """Do what all ranks do together, and look for news meanwhile: a card would wait for a lost one without end."""
-        try:
+        with _lost(self._news):
             work = begin()
             assert work is not None, "every rank is of these groups"
             while not work.is_completed():
                 self._news(_POLL_SECONDS)
             work.wait()
-        except RuntimeError as error:
-            self._news(_NEWS_SECONDS)
-            raise MachineError(
-                "train.workers: the processes of this training lost each other. Run the same command again, with "
-                f"--workers 1 if it happens again. ({error})"
-            ) from error
 
 
 def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -117,16 +113,25 @@ def meeting_place() -> str:
 
 
 @contextlib.contextmanager
-def joined(place: str, number: int, count: int, device: torch.device, news: News) -> Iterator[Ranks]:
-    """In the block this process is one of `count`, whose student is on `device`; `place` is the first one's."""
+def joined(
+    place: str, number: int, count: int, device: torch.device, news: News, arriving: News | None = None
+) -> Iterator[Ranks]:
+    """In the block this process is one of `count`, whose student is on `device`; `place` is the first one's.
+
+    `arriving` takes the place of `news` until all are there. MachineError where one does not come.
+    """
     store = dist.FileStore(place, count)  # type: ignore[attr-defined]
     here = [f"rank {other} is here" for other in range(count)]
     store.set(here[number], "")
+    deadline = time.monotonic() + _LOADING.total_seconds()
     while not store.check(here):
-        news(20 * _POLL_SECONDS)
+        (arriving or news)(20 * _POLL_SECONDS)
+        if time.monotonic() > deadline:
+            raise _never_came(sum(store.check([other]) for other in here), count)
     patience = _FOR_GOOD if number else _STUCK
     with _on_loopback():
-        dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=_BEGINNING)
+        with _lost(news):
+            dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=_BEGINNING)
         on_device = None
         try:
             host = on_device = dist.new_group(backend="gloo", timeout=patience)
@@ -139,6 +144,27 @@ def joined(place: str, number: int, count: int, device: torch.device, news: News
             raise
         finally:
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _lost(news: News) -> Iterator[None]:
+    """MachineError where torch finds in the block that another process is lost, unless `news` has more to say."""
+    try:
+        yield
+    except RuntimeError as error:
+        news(_NEWS_SECONDS)
+        raise MachineError(
+            "train.workers: the processes of this training lost each other. Run the same command again, with "
+            f"--workers 1 if it happens again. ({error})"
+        ) from error
+
+
+def _never_came(num_here: int, count: int) -> MachineError:
+    return MachineError(
+        f"train.workers: expected {count} processes with the student loaded, found {num_here} after "
+        f"{_LOADING.total_seconds() / 60:.0f} minutes: the disk they read may hang, or one was stopped. Nothing was "
+        "begun. Run the same command again, with --workers 1 if it happens again."
+    )
 
 
 @contextlib.contextmanager

@@ -79,10 +79,11 @@ def count_training_cards(settings: TrainSettings, device: Device) -> int:
 
 
 @contextlib.contextmanager
-def working_together(count: int, job: Job, device: torch.device) -> Iterator[Ranks]:
+def working_together(count: int, job: Job, device: torch.device, pause: PauseRequest) -> Iterator[Ranks]:
     """In the block `count` processes do the job, this one on `device` with the ranks it is given.
 
     Where another one fails its error is raised here, and MachineError where one is killed, from the ranks' methods.
+    PausedError where a pause is asked for before all of them are there: then nothing was begun.
     """
     if count == 1:
         yield Ranks()
@@ -100,8 +101,12 @@ def working_together(count: int, job: Job, device: torch.device) -> Iterator[Ran
                 for future in wait(futures, seconds, FIRST_EXCEPTION).done:
                     others.result(future)
 
+            def arriving(seconds: float) -> None:
+                pause.check_beginning()
+                news(seconds)
+
             share_threads(threads)
-            with joined(place, 0, count, device, news) as ranks, contextlib.ExitStack() as parting:
+            with joined(place, 0, count, device, news, arriving) as ranks, contextlib.ExitStack() as parting:
                 parting.callback(others.end_within, _PARTING_SECONDS)  # the connections may wait for what they send
                 yield ranks
         finally:

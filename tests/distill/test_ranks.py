@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,13 @@ from pipeline.distill import ranks as ranks_module
 from pipeline.distill.batching.batches import Batch, BatchReader, load_batch
 from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.learner import Learner
-from pipeline.distill.ranks import Ranks, buckets
+from pipeline.distill.ranks import Ranks, buckets, joined, meeting_place
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult
 from pipeline.distill.training_workers import count_ranks
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MachineError
 from pipeline.models import CausalModel
+from pipeline.pause import PausedError
 from tests import tiny
 from tests.evaluation.caches import NUM_TRAIN, make_cache
 
@@ -134,6 +137,26 @@ def test_no_more_ranks_than_a_step_has_sequences(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert count_ranks(settings, "auto") == 2, "where nobody asked for more"
+
+
+# ------------------------------------------------------------------ coming together
+
+
+def test_one_that_never_comes_is_not_awaited_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_module, "_LOADING", timedelta(seconds=0.1))
+    told = (
+        r"train\.workers: expected 3 processes with the student loaded, found 1 after 0 minutes.* Nothing was begun\."
+    )
+    with pytest.raises(MachineError, match=told), joined(meeting_place(), 0, 3, CPU, time.sleep):
+        pass
+
+
+def test_whoever_waits_for_the_others_hears_a_pause() -> None:
+    def arriving(seconds: float) -> None:
+        raise PausedError("SIGTERM was received")
+
+    with pytest.raises(PausedError), joined(meeting_place(), 0, 2, CPU, time.sleep, arriving):
+        pass
 
 
 # ------------------------------------------------------------------ sums

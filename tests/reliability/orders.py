@@ -1,4 +1,4 @@
-"""Orders of the data, each given back from a few bytes: by one process, or by several that share its micro-batches."""
+"""Orders of the data, each given back from a few bytes: by one process, or by several that share its steps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pipeline.data.sequences import VALIDATION
 from pipeline.distill.batching.batches import BatchReader
 from pipeline.distill.batching.curriculum import in_curriculum
 from pipeline.distill.batching.lessons import plan_lessons
+from pipeline.distill.ranks import Ranks
 from pipeline.distill.settings import TrainSettings
 from pipeline.pause import PauseRequest
 from tests.stages.toys import PRELOADED
@@ -31,7 +32,7 @@ ORDER_KEYS = (
 )  # fmt: skip
 MOST_STATE_BYTES = 1000
 Share = list[tuple[int, int, list[int]]]
-"""(step, number of the micro-batch, its sequences)"""
+"""(step, rank, its sequences in the order it learns from them)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def processes(count: int) -> Iterator[Pool]:
 
 
 def share_of(state: bytes, folder: str, difficulty: str, rank: int, world: int, rows: int, stop: int) -> Share:
-    """What process `rank` of `world` gets from the state's step up to `stop`, in micro-batches of `rows` sequences.
+    """What process `rank` of `world` learns from, from the state's step up to `stop`, `rows` sequences at a time.
 
     It opens the cache and makes the order anew: nothing is left of whoever made the state.
     """
@@ -96,17 +97,13 @@ def share_of(state: bytes, folder: str, difficulty: str, rank: int, world: int, 
         lessons = plan_lessons(cache, settings, known["frozen_shards"])
         lessons = in_curriculum(lessons, settings, Path(difficulty), PauseRequest())
         steps = range(known["step"], stop)
-        reader = BatchReader(lessons.source, lessons.order, steps, rows, torch.device("cpu"), with_records=False)
-        return [
-            (lesson.step, number, list(batch.sequences))
-            for lesson in reader
-            for number, batch in enumerate(lesson)
-            if number % world == rank
-        ]
+        ranks = Ranks(rank, world)  # as a training of several processes has them: who takes what is the product's word
+        reader = BatchReader(lessons.source, lessons.order, steps, rows, torch.device("cpu"), False, ranks)
+        return [(lesson.step, rank, [row for batch in lesson for row in batch.sequences]) for lesson in reader]
 
 
 def joined(shares: list[Share]) -> list[list[int]]:
-    """The sequences of every step, from the shares of all processes."""
+    """The sequences of every step, rank by rank."""
     steps: dict[int, list[int]] = {}
     for step, _, sequences in sorted(part for share in shares for part in share):
         steps.setdefault(step, []).extend(sequences)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -257,6 +257,16 @@ def fingerprint(tree: Tree) -> str:
     for path, content in entries:
         hasher.update(f"{path}\0{-1 if content is None else len(content)}\0".encode() + (content or b""))
     return hasher.hexdigest()
+
+
+def distinct(crashes: Iterable[Crash], seen: set[str]) -> list[Crash]:
+    """The first crash of each disk; of a disk in `seen`, which grows by theirs, there is none."""
+    chosen = []
+    for crash in crashes:
+        if (state := fingerprint(crash.tree)) not in seen:
+            seen.add(state)
+            chosen.append(crash)
+    return chosen
 
 
 def _without_times(path: str, content: bytes | None) -> bytes | None:

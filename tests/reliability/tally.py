@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 LONG = os.environ.get("RELIABILITY") == "long"
 PROGRESS = Path("artifacts/reliability/progress.jsonl")
 _PROPERTY = "reliability"
+_ALIKE = " on a disk like another's"
 _SOURCES = ("pipeline", "stages", "tests")
 
 
@@ -34,10 +35,14 @@ class Tally:
         """One more point, whose operation was reached; operations of one name are of one kind."""
         self.operations[operation] = self.operations.get(operation, 0) + 1
 
+    def alike(self, operation: str) -> None:
+        """A place whose operation was reached, and that is no further point: its disk is one that was counted."""
+        self.point(operation + _ALIKE)
+
     @property
     def points(self) -> int:
         """How many there were."""
-        return sum(self.operations.values())
+        return points_of(self.operations)
 
     def seeds(self, chunk: int, wanted: int, tries: int = 4) -> Iterator[int]:
         """Seeds of a chunk, one after another until `wanted` points are counted: of some the moment is missed.
@@ -56,6 +61,11 @@ def counts_of(report: Any) -> dict[str, int]:
     return next((value for name, value in report.user_properties if name == _PROPERTY), {})
 
 
+def points_of(operations: Mapping[str, int]) -> int:
+    """How many of these counts are points."""
+    return sum(count for operation, count in operations.items() if not operation.endswith(_ALIKE))
+
+
 def suite_of(nodeid: str) -> str | None:
     """The suite a test belongs to; None for other tests."""
     found = re.search(r"tests/reliability/test_(\w+)\.py::", nodeid)
@@ -68,10 +78,14 @@ def summary(counts: Iterable[tuple[str, dict[str, int]]]) -> list[str]:
     for nodeid, operations in counts:
         if operations and (suite := suite_of(nodeid)):
             suites.setdefault(suite, Counter()).update(operations)
-    return [
-        f"{suite}: {operations.total():,} points at {len(operations):,} kinds of operation"
-        for suite, operations in sorted(suites.items())
-    ]
+    return [_line(suite, operations) for suite, operations in sorted(suites.items())]
+
+
+def _line(suite: str, operations: Counter[str]) -> str:
+    points, kinds = points_of(operations), {operation.removesuffix(_ALIKE) for operation in operations}
+    alike = operations.total() - points
+    places = f"; {operations.total():,} places, {alike:,} of them on a disk like another's" if alike else ""
+    return f"{suite}: {points:,} points at {len(kinds):,} kinds of operation{places}"
 
 
 # ------------------------------------------------------------------ long runs, in pieces

@@ -1,8 +1,8 @@
 """The order of the data and all of a training, restored at every step and compared with everything that follows.
 
-An order is restored from under a thousand bytes by fresh processes of changing number, which cut its steps into
-micro-batches of changing size. A training is restored from the disk as its checkpoint of a step left it; from there to
-its end every number it holds is the straight training's.
+An order is restored from under a thousand bytes by fresh processes of changing number, which share its steps and cut
+their shares into micro-batches of changing size. A training is restored from the disk as its checkpoint of a step left
+it; from there to its end every number it holds is the straight training's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.stages.trainings import checkpoint, train
 
 CASES_A_CHUNK, CHUNKS = (25, 16) if LONG else (10, 4)
 ORDER_STEPS = 50  # of each order: 1.4 epochs for a step of one sequence, 25 for the largest
-WORLDS = (1, 2, 3)
+WORLDS = (1, 2, 3)  # processes; no more than a step has sequences, as in a training
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def check_case(case: Case, shards: Path, pool: Any, tally: Tally) -> None:
     assert len(straight) == ORDER_STEPS
     tasks, expected = [], []
     for step in range(ORDER_STEPS):
-        state, world = case.state(step, plan_hash), WORLDS[step % len(WORLDS)]
+        state, world = case.state(step, plan_hash), min(batch, WORLDS[step % len(WORLDS)])
         assert len(state) < MOST_STATE_BYTES, len(state)
         rows = 1 + (step + case.number) % batch
         tasks.append([(state, *folders, rank, world, rows, ORDER_STEPS) for rank in range(world)])

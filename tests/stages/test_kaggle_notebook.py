@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.config import dump_config, load_config
 from stages.config import RunConfig
 from tests.kaggle_kit import notebook_code, wheelhouse
-from tests.stages.toys import REPOSITORY, Toy, copy, stamps, status, tree
+from tests.stages.toys import REPOSITORY, Toy, copy, flip_a_bit, stamps, status, tree
 
 pytestmark = pytest.mark.slow
 OURS = ("sad_pipeline", "_sad_pipeline", "__editable__", "pipeline", "stages")
@@ -179,6 +179,19 @@ def test_a_session_whose_time_is_over_leaves_all_as_it_is(
     assert left["progress"] == status(host.run_dir)["progress"]
     assert "the time budget is nearly spent: of 11 h" in left["message"]
     assert not (late.run_dir / "student" / "checkpoints").exists()
+
+
+def test_a_session_in_which_a_stage_fails_is_no_success(
+    host: Host, paused: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    broken = host.next_session(tmp_path / "broken", "sad-pipeline")
+    for shard in (broken.root / "input").rglob("shards/*.shard"):
+        shard.chmod(0o644)
+        flip_a_bit(shard)
+    done = broken.session()
+    assert done.returncode != 0
+    assert "RuntimeError: exit code 4 (below 0: killed): what failed, and what to do next, is said above" in done.stderr
+    assert status(broken.run_dir)["state"] == "failed"
 
 
 def test_a_session_that_cannot_work_ends_before_it_begins(host: Host, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -56,6 +57,30 @@ def under_way(toy: Toy, cached: Path, tmp_path: Path) -> Iterator[tuple[BaseProc
     finally:
         process.kill()
         process.join()
+
+
+@pytest.fixture
+def frozen(toy: Toy, cached: Path, tmp_path: Path) -> Iterator[tuple[BaseProcess, int, Path]]:
+    """Two processes, of which the second is stopped before it has loaded anything, and never comes."""
+    run_dir = tmp_path / "run"
+    process = start(toy.command(STAGE, run_dir, f"--set=cache.roots=[{cached}]", *LONG, *TWO), tmp_path / "log")
+    try:
+        wait_for(lambda: bool(spawned(process)))
+        [other] = spawned(process)
+        os.kill(other, signal.SIGSTOP)
+        yield process, other, run_dir
+        if is_running(other):
+            os.kill(other, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.join()
+
+
+def spawned(process: BaseProcess) -> list[int]:
+    """Process ids of those that share its steps, from the first instant that they can be told."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return [pid for pid in children(process) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return []
 
 
 def steps(run_dir: Path) -> list[dict[str, Any]]:
@@ -121,6 +146,21 @@ def test_a_signal_pauses_all_of_them(under_way: tuple[BaseProcess, Path]) -> Non
     assert (left["state"], "SIGTERM was received" in left["message"]) == ("paused", True)
     assert checkpoint(run_dir, left["progress"]["steps"]).is_dir()
     assert (is_running(other), temporaries(run_dir)) == (False, [])
+
+
+def test_a_signal_pauses_one_that_waits_for_another(
+    frozen: tuple[BaseProcess, int, Path], toy: Toy, cached: Path
+) -> None:
+    process, other, run_dir = frozen
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    assert wait(process) == 0
+    left = status(run_dir)
+    assert (left["state"], left["message"]) == ("paused", "paused after step 0 of 10,000: SIGTERM was received")
+    assert (is_running(other), temporaries(run_dir)) == (False, [])
+    assert not list(run_dir.glob("student/checkpoints/*")), "nothing was begun"
+    ended = train(toy, cached, run_dir, *LONG, *TWO, "--time-budget", "1e-6")
+    assert "paused after step 1 of 10,000" in ended.stderr
 
 
 def test_when_the_first_is_killed_the_other_ends(under_way: tuple[BaseProcess, Path]) -> None:
