@@ -142,7 +142,7 @@ def _identity(
     cache: TeacherCache, config: RunConfig, records_from: Teacher | None, checkpoints: Path, use_sealed_only: bool
 ) -> dict[str, Any]:
     """What makes a training this one; the plan says which teacher, also where that is asked anew."""
-    training = {
+    training: dict[str, Any] = {
         "plan": cache.plan.hash,
         "frozen_shards": None,
         "student": student_identity(config.student),
