@@ -16,7 +16,8 @@ def planned_tokenizer(folder: Path, planned: dict[str, Any]) -> Tokenizer:
     Cached ids mean what that tokenizer says, so another one would give every token of a student a wrong name.
     """
     try:
-        tokenizer = Tokenizer.load(folder, most_rows=planned.get("vocab_size"))
+        tokenizer = Tokenizer.load(folder)
+        tokenizer = tokenizer.within(planned.get("vocab_size", tokenizer.vocab_size))
     except ConfigError as error:
         raise DamagedDataError(f"{folder}: the tokenizer cannot be read. {error} {_FIX}") from error
     if found := differences(planned, tokenizer.fingerprint()):

@@ -40,7 +40,7 @@ _PROBES = (
 class Tokenizer:
     """A fast tokenizer of transformers, with what distillation needs to know of it."""
 
-    def __init__(self, fast: Any, name: str, most_rows: int | None = None) -> None:
+    def __init__(self, fast: Any, name: str, vocab_size: int | None = None) -> None:
         self.name = name
         if not getattr(fast, "is_fast", False):
             raise ConfigError(
@@ -59,7 +59,7 @@ class Tokenizer:
         self.end_of_text_id = int(fast.eos_token_id)
         self.unknown_id: int | None = fast.unk_token_id
         num_ids = max(self._vocabulary.values()) + 1
-        self.vocab_size = self._within(most_rows, num_ids)
+        self.vocab_size = num_ids if vocab_size is None else vocab_size
         self._start_ids = self._ids_before_text()
         self._control = ControlTokens(self._backend, num_ids, self.unknown_id, self.end_of_text_id)
         self._template = ChatTemplate(fast, name, render_jinja_template)
@@ -74,18 +74,8 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(
-        cls,
-        reference: str | Path,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        most_rows: int | None = None,
-    ) -> Tokenizer:
-        """The tokenizer in a folder, or of a hub id. ConfigError says what is missing.
-
-        Special tokens beyond `most_rows`, the rows of a model's matrices, are left out of the vocabulary: some models
-        have none for a token of pictures that their larger relatives read. A document that holds one is dropped.
-        """
+    def load(cls, reference: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
+        """The tokenizer in a folder, or of a hub id. ConfigError says what is missing."""
         try:
             with reading_errors(Path(reference)):
                 fast = transformers.AutoTokenizer.from_pretrained(
@@ -95,7 +85,26 @@ class Tokenizer:
             raise
         except Exception as error:  # a missing folder, a damaged file, the hub: each raises something else
             raise ConfigError(_explain(reference, error)) from error
-        return cls(fast, str(reference), most_rows)
+        return cls(fast, str(reference))
+
+    def within(self, num_rows: int) -> Tokenizer:
+        """The same without the special tokens for which a model's matrices of so many rows have none.
+
+        Some models have none for a token of pictures that their larger relatives read. A document that holds one is
+        dropped. Where anything else is beyond the rows, nothing is left out.
+        """
+        if num_rows >= self.vocab_size:
+            return self
+        special = {index for index, _, is_special, *_ in self._added_tokens() if is_special}
+        beyond = {index: token for token, index in self._vocabulary.items() if index >= num_rows}
+        if self.end_of_text_id >= num_rows or not special.issuperset(beyond):
+            return self
+        names = ", ".join(beyond[index] for index in sorted(beyond)[:_SHOWN_TOKENS])
+        warn_once(
+            f"tokenizer {self.name}: {len(beyond):,} special token{'s' * (len(beyond) > 1)} ({names}) beyond the "
+            f"model's {num_rows:,} rows, left out: a document that holds one is dropped"
+        )
+        return Tokenizer(self._fast, self.name, num_rows)
 
     def encode(
         self,
@@ -207,21 +216,6 @@ class Tokenizer:
             (index, token.content, token.special, token.normalized, token.lstrip, token.rstrip, token.single_word)
             for index, token in self._backend.get_added_tokens_decoder().items()
         )
-
-    def _within(self, most_rows: int | None, num_ids: int) -> int:
-        """V: `num_ids`, or `most_rows` where all that lies beyond is a special token."""
-        if most_rows is None or most_rows >= num_ids:
-            return num_ids
-        special = {index for index, _, is_special, *_ in self._added_tokens() if is_special}
-        beyond = {token: index for token, index in self._vocabulary.items() if index >= most_rows}
-        if self.end_of_text_id >= most_rows or not special.issuperset(beyond.values()):
-            return num_ids
-        names = ", ".join(sorted(beyond, key=lambda token: beyond[token])[:_SHOWN_TOKENS])
-        warn_once(
-            f"tokenizer {self.name}: {num_ids - most_rows:,} special token{'s' * (num_ids - most_rows > 1)} ({names}) "
-            f"beyond the model's {most_rows:,} rows, left out: a document that holds one is dropped"
-        )
-        return most_rows
 
     def _table_of_bytes(self) -> NDArray[np.int64] | None:
         """[V] bytes of every id, if the tokenizer is byte-level."""

@@ -163,4 +163,4 @@ def _probed_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings
 
 
 def _tokenizer(plan: Plan, teacher: TeacherSettings) -> Tokenizer:
-    return Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code, plan.vocab_size)
+    return Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code).within(plan.vocab_size)

@@ -67,9 +67,9 @@ def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSetti
     dtype = choose_dtype(teacher.dtype, device)
     commit = hub_commit(teacher.model, teacher.revision)  # as for the data below: one commit, which the plan names
     teacher = teacher if commit is None else teacher.model_copy(update={"revision": commit})
+    tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
     config = load_config(teacher.model, teacher.revision, teacher.trust_remote_code)
-    rows = config.get_text_config().vocab_size
-    tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code, rows)
+    tokenizer = tokenizer.within(config.get_text_config().vocab_size)
     layout = layout_of(cache, tokenizer.vocab_size)
     data = pinned(data)  # what is read and what the plan names is one commit, whatever is uploaded meanwhile
     refuse_longer(data.sequence_length, config)
@@ -165,7 +165,7 @@ def planned_sequences(
         raise IdentityError(f"{lost}\n{other_version}")
     say(f"{lost}\nPacking the sequences again.")
     teacher = planned_teacher(plan, teacher)
-    tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code, plan.vocab_size)
+    tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code).within(plan.vocab_size)
     data = data.model_copy(update={"revision": plan.identity["source"].get("revision", data.revision)})
     sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)

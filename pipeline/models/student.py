@@ -51,7 +51,7 @@ def refuse_other_tokenizer(key: str, settings: StudentSettings, tokenizer: Token
         return  # weights alone: the size of their vocabulary is checked when the head is built
     reference = str(folder) if local else settings.model
     try:
-        own = Tokenizer.load(reference, settings.revision, settings.trust_remote_code, tokenizer.vocab_size)
+        own = Tokenizer.load(reference, settings.revision, settings.trust_remote_code).within(tokenizer.vocab_size)
     except ConfigError as error:
         raise ConfigError(f"{key} {settings.model}: its tokenizer cannot be compared. {error}") from error
     expected = tokenizer.fingerprint()
@@ -125,7 +125,7 @@ def _is_described(reference: str, revision: str | None, expected: dict[str, Any]
     """Whether the tokenizer.json, as it is written, describes the tokenizer with the fingerprint `expected`."""
     try:
         fast = PreTrainedTokenizerFast.from_pretrained(reference, revision=revision)
-        plain = Tokenizer(fast, reference, expected["vocab_size"])
+        plain = Tokenizer(fast, reference).within(expected["vocab_size"])
     except Exception:  # no tokenizer.json, or a damaged one: there is no second reading
         return False
     return not tokenizer_differences(expected, plain.fingerprint())

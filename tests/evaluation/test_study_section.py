@@ -115,8 +115,12 @@ def test_a_verdict_needs_an_interval_without_zero(low: float | None, high: float
     ("arm", "candidate", "words"),
     [
         ("labels", "", "no teacher"),
-        ("full", "ce0", "teacher in memory, train.ce_weight: 0, train.temperature: 1"),
-        ("full_routed", "", "teacher in memory, the default's train.router"),
+        ("full", "ce0", "teacher in memory, train.router: uniform, train.ce_weight: 0, train.temperature: 1"),
+        (
+            "full",
+            "ce0_1_tau1_2_routed",
+            "teacher in memory, train.router: learned, train.ce_weight: 0.1, train.temperature: 1.2",
+        ),
         ("default", "", ""),
         ("bucket", "", "train.objective: bucket"),
         ("compact", "", "cache.kind: compact"),

@@ -406,7 +406,7 @@ MODELS = [
         (
             "the tokenizer is not compared", IDENTITY, f"{_IDENTITY}another_tokenizer",
             ('        found += _differences("tokenizer", before["tokenizer"], '
-            "lambda: _tokenizer(model).fingerprint())\n"), "",
+            "lambda: _tokenizer(plan, model).fingerprint())\n"), "",
         ),
         (
             "the teacher is not compared", IDENTITY, f"{_IDENTITY}one_bit_of_the_teacher[0]",

@@ -45,7 +45,7 @@ def export_model(folder: Path, model: Any, tokenizer: Tokenizer, card: str) -> N
 
     files.publish_folder(folder, fill)
     if tokenizer_differences(
-        tokenizer.fingerprint(), Tokenizer.load(folder, most_rows=tokenizer.vocab_size).fingerprint()
+        tokenizer.fingerprint(), Tokenizer.load(folder).within(tokenizer.vocab_size).fingerprint()
     ):
         warn_once(
             f"{folder}: transformers cuts texts for {model.config.model_type} models in a way of its own, whatever "
