@@ -1,6 +1,7 @@
 """How far softened records are from the whole distribution: every kind of row, vocabulary size and precision.
 
-    python -m tests.cache.soften_table            prints the table; test_soften_sweep.py holds its bounds
+    python -m tests.cache.soften_table                 prints the table; test_soften_sweep.py holds its bounds
+    python -m tests.cache.soften_table CACHE TEACHER   of a real teacher's rows, on held-out text of its cache
 
 Records are made by the library's own scoring from float32 logits, go through the codec, and are softened by
 `Records.soften` and by `pipeline.distill.loss.softening.soften`; the truth is float64 over all V logits at each
@@ -10,6 +11,7 @@ temperature.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -17,16 +19,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.cache import TeacherCache
 from pipeline.cache.codec import make_codec
 from pipeline.cache.precisions import PRECISIONS
 from pipeline.cache.records import RecordLayout, Records
 from pipeline.cache.value_law import SPAN_NATS
+from pipeline.data.sequences import VALIDATION
 from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.loss.softening import soften
+from pipeline.models import CausalModel
 from pipeline.models.draws import uniforms
+from pipeline.models.loading import load_model
 from pipeline.models.scoring import score
 
 HEAD_SIZE, NUM_DRAWS = 256, 16
+ROWS_OF_TEACHER = 512
 VOCAB_SIZES = (300, 4096, 49152, 151936, 262144)
 TEMPERATURES = tuple(np.linspace(1.0, 4.0, 61).tolist())
 ORDINARY = ("random", "zipf", "spike", "masked", "uniform", "whole")  # whole: the head is every id
@@ -199,16 +206,19 @@ def _torch_soften(records: Records, temperature: float) -> tuple[NDArray[np.floa
 
 def worst(kind: str, vocab_size: int) -> dict[str, tuple[Errors, float]]:
     """Precision -> largest errors of a kind over all temperatures, and the temperature of the largest of A."""
-    logits_NV = rows_of(kind, vocab_size)
-    head_size = vocab_size if kind == "whole" else HEAD_SIZE
-    truth, worst_of = None, {}
+    return worst_of(rows_of(kind, vocab_size), vocab_size if kind == "whole" else HEAD_SIZE)
+
+
+def worst_of(logits_NV: NDArray[np.float32], head_size: int = HEAD_SIZE) -> dict[str, tuple[Errors, float]]:
+    """The same of any rows."""
+    truth, found_of = None, {}
     for precision in PRECISIONS:
         records = record(logits_NV, precision, head_size)
         truth = truth or Truth.of(logits_NV, records.ids_TK, TEMPERATURES)
         found = [truth.errors(records, temperature) for temperature in TEMPERATURES]
         peak = int(np.argmax([errors.tail_mass for errors in found]))
-        worst_of[precision] = functools.reduce(Errors.beside, found), TEMPERATURES[peak]
-    return worst_of
+        found_of[precision] = functools.reduce(Errors.beside, found), TEMPERATURES[peak]
+    return found_of
 
 
 def cases() -> list[tuple[str, int]]:
@@ -216,13 +226,34 @@ def cases() -> list[tuple[str, int]]:
     return [(kind, size) for size in VOCAB_SIZES for kind in (*ORDINARY, *KINKED) if kind != "whole" or size <= 4096]
 
 
+def rows_of_teacher(cache_folder: str, teacher: str) -> NDArray[np.float32]:
+    """Its logits at scored positions of held-out text, ROWS_OF_TEACHER of them, evenly spread."""
+    with TeacherCache.open(cache_folder) as cache:
+        chosen = [span.first for span in cache.plan.spans(VALIDATION)]
+        sequences, vocab_size = cache.sequences.select(np.array(chosen)), cache.plan.vocab_size
+    model = load_model(teacher, None, torch.float32, torch.device("cpu"), False)
+    causal = CausalModel(model, vocab_size)
+    ids_BT = torch.from_numpy(sequences.input_ids[:, :-1].astype(np.int64))
+    with torch.no_grad():
+        hidden_ND = causal.hidden(ids_BT, torch.from_numpy(sequences.position_ids()))[
+            torch.from_numpy(sequences.loss_mask)
+        ]
+        rows_N = torch.linspace(0, len(hidden_ND) - 1, ROWS_OF_TEACHER).long()
+        return causal.head.logits_float32(hidden_ND[rows_N]).numpy()
+
+
 def main() -> None:
     """Print the table as Markdown."""
     names = [part.name for part in fields(Errors)]
     print("| V | rows | precision | " + " | ".join(names) + " | τ of tail_mass |")
     print("| --- " * (len(names) + 4) + "|")
-    for kind, vocab_size in cases():
-        for precision, (errors, temperature) in worst(kind, vocab_size).items():
+    if sys.argv[1:]:
+        logits_NV = rows_of_teacher(*sys.argv[1:])
+        tables = iter([("of a teacher", logits_NV.shape[1], worst_of(logits_NV))])
+    else:
+        tables = ((kind, vocab_size, worst(kind, vocab_size)) for kind, vocab_size in cases())
+    for kind, vocab_size, found in tables:
+        for precision, (errors, temperature) in found.items():
             figures = " | ".join(f"{getattr(errors, name):.1e}" for name in names)
             print(f"| {vocab_size:,} | {kind} | {precision} | {figures} | {temperature:.2f} |", flush=True)
 
