@@ -48,7 +48,7 @@ def test_defaults_then_file_then_command_line(config_file: Path) -> None:
 
 def test_sizes_that_are_not_given_are_those_of_the_kind(config_file: Path) -> None:
     kinds = {kind: load(config_file, f"cache.kind={kind}").cache for kind in ("topk", "compact", "sampled")}
-    assert [kind.num_draws for kind in kinds.values()] == [16, 16, 50]
+    assert [kind.num_draws for kind in kinds.values()] == [32, 16, 50]
     assert [kind.draw_beta for kind in kinds.values()] == [0.7, 0.7, 1.0]
     assert (kinds["topk"].head_size, kinds["compact"].head_size) == (256, 64)
     assert load(config_file, "cache.kind=compact", "cache.head_size=32").cache.head_size == 32

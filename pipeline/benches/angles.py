@@ -91,7 +91,7 @@ def _held_out(cache: TeacherCache, num_positions: int) -> np.ndarray:
     """The first validation sequences that hold so many scored positions, or all there are."""
     spans = cache.plan.spans(VALIDATION)
     indices = np.concatenate([np.arange(span.first, span.stop) for span in spans])
-    scored = np.cumsum(cache.sequences.loss_mask[indices].sum(axis=1))
+    scored = np.cumsum(cache.sequences.scored_counts[indices])
     return indices[: int(np.searchsorted(scored, num_positions)) + 1]
 
 

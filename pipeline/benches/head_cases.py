@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.cache.layout import RecordLayout
+from pipeline.cache.settings import DEFAULTS
 from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.loss.softening import SoftTarget
 from pipeline.distill.losses import distillation_loss
@@ -25,7 +26,7 @@ from pipeline.models.head import Head
 from pipeline.models.scores import Scores
 from pipeline.models.scoring import score
 
-DRAW_BETA = 0.7
+DRAW_BETA = float(DEFAULTS["topk"]["draw_beta"])
 CE_WEIGHT, KD_WEIGHT = 0.1, 0.9
 _CHUNK_POSITIONS = 512  # distillation_loss's own default
 _DISTINCT_RECORDS = 512
@@ -41,7 +42,7 @@ class HeadSizes:
     width: int = 576
     vocab_size: int = 49_152
     head_size: int = 256
-    num_draws: int = 16
+    num_draws: int = int(DEFAULTS["topk"]["num_draws"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.plan import Plan, cut_shards
+from pipeline.cache.settings import DEFAULTS
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.errors import ConfigError
 from pipeline.models import CausalModel
@@ -120,4 +121,4 @@ def plan_of(teacher: Teacher, sequences: Sequences, sequences_digest: str) -> Pl
 
 def layout_of(vocab_size: int) -> RecordLayout:
     """The record a config gets by default."""
-    return RecordLayout.for_vocabulary(vocab_size, head_size=256, num_draws=16, draw_beta=0.7)
+    return RecordLayout.for_vocabulary(vocab_size, **DEFAULTS["topk"])

@@ -241,7 +241,7 @@ def online_kd_from_nothing(
 
     def work() -> object:
         with TeacherCache.open(folder) as cache:
-            input_ids = cache.sequences.input_ids[:batch_size]
+            input_ids = cache.sequences.select(slice(batch_size)).input_ids
         learner = Learner(make_shape(student, torch.float32, place), TrainSettings(steps=2), 2, torch.float32)
         online = OnlineKD.beside(learner, make_shape(teacher, torch.float32, place))
         _timed_steps(online, input_ids, steps=2)

@@ -7,17 +7,24 @@ columns    int64 [S, 2]     split, num_bytes
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import files
+from pipeline.cache.plan import Plan
 from pipeline.cache.schema import Arrays, ArraySchema
 from pipeline.cache.shard import ShardFile, write_shard
 from pipeline.data.sequences import Sequences
 from pipeline.errors import DamagedDataError
+from pipeline.fork_lock import ForkLock
 
 _CHUNK_POSITIONS = 2**18
+_KEPT_BYTES = 64 * 2**20  # of unpacked chunks: 13 million positions, more than a training window holds by default
+_POSITION_BYTES = 5
 _ENTRY_BYTES = 1024  # of names and metadata
 _SCORED, _BEGINS = 1, 2
 _ATTRIBUTES = {"content": "sequences", "format": 1}
@@ -40,26 +47,92 @@ def most_bytes(sequences: Sequences) -> int:
     return sum(array.num_chunks * array.chunk_bytes for array in schema)
 
 
-def read_sequences(path: Path, num_sequences: int, sequence_length: int, digest: str) -> Sequences:
-    """Read all sequences of a file whose size and xxh3-128 the plan names; DamagedDataError where it is another."""
+class StoredSequences:
+    """The sequences of such a file, by number: a SequenceSource that reads what is asked for, chunk by chunk.
+
+    In memory are 17 bytes a sequence, and of the chunks that were read the newest, _KEPT_BYTES unpacked; what is asked
+    for beyond those is unpacked again. Any number of threads may use it, and forked processes.
+    """
+
+    def __init__(self, path: Path, num_sequences: int, sequence_length: int, digest: str) -> None:
+        """DamagedDataError where size or xxh3-128 are not what the plan names; all of the file is hashed."""
+        self.path, self.num_sequences, self.sequence_length = path, num_sequences, sequence_length
+        schema = _schema(num_sequences, sequence_length)
+        _check_file(path, schema, digest)
+        self._chunk_rows = schema[0].chunk_rows
+        self._num_kept = max(1, _KEPT_BYTES // (self._chunk_rows * (sequence_length + 1) * _POSITION_BYTES))
+        self._kept: OrderedDict[int, tuple[NDArray[np.uint32], NDArray[np.uint8]]] = OrderedDict()
+        self._lock, self._file = ForkLock(), ShardFile(path, schema, _ATTRIBUTES)
+        columns = self._file.read("columns", 0, num_sequences)
+        self.split, self.num_bytes = columns[:, 0].astype(np.uint8), columns[:, 1].copy()
+        self.scored_counts = np.concatenate([self._count_scored(start) for start in self._chunk_starts])
+
+    @classmethod
+    def of(cls, plan: Plan, path: Path) -> Self:
+        """Those of a plan."""
+        return cls(path, plan.num_sequences, plan.sequence_length, plan.sequences_digest)
+
+    def select(self, rows: slice | NDArray[np.integer]) -> Sequences:
+        """The chosen rows, in the order given; DamagedDataError where a chunk is not what was written."""
+        wanted_n = np.arange(*rows.indices(self.num_sequences)) if isinstance(rows, slice) else np.asarray(rows)
+        if wanted_n.size and not 0 <= wanted_n.min() <= wanted_n.max() < self.num_sequences:
+            raise IndexError(f"{self.path}: has sequences 0 to {self.num_sequences - 1}, asked for {wanted_n}")
+        shape = len(wanted_n), self.sequence_length + 1
+        input_ids, flags = np.empty(shape, np.uint32), np.empty(shape, np.uint8)
+        chunk_n = wanted_n // self._chunk_rows
+        for chunk in np.unique(chunk_n).tolist():
+            chunk_ids, chunk_flags = self._chunk(chunk)
+            within_n = wanted_n[chunk_n == chunk] - chunk * self._chunk_rows
+            input_ids[chunk_n == chunk], flags[chunk_n == chunk] = chunk_ids[within_n], chunk_flags[within_n]
+        return Sequences(
+            input_ids=input_ids,
+            loss_mask=(flags[:, :-1] & _SCORED).astype(bool),
+            document_starts=(flags & _BEGINS).astype(bool),
+            split=self.split[wanted_n],
+            num_bytes=self.num_bytes[wanted_n],
+        )
+
+    def check_chunks(self) -> None:
+        """Unpack every chunk once; DamagedDataError where one is not what was written."""
+        for start in self._chunk_starts:
+            self.select(slice(start, start + 1))
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        with self._lock:
+            self._file.close()
+
+    @property
+    def _chunk_starts(self) -> range:
+        """The first sequence of each chunk."""
+        return range(0, self.num_sequences, self._chunk_rows)
+
+    def _chunk(self, number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Ids and flags of all sequences of a chunk."""
+        with self._lock:
+            if number not in self._kept:
+                start = number * self._chunk_rows
+                stop = min(start + self._chunk_rows, self.num_sequences)
+                self._kept[number] = self._file.read("input_ids", start, stop), self._file.read("flags", start, stop)
+            self._kept.move_to_end(number)
+            while len(self._kept) > self._num_kept:
+                self._kept.popitem(last=False)
+            return self._kept[number]
+
+    def _count_scored(self, start: int) -> NDArray[np.int64]:
+        flags = self._file.read("flags", start, min(start + self._chunk_rows, self.num_sequences))
+        return np.asarray((flags[:, :-1] & _SCORED).sum(axis=1), np.int64)
+
+
+def _check_file(path: Path, schema: tuple[ArraySchema, ...], digest: str) -> None:
     if not path.is_file():
         raise DamagedDataError(f"{path}: is missing. {_FIX}")
-    size_bytes, limit = path.stat().st_size, _largest_file(_schema(num_sequences, sequence_length))
+    size_bytes, limit = path.stat().st_size, _largest_file(schema)
     if size_bytes > limit:
         raise DamagedDataError(f"{path}: has {size_bytes:,} bytes, at most {limit:,} were expected. {_FIX}")
     found = files.digest_file(path).xxh3_128
     if found != digest:
         raise DamagedDataError(f"{path}: has xxh3-128 {found}, the plan names {digest}. {_FIX}")
-    with ShardFile(path, _schema(num_sequences, sequence_length), _ATTRIBUTES) as file:
-        flags = file.read("flags", 0, num_sequences)
-        columns = file.read("columns", 0, num_sequences)
-        return Sequences(
-            input_ids=file.read("input_ids", 0, num_sequences),
-            loss_mask=(flags[:, :-1] & _SCORED).astype(bool),
-            document_starts=(flags & _BEGINS).astype(bool),
-            split=columns[:, 0].astype(np.uint8),
-            num_bytes=columns[:, 1],
-        )
 
 
 _FIX = "Run `sad-pipeline cache-teacher` again, which packs the same sequences from the same data"

@@ -12,7 +12,7 @@ BETAS: tuple[float, ...] = (1 / 4, 1 / 3, 1 / 2, 0.7, 0.9, 1.0)
 """1/temperature at which log tail masses are stored"""
 Kind = Literal["topk", "compact", "sampled"]
 DEFAULTS: dict[Kind, dict[str, Any]] = {
-    "topk": {"head_size": 256, "num_draws": 16, "draw_beta": 0.7},
+    "topk": {"head_size": 256, "num_draws": 32, "draw_beta": 0.7},
     "compact": {"head_size": 64, "head_mass": 0.9, "num_draws": 16, "draw_beta": 0.7},
     "sampled": {"num_draws": 50, "draw_beta": 1.0},
 }
@@ -29,7 +29,7 @@ class CacheSettings(Section):
     precision: Literal["lossless", "fine", "small"] = identity("fine", "how finely log-probabilities are stored")
     head_size: int = identity(256, "K: ids kept with their log-probabilities, of compact at most (64)", ge=1)
     head_mass: float = identity(0.9, "compact: the mass at which a position's head is enough", gt=0, lt=1)
-    num_draws: int = identity(16, "M: ids drawn from the tail at every position; of sampled from all ids (50)", ge=0)
+    num_draws: int = identity(32, "M: ids drawn from a position's tail (compact: 16); of sampled, from all (50)", ge=0)
     draw_beta: float = identity(0.7, "1/temperature the draws are made at; one of the stored betas; of sampled 1")
     seed: int = identity(0, "of the draws", ge=0, lt=2**63)
     shard_positions: int = identity(2**20, "positions a shard, about", ge=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +18,13 @@ from pipeline.cache.records import Records
 from pipeline.cache.roots import SealedShard, find_plan, find_sealed, find_sequences, require_roots
 from pipeline.cache.schema import ArraySchema, Facts
 from pipeline.cache.seal import REPAIR
-from pipeline.cache.sequence_file import read_sequences
+from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.shard import ShardFile
 from pipeline.cache.statistics import Statistics, merge
 from pipeline.cache.writer import shard_attributes
 from pipeline.data.sequences import Sequences
 from pipeline.errors import DamagedDataError, IncompleteInputError
+from pipeline.fork_lock import ForkLock
 
 MAX_OPEN_SHARDS = 16
 _FACT_ROWS = 64  # chunks unpacked at once: some 6 MB
@@ -59,8 +58,7 @@ class TeacherCache:
         self.folders = tuple(folders)
         self.shards = shards
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
-        self._lock = threading.Lock()
-        self._process = os.getpid()
+        self._lock = ForkLock()
 
     @classmethod
     def open(cls, path: str | Path, *more_roots: str | Path) -> Self:
@@ -80,11 +78,9 @@ class TeacherCache:
         return self.plan.num_sequences
 
     @cached_property
-    def sequences(self) -> Sequences:
-        """All packed sequences, read once and kept: 6 bytes a position."""
-        plan = self.plan
-        path = find_sequences(self.folders)
-        return read_sequences(path, plan.num_sequences, plan.sequence_length, plan.sequences_digest)
+    def sequences(self) -> StoredSequences:
+        """All packed sequences, by number."""
+        return StoredSequences.of(self.plan, find_sequences(self.folders))
 
     @property
     def sealed(self) -> list[ShardSpan]:
@@ -139,7 +135,6 @@ class TeacherCache:
         schema, parts = codec.schema(span.count), []
         num_rows = next(array.shape[0] for array in schema if array.name == "columns")
         for start in range(0, num_rows, _FACT_ROWS):
-            self._renew_after_fork()
             with self._lock:
                 file = self._shard_file(span, schema)
                 parts.append(codec.facts(file.read("columns", start, min(start + _FACT_ROWS, num_rows))))
@@ -149,11 +144,12 @@ class TeacherCache:
         return label_ST, entropy_ST
 
     def close(self) -> None:
-        """Close all shard files; a later read opens them again."""
-        self._renew_after_fork()
+        """Close all files; a later read opens them again."""
         with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
+        if "sequences" in self.__dict__:
+            self.sequences.close()
 
     def __enter__(self) -> Self:
         return self
@@ -168,14 +164,9 @@ class TeacherCache:
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__ | {"_open": OrderedDict(), "_lock": None, "_process": None}
-        state.pop("sequences", None)  # large, and read again where they are needed
+        state = self.__dict__ | {"_open": OrderedDict()}
+        state.pop("sequences", None)  # opened again where they are needed
         return state
-
-    def _renew_after_fork(self) -> None:
-        """In a new process, forget the files and the lock of the old one, where a thread may have held it."""
-        if self._process != os.getpid():
-            self._open, self._lock, self._process = OrderedDict(), threading.Lock(), os.getpid()
 
     def _runs(self, wanted: NDArray[np.int64]) -> list[tuple[ShardSpan, int, int]]:
         """Stretches start..stop of consecutive sequences within one chunk: each is one read an array, of one size."""
@@ -192,7 +183,6 @@ class TeacherCache:
     def _read_run(self, span: ShardSpan, start: int, stop: int) -> Records:
         codec = codec_of(self.plan)
         schema, (chunk, offset) = codec.schema(span.count), divmod(start - span.first, codec.chunk_sequences)
-        self._renew_after_fork()
         with self._lock:
             file = self._shard_file(span, schema)
             arrays = {array.name: file.read(array.name, chunk, chunk + 1) for array in schema}

@@ -30,12 +30,11 @@ from pipeline.cache.roots import (
     shard_beside,
 )
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
-from pipeline.cache.sequence_file import read_sequences
+from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.shard import ShardFile
 from pipeline.cache.told import PLAN_FIX
 from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
-from pipeline.data.sequences import Sequences
 from pipeline.errors import DamagedDataError, IdentityError, NumericsError, SadError
 from pipeline.links import refuse_links_out
 
@@ -119,10 +118,12 @@ def _check_other_plans(roots: Sequence[Path]) -> Iterator[Problem]:
             yield Problem(path, what, "It is passed over; if it came with this cache, copy it once more")
 
 
-def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem]) -> Sequences | None:
+def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem]) -> StoredSequences | None:
     path = find_sequences(folders)
     try:
-        return read_sequences(path, plan.num_sequences, plan.sequence_length, plan.sequences_digest)
+        sequences = StoredSequences.of(plan, path)
+        sequences.check_chunks()
+        return sequences
     except SadError as error:
         problems.append(Problem(path, _what(path, error), "Run `sad-pipeline cache-teacher`, which packs them again"))
         return None
@@ -169,7 +170,7 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
     return list(shards.values())
 
 
-def _check_shard(plan: Plan, shard: SealedShard, sequences: Sequences | None) -> Iterator[str]:
+def _check_shard(plan: Plan, shard: SealedShard, sequences: StoredSequences | None) -> Iterator[str]:
     """What is wrong with one shard: its size and hash, then every chunk of it."""
     try:
         shard.check_size()
@@ -181,7 +182,7 @@ def _check_shard(plan: Plan, shard: SealedShard, sequences: Sequences | None) ->
         yield _what(shard.path, error)
 
 
-def _check_records(plan: Plan, shard: SealedShard, sequences: Sequences | None) -> Iterator[str]:
+def _check_records(plan: Plan, shard: SealedShard, sequences: StoredSequences | None) -> Iterator[str]:
     span, codec = shard.span, codec_of(plan)
     schema, size = codec.schema(span.count), codec.chunk_sequences
     step = size * max(1, _BLOCK_POSITIONS // (plan.sequence_length * size))
@@ -191,8 +192,8 @@ def _check_records(plan: Plan, shard: SealedShard, sequences: Sequences | None) 
             arrays = {array.name: file.read(array.name, start // size, -(-stop // size)) for array in schema}
             records = codec.decode(arrays)
             if sequences is not None:
-                mask_ST = sequences.loss_mask[span.first + start : span.first + stop]
-                yield from _implausible(records, mask_ST, span.first + start)
+                chosen = sequences.select(slice(span.first + start, span.first + stop))
+                yield from _implausible(records, chosen.loss_mask, span.first + start)
 
 
 def _implausible(records: Records, mask_ST: np.ndarray, first: int) -> Iterator[str]:

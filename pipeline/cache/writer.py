@@ -18,14 +18,14 @@ from pipeline.cache.schema import Arrays
 from pipeline.cache.seal import SEAL_SUFFIX, Seal
 from pipeline.cache.shard import packed_bytes, write_shard
 from pipeline.cache.statistics import StatisticsSum
-from pipeline.data.sequences import VALIDATION, Sequences
+from pipeline.data.sequences import VALIDATION, SequenceSource
 
 
 class CacheWriter:
     """Adds sealed shards to the cache folder of a plan; what is sealed there already stays as it is."""
 
     def __init__(
-        self, folder: Path, plan: Plan, sequences: Sequences, environment: dict[str, str], alone: bool = True
+        self, folder: Path, plan: Plan, sequences: SequenceSource, environment: dict[str, str], alone: bool = True
     ) -> None:
         """`environment` (versions, device class) goes into every seal. IdentityError where the folder holds seals
         of another plan, which must not be written over. Who writes here alone sweeps up what a crash left."""
@@ -97,7 +97,7 @@ class CacheWriter:
                     f"shard {span.index}: expected records of whole sequences {first} to {span.stop} in the plan's "
                     f"layout, found {len(part)} positions of {part.layout}"
                 )
-            yield part, self._sequences.loss_mask[first : first + count]
+            yield part, self._sequences.select(slice(first, first + count)).loss_mask
             first += count
         if first != span.stop:
             raise ValueError(f"shard {span.index}: records end at sequence {first}, expected {span.stop}")

@@ -6,6 +6,7 @@ Position t of a row predicts the id at t+1, its label. Shapes: S sequences, T po
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,11 @@ class Sequences:
         """Positions whose label counts, over all sequences."""
         return int(np.count_nonzero(self.loss_mask))
 
+    @property
+    def scored_counts(self) -> NDArray[np.int64]:
+        """[S] the same of each sequence."""
+        return np.asarray(self.loss_mask.sum(axis=1), np.int64)
+
     def position_ids(self, rows: slice | NDArray[np.integer] = slice(None)) -> NDArray[np.int64]:
         """Place of each position in its own document, [n, T], restarting at 0 wherever one begins."""
         starts_nT = self.document_starts[rows, :-1]
@@ -71,3 +77,30 @@ class Sequences:
             self.split[rows],
             self.num_bytes[rows],
         )
+
+
+class SequenceSource(Protocol):
+    """Sequences by number, wherever they are: in memory, as `Sequences` are, or in a file."""
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+
+    @property
+    def sequence_length(self) -> int:
+        """T."""
+
+    @property
+    def split(self) -> NDArray[np.uint8]:
+        """[S] TRAIN or VALIDATION."""
+
+    @property
+    def num_bytes(self) -> NDArray[np.int64]:
+        """[S] UTF-8 bytes of the text of the scored labels."""
+
+    @property
+    def scored_counts(self) -> NDArray[np.int64]:
+        """[S] positions of each whose label counts."""
+
+    def select(self, rows: slice | NDArray[np.integer]) -> Sequences:
+        """The chosen rows, in the order given."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.cache import TeacherCache
 from pipeline.console import warn_once
-from pipeline.data.sequences import VALIDATION, Sequences
+from pipeline.data.sequences import VALIDATION
 from pipeline.distill.batching.batches import Batch, load_batch
 from pipeline.distill.batching.lessons import spread
 from pipeline.distill.guards.perplexity import CAP_NATS, perplexity_of
@@ -43,8 +43,8 @@ def held_out_indices(cache: TeacherCache, max_sequences: int | None = None) -> n
 
 def data_of(cache: TeacherCache, indices: np.ndarray) -> EvalData:
     """How much text those sequences are."""
-    sequences = cache.sequences.select(indices)
-    return EvalData(len(indices), int(sequences.loss_mask.sum()), int(sequences.num_bytes.sum()))
+    sequences = cache.sequences
+    return EvalData(len(indices), int(sequences.scored_counts[indices].sum()), int(sequences.num_bytes[indices].sum()))
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def measure_model(
         _add_batch(sums, part, model, cache, teacher, chunk_positions, meter)
     num_scored = max(1, sums.num_scored)
     return _measures(
-        cache.sequences.select(indices),
+        data_of(cache, indices),
         sums.ce_nats,
         kl_bucket_nats=sums.kl_nats / num_scored,
         kl_exact_nats=None if teacher is None else sums.exact_nats / num_scored,
@@ -91,7 +91,7 @@ def teacher_measures(cache: TeacherCache, indices: np.ndarray, batch_size: int =
     for part in _batches(indices, batch_size):
         sequences, records = cache.read(part)
         ce_nats -= float(records.label_logprobs_T[sequences.loss_mask.reshape(-1)].sum(dtype=np.float64))
-    return _measures(cache.sequences.select(indices), ce_nats)
+    return _measures(data_of(cache, indices), ce_nats)
 
 
 # ------------------------------------------------------------------ one batch
@@ -153,7 +153,7 @@ def _exact_kl_nats(
 
 
 def _measures(
-    sequences: Sequences,
+    data: EvalData,
     ce_nats: float,
     kl_bucket_nats: float | None = None,
     kl_exact_nats: float | None = None,
@@ -162,14 +162,13 @@ def _measures(
     peak_memory_bytes: int | None = None,
     memory_kind: MemoryKind | None = None,
 ) -> Measures:
-    """Figures of summed cross-entropy over `sequences`, beside what was measured otherwise."""
-    num_scored, num_bytes = int(sequences.loss_mask.sum()), int(sequences.num_bytes.sum())
-    if num_scored == 0:
+    """Figures of summed cross-entropy over that text, beside what was measured otherwise."""
+    if data.num_positions == 0:
         raise IncompleteInputError(
-            f"eval: expected scored positions, found none in the {sequences.num_sequences} sequences chosen. Raise "
+            f"eval: expected scored positions, found none in the {data.num_sequences} sequences chosen. Raise "
             "eval.max_sequences."
         )
-    mean_nats = ce_nats / num_scored
+    mean_nats = ce_nats / data.num_positions
     if not math.isfinite(mean_nats):
         raise NumericsError(
             f"eval: the cross-entropy is {mean_nats}, which is no figure to report. The model's logits are not finite: "
@@ -181,7 +180,7 @@ def _measures(
         cross_entropy_nats=mean_nats,
         perplexity=perplexity_of(mean_nats),
         perplexity_capped=mean_nats > CAP_NATS,
-        bits_per_byte=ce_nats / (math.log(2) * num_bytes) if num_bytes else None,
+        bits_per_byte=ce_nats / (math.log(2) * data.num_bytes) if data.num_bytes else None,
         kl_bucket_nats=kl_bucket_nats,
         kl_exact_nats=kl_exact_nats,
         top1_agreement=top1_agreement,

@@ -20,14 +20,13 @@ from pipeline.cache.plan import (
     cut_shards,
 )
 from pipeline.cache.roots import find_sequences
-from pipeline.cache.sequence_file import most_bytes, read_sequences, write_sequences
+from pipeline.cache.sequence_file import StoredSequences, most_bytes, write_sequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.console import say, warn_once
 from pipeline.data.documents import pinned, read_documents
 from pipeline.data.packing import PACKING_VERSION, REPEATABLE_VERSIONS
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.report import DataReport
-from pipeline.data.sequences import Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.validation import usable_documents
@@ -83,7 +82,7 @@ def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSetti
 
 def plan_capture(
     folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings, pause: PauseRequest
-) -> tuple[Plan, Sequences, Teacher]:
+) -> tuple[Plan, StoredSequences, Teacher]:
     """Make the plan of a new cache in `folder`; plan.json is written last, so a plan always has what it speaks of.
 
     PausedError where a pause is due before that, or there is no room for a first shard beside the text; then nothing is
@@ -121,7 +120,7 @@ def plan_capture(
     )
     plan.save(folder / PLAN_NAME)
     pause.note_progress()
-    return plan, sequences, _teacher(plan, causal)
+    return plan, StoredSequences.of(plan, folder / SEQUENCES_NAME), _teacher(plan, causal)
 
 
 def layout_of(cache: CacheSettings, vocab_size: int) -> RecordLayout:
@@ -150,10 +149,10 @@ def planned_sequences(
     data: DataSettings,
     teacher: TeacherSettings,
     pause: PauseRequest,
-) -> Sequences:
+) -> StoredSequences:
     """The sequences of a plan, from any of its folders; packed again, into `folder`, where the file is lost."""
     try:
-        return read_sequences(find_sequences(folders), plan.num_sequences, plan.sequence_length, plan.sequences_digest)
+        return StoredSequences.of(plan, find_sequences(folders))
     except DamagedDataError as error:
         lost = str(error)
     packing_version = plan.identity["packing_version"]
@@ -179,7 +178,7 @@ def planned_sequences(
             "--run-dir."
         )
     pause.note_progress()
-    return sequences
+    return StoredSequences.of(plan, folder / SEQUENCES_NAME)
 
 
 def _refuse_without_text(data: DataSettings, tokenizer: Tokenizer) -> None:

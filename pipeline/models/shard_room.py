@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.cache.plan import ShardSpan
 from pipeline.cache.seal import Seal
 from pipeline.cache.writer import bytes_per_position
-from pipeline.data.sequences import Sequences
+from pipeline.data.sequences import SequenceSource
 from pipeline.models.teacher import Teacher
 from pipeline.output_limit import OutputLimit, figure
 from pipeline.pause import NoRoomError
@@ -31,7 +31,7 @@ class ShardRoom:
     take.
     """
 
-    def __init__(self, output: OutputLimit, sequences: Sequences, seals: Iterable[Seal] = ()) -> None:
+    def __init__(self, output: OutputLimit, sequences: SequenceSource, seals: Iterable[Seal] = ()) -> None:
         self._output, self._sequences = output, sequences
         self._size_bytes, self._num_scored = 0.0, 0
         for seal in seals:
@@ -47,14 +47,14 @@ class ShardRoom:
         if not self.must_measure:
             return
         rows = np.arange(span.first, min(span.first + teacher.batch_size, span.stop))
-        mask_ST = self._sequences.loss_mask[rows]
+        mask_ST = self._sequences.select(rows).loss_mask
         records = teacher.score(self._sequences, rows)
         self.learn(bytes_per_position(records, mask_ST) * mask_ST.size, max(1, int(np.count_nonzero(mask_ST))))
 
     def expected_bytes(self, spans: Sequence[ShardSpan]) -> float:
         """What these shards take at most, unless their text is quite another one."""
-        masks = [self._sequences.loss_mask[span.first : span.stop] for span in spans]
-        num_scored = sum(int(np.count_nonzero(mask_ST)) for mask_ST in masks)
+        counts_S = self._sequences.scored_counts
+        num_scored = sum(int(counts_S[span.first : span.stop].sum()) for span in spans)
         return _MARGIN * num_scored * self._size_bytes / max(1, self._num_scored) + _BESIDE_BYTES * len(spans)
 
     @property

@@ -11,7 +11,7 @@ from pipeline.cache import Plan, Records
 from pipeline.cache.plan import ShardSpan
 from pipeline.cache.seal import Seal
 from pipeline.cache.writer import CacheWriter
-from pipeline.data.sequences import Sequences
+from pipeline.data.sequences import SequenceSource
 from pipeline.models.teacher import Teacher
 from pipeline.pause import PauseRequest
 
@@ -21,7 +21,7 @@ class ShardScorer:
     """A teacher, the text it reads, and where its records go."""
 
     plan: Plan
-    sequences: Sequences
+    sequences: SequenceSource
     teacher: Teacher
     writer: CacheWriter
 

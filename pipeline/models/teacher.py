@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import Records
-from pipeline.data.sequences import Sequences
+from pipeline.data.sequences import Sequences, SequenceSource
 from pipeline.errors import NumericsError
 from pipeline.models.causal import CausalModel, overflow_message
 from pipeline.models.draws import uniforms
@@ -60,7 +60,7 @@ class Teacher:
         """Where the model runs."""
         return self.model.device
 
-    def score(self, sequences: Sequences, rows: NDArray[np.integer]) -> Records:
+    def score(self, sequences: SequenceSource, rows: NDArray[np.integer]) -> Records:
         """Records of the sequences numbered `rows`, one after another: [len(rows) · T] positions.
 
         Batches are cut from the first row on. The bytes of a shard are the same however it is divided into calls, as
@@ -70,29 +70,28 @@ class Teacher:
         records = Records.blank(self.layout, len(rows) * sequences.sequence_length)
         for start in range(0, len(rows), self.batch_size):
             batch_B = rows[start : start + self.batch_size]
-            self._score_batch(sequences, batch_B, records, start * sequences.sequence_length)
+            self._score_batch(sequences.select(batch_B), batch_B, records, start * sequences.sequence_length)
         return records
 
     def _score_batch(self, sequences: Sequences, batch_B: NDArray[np.integer], records: Records, offset: int) -> None:
-        """Fill `records` from `offset` on."""
-        places_N = _scored_places(sequences, batch_B)
+        """Fill `records` from `offset` on with what is said of the sequences numbered `batch_B`."""
+        places_N = np.argwhere(sequences.loss_mask)  # (row of the batch, t) of every position that is scored, in order
         if not len(places_N):
             return
         # Everything that takes memory on the card happens inside what is tried again.
-        hidden_BTD = retry_once(self._hidden, sequences, batch_B, width=int(places_N[:, 1].max()) + 1)
-        uniforms_BTM = self._uniforms(sequences, batch_B)
+        hidden_BTD = retry_once(self._hidden, sequences, width=int(places_N[:, 1].max()) + 1)
+        uniforms_BTM = self._uniforms(sequences.sequence_length, batch_B)
         for start in range(0, len(places_N), self.chunk_positions):
             b_n, t_n = places_N[start : start + self.chunk_positions].T
-            row_n = batch_B[b_n]
-            labels_n = sequences.input_ids[row_n, t_n + 1].astype(np.int64)
-            chunk = _Chunk(row_n, b_n, t_n, labels_n, uniforms_BTM[b_n, t_n])
+            labels_n = sequences.input_ids[b_n, t_n + 1].astype(np.int64)
+            chunk = _Chunk(batch_B[b_n], b_n, t_n, labels_n, uniforms_BTM[b_n, t_n])
             positions_n = offset + b_n * sequences.sequence_length + t_n
             retry_once(self._score_chunk, hidden_BTD, chunk, records, positions_n)
 
-    def _hidden(self, sequences: Sequences, batch_B: NDArray[np.integer], width: int) -> Tensor:
+    def _hidden(self, sequences: Sequences, width: int) -> Tensor:
         """Hidden states of the first `width` columns: what follows the last scored position is not computed."""
-        ids_BT = self._tensor(sequences.input_ids[batch_B, :width].astype(np.int64))
-        positions_BT = self._tensor(sequences.position_ids(batch_B)[:, :width])
+        ids_BT = self._tensor(sequences.input_ids[:, :width].astype(np.int64))
+        positions_BT = self._tensor(sequences.position_ids()[:, :width])
         with torch.no_grad():
             return self.model.hidden(ids_BT, positions_BT)
 
@@ -108,17 +107,11 @@ class Teacher:
         labels_n, uniforms_nM = self._tensor(chunk.labels_n), self._tensor(chunk.uniforms_nM)
         _store(score(logits_nV, labels_n, uniforms_nM, self.layout), records, positions_n)
 
-    def _uniforms(self, sequences: Sequences, batch_B: NDArray[np.integer]) -> NDArray[np.float64]:
-        length, draws = sequences.sequence_length, self.layout.num_draws
-        return np.stack([uniforms(self.seed, int(row), length, draws) for row in batch_B])
+    def _uniforms(self, length: int, batch_B: NDArray[np.integer]) -> NDArray[np.float64]:
+        return np.stack([uniforms(self.seed, int(row), length, self.layout.num_draws) for row in batch_B])
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
-
-
-def _scored_places(sequences: Sequences, batch_B: NDArray[np.integer]) -> NDArray[np.intp]:
-    """(row of the batch, t) of every position that is scored, in order, [N, 2]."""
-    return np.argwhere(sequences.loss_mask[batch_B])
 
 
 def _store(scores: Scores, records: Records, positions_n: NDArray[np.integer]) -> None:

@@ -18,7 +18,7 @@ from pipeline.cache.settings import DEFAULTS, Kind
 from pipeline.cache.shard import packed_bytes
 from pipeline.cache.writer import bytes_per_position
 from pipeline.console import Progress
-from pipeline.data.sequences import Sequences
+from pipeline.data.sequences import Sequences, SequenceSource
 from pipeline.models import Teacher
 
 _LEAST_BATCHES, _MOST_BATCHES = 2, 8
@@ -42,7 +42,7 @@ class CaptureProbe:
     """`key: value` of another setting -> bytes a position with it"""
 
 
-def probe_teacher(teacher: Teacher, sequences: Sequences, rows: NDArray[np.integer]) -> CaptureProbe:
+def probe_teacher(teacher: Teacher, sequences: SequenceSource, rows: NDArray[np.integer]) -> CaptureProbe:
     """Score batches spread evenly over the sequences numbered `rows`; nothing is written.
 
     The first batch runs twice, because a machine is slow before it is warm.
@@ -67,10 +67,9 @@ def probe_teacher(teacher: Teacher, sequences: Sequences, rows: NDArray[np.integ
     encoding_seconds = (time.monotonic() - started) / len(records)
     num_few = min(len(scored_rows), max(1, _FEW_POSITIONS // sequences.sequence_length))
     few_B = scored_rows[np.arange(num_few) * len(scored_rows) // num_few]
+    few_mask_BT = sequences.select(few_B).loss_mask
     sizes = {
-        setting: bytes_per_position(
-            dataclasses.replace(teacher, layout=layout).score(sequences, few_B), sequences.loss_mask[few_B]
-        )
+        setting: bytes_per_position(dataclasses.replace(teacher, layout=layout).score(sequences, few_B), few_mask_BT)
         for setting, layout in ({"": teacher.layout} | other_layouts(teacher.layout)).items()
     }
     scale = own_bytes / sizes.pop("")  # the few may be fuller or emptier than all that were scored

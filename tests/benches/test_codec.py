@@ -25,7 +25,7 @@ def lossless_cache(folder: Path, layout: RecordLayout = LAYOUT) -> TeacherCache:
 def test_figures_of_a_lossless_cache(tmp_path: Path) -> None:
     with lossless_cache(tmp_path) as cache:
         results = {result.name: result for result in bench_codec(cache)}
-        scored = int(cache.sequences.loss_mask.sum())
+        scored = int(cache.sequences.scored_counts.sum())
     assert results["codec.positions"].value == scored
     for precision in ("lossless", "fine", "small"):
         whole = results[f"codec.bytes_per_token.{precision}"].value

@@ -148,12 +148,12 @@ _WRITE_FOREVER = """
 import sys
 from pathlib import Path
 from pipeline.cache.plan import Plan
-from pipeline.cache.sequence_file import read_sequences
+from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.writer import CacheWriter
 from tests.cache.dense import ENVIRONMENT, logits_of, records_of
 folder = Path(sys.argv[1])
 plan = Plan.load(folder / "plan.json")
-sequences = read_sequences(folder / "sequences.shard", plan.num_sequences, 16, plan.sequences_digest)
+sequences = StoredSequences.of(plan, folder / "sequences.shard")
 records = records_of(plan.layout, logits_of(plan.num_sequences * 16, 50))
 writer = CacheWriter(folder, plan, sequences, ENVIRONMENT)
 for span in writer.pending():

@@ -29,8 +29,8 @@ def test_records_are_all_log_probabilities() -> None:
     sequences, records = live.read(np.array([2, 0]))
     assert records.layout.head_size == records.layout.vocab_size == VOCAB_SIZE
     assert np.isneginf(records.tail_TR[sequences.loss_mask.reshape(-1)]).all()
-    assert np.array_equal(sequences.input_ids[0], live.sequences.input_ids[2])
-    first_document = live.sequences.input_ids[2, :9].astype(np.int64)
+    assert np.array_equal(sequences.input_ids[0], live.sequences.select(slice(None)).input_ids[2])
+    first_document = live.sequences.select(slice(None)).input_ids[2, :9].astype(np.int64)
     expected = dense_logp(model.model, first_document)
     scored = np.flatnonzero(sequences.loss_mask[0][:8])
     assert len(scored) > 4
@@ -70,9 +70,9 @@ def test_the_reader_takes_them_in_the_order_of_a_cache() -> None:
     reader = BatchReader(live, order, range(2), 1, torch.device("cpu"), with_records=True)
     for step, lesson in enumerate(reader):
         indices = order.sequences_for_step(step)
-        assert lesson.num_scored == live.sequences.loss_mask[indices].sum()
+        assert lesson.num_scored == live.sequences.scored_counts[indices].sum()
         for index, batch in zip(indices, lesson.batches, strict=True):
-            expected = live.sequences.input_ids[index, :-1].astype(np.int64)
+            expected = live.sequences.select(slice(None)).input_ids[index, :-1].astype(np.int64)
             assert np.array_equal(batch.input_ids_BT[0].numpy(), expected)
             _, records = copy.copy(live).read(np.array([index]))
             assert batch.records is not None

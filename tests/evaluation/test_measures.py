@@ -123,7 +123,7 @@ def test_held_out_sequences_and_their_text(cache: TeacherCache) -> None:
     indices = held_out_indices(cache)
     assert indices.tolist() == list(range(NUM_TRAIN, NUM_TRAIN + NUM_VALIDATION))
     assert held_out_indices(cache, max_sequences=2).tolist() == [NUM_TRAIN, NUM_TRAIN + NUM_VALIDATION // 2]
-    data, sequences = data_of(cache, indices), cache.sequences
+    data, sequences = data_of(cache, indices), cache.sequences.select(slice(None))
     assert data.num_sequences == NUM_VALIDATION
     assert data.num_positions == sequences.loss_mask[NUM_TRAIN:].sum()
     assert data.num_bytes == sequences.num_bytes[NUM_TRAIN:].sum()

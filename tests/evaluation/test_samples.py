@@ -82,7 +82,7 @@ def test_beginnings_are_the_longest_document_of_each_sequence(cache: TeacherCach
     assert len(found) == 2
     for beginning, row in zip(found, (NUM_TRAIN, len(cache) - 1), strict=True):
         first = 7 + row % 5
-        ids = cache.sequences.input_ids[row]
+        ids = cache.sequences.select(slice(None)).input_ids[row]
         document = ids[first:19] if 19 - first > first else ids[:first]
         cut = len(document) // 2
         assert beginning.prompt_ids == tuple(document[:cut])

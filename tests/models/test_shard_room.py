@@ -11,9 +11,9 @@ import pytest
 
 from pipeline import output_limit
 from pipeline.cache import Plan, TeacherCache
+from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.writer import CacheWriter
-from pipeline.data.sequences import Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.errors import ConfigError
 from pipeline.models import Teacher
@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "compact": {"kind": "compact", "head_size": 16, "num_draws": 4},
     "sampled": {"kind": "sampled", "num_draws": 8},
 }
-Planned = tuple[Plan, Sequences, Teacher]
+Planned = tuple[Plan, StoredSequences, Teacher]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -76,9 +76,10 @@ def test_masked_positions_are_not_paid_for(captured: tuple[Path, Planned], tmp_p
     room = ShardRoom(OutputLimit(10**9, (tmp_path,)), sequences)
     room.measure(teacher, plan.shards[0])
     whole = room.expected_bytes(plan.shards[:1])
-    mask_ST = sequences.loss_mask.copy()
+    text = sequences.select(slice(None))
+    mask_ST = text.loss_mask.copy()
     mask_ST[: plan.shards[0].stop // 2] = False
-    masked = ShardRoom(OutputLimit(10**9, (tmp_path,)), dataclasses.replace(sequences, loss_mask=mask_ST))
+    masked = ShardRoom(OutputLimit(10**9, (tmp_path,)), dataclasses.replace(text, loss_mask=mask_ST))
     masked.learn(room._size_bytes, room._num_scored)
     half = masked.expected_bytes(plan.shards[:1])
     assert half - 16_384 == pytest.approx((whole - 16_384) / 2, rel=0.1)

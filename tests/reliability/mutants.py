@@ -584,7 +584,7 @@ TRAINING = [
 MUTANTS = [*FILES, *RUNS, *CACHE, *MODELS, *TRAINING]
 
 # Nobody can notice these, and they do not count:
-# - `check_commit` compares no sizes, `_check_shard` of verify neither, `read_sequences` knows no largest size: bytes
-#   of another size have another hash, which is compared as well. What is huge is only refused later.
+# - `check_commit` compares no sizes, `_check_shard` of verify neither, `_check_file` of sequences knows no largest one:
+#   bytes of another size have another hash, which is compared as well. What is huge is only refused later.
 # - COMMIT.json stays in a checkpoint that is let go of: the folder takes a temporary name in one step before anything
 #   in it goes, and no checkpoint is looked for under such a name.

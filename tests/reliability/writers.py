@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, Plan
 from pipeline.cache.records import Records
-from pipeline.cache.sequence_file import read_sequences
+from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.sequences import Sequences
 from pipeline.errors import SadError
@@ -166,10 +166,10 @@ def make_template(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "whole" / "shards").iterdir()}
 
 
-def _content(template: Path) -> tuple[Plan, Sequences, Records]:
+def _content(template: Path) -> tuple[Plan, StoredSequences, Records]:
     folder = template / "planned" / "cache"
     plan = Plan.load(folder / PLAN_NAME)
-    sequences = read_sequences(folder / SEQUENCES_NAME, plan.num_sequences, plan.sequence_length, plan.sequences_digest)
+    sequences = StoredSequences.of(plan, folder / SEQUENCES_NAME)
     logits = logits_of(plan.num_sequences * plan.sequence_length, plan.vocab_size)
     return plan, sequences, records_of(plan.layout, logits)
 

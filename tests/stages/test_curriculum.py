@@ -38,7 +38,7 @@ def test_the_hardest_come_first(toy: Toy, cached: Path, tmp_path: Path, readers:
     assert "the easiest sequences are never learned from" in ended.stderr
     cache = TeacherCache.open(cached)
     train_indices = np.flatnonzero(cache.sequences.split == TRAIN)
-    mask_ST = cache.sequences.loss_mask[train_indices]
+    mask_ST = cache.sequences.select(slice(None)).loss_mask[train_indices]
     entropies_ST = cache.read(train_indices)[1].entropies_T.reshape(mask_ST.shape).astype(np.float64)
     nats = dict(zip(train_indices.tolist(), (entropies_ST * mask_ST).sum(1) / mask_ST.sum(1), strict=True))
     level = len(nats) // 4

@@ -35,7 +35,7 @@ def half_blind(tmp_path: Path) -> tuple[Toy, list[int]]:
     toy = make_toy(tmp_path / "toy", tie_word_embeddings=False)
     toy.ran(STAGE, tmp_path / "whole", *SMALL)
     with TeacherCache.open(tmp_path / "whole") as cache:
-        ids, shards = cache.sequences.input_ids[:, :-1], cache.plan.shards
+        ids, shards = cache.sequences.select(slice(None)).input_ids[:, :-1], cache.plan.shards
     holding = {
         int(token): [span.index for span in shards if (ids[span.first : span.stop] == token).any()]
         for token in np.unique(ids[1:])

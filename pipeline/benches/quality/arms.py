@@ -105,7 +105,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("sampled", at_1, cache=sampled, decides=True),  # the only temperature it is right at
         _arm("tau1", at_1, decides=True),
         _arm("router_uniform", {"router": "uniform"}, decides=True),
-        _arm(f"draws{2 * num_draws}", {}, cache={"num_draws": 2 * num_draws}, decides=True),
+        _arm(f"draws{num_draws // 2}", {}, cache={"num_draws": num_draws // 2}, decides=True),
         _arm("tau1_5", _temperature(1.5, 1.5)),
         _arm("tau2", _temperature(2.0, 2.0)),
         _arm("tau3to2", _temperature(3.0, 2.0)),

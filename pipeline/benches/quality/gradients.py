@@ -40,7 +40,7 @@ def whole_gradient(
     try:
         parts = np.split(indices, range(settings.batch_size, len(indices), settings.batch_size))
         batches = (_batch(source, part, settings.needs_teacher).to(causal.device) for part in parts)
-        learner.learn(step, batches, int(source.sequences.loss_mask[indices].sum()))
+        learner.learn(step, batches, int(source.sequences.scored_counts[indices].sum()))
     finally:
         hook.remove()
         load_weights(causal.model, before)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.cache import Records, TeacherCache
-from pipeline.data.sequences import Sequences
+from pipeline.data.sequences import Sequences, SequenceSource
 from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.loss.record_tensors import HostRecords, RecordTensors, on_host, to_device
 from pipeline.distill.ranks import Ranks
@@ -153,7 +153,7 @@ class RecordSource(Protocol):
     """Where sequences and their records come from: a cache, or a teacher in memory."""
 
     @property
-    def sequences(self) -> Sequences:
+    def sequences(self) -> SequenceSource:
         """All of them, by number."""
 
     def read(self, indices: NDArray[np.integer[Any]]) -> tuple[Sequences, Records]:
@@ -234,7 +234,7 @@ class BatchReader:
         try:
             for step in self._steps:
                 indices = self._order.sequences_for_step(step)
-                num_scored = int(self._source.sequences.loss_mask[indices].sum())
+                num_scored = int(self._source.sequences.scored_counts[indices].sum())
                 for part in self._parts(indices[self._share]):
                     pinned = self._device.type == "cuda"
                     self._put((num_scored, _read(self._source, part, self._with_records, pinned)))

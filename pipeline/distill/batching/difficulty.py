@@ -59,7 +59,7 @@ def difficulties(
 def measure_shard(cache: TeacherCache, span: ShardSpan) -> dict[str, NDArray[np.float64]]:
     """Both measures of every sequence of a sealed shard [count]."""
     label_ST, entropy_ST = cache.facts(span)
-    mask_ST = cache.sequences.loss_mask[span.first : span.stop]
+    mask_ST = cache.sequences.select(slice(span.first, span.stop)).loss_mask
     facts = {"entropy": entropy_ST, "surprise": -label_ST}
     return {name: np.array([*map(_mean, values_ST, mask_ST)]) for name, values_ST in facts.items()}
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache import Records
 from pipeline.cache.layout import RecordLayout
-from pipeline.data.sequences import Sequences
+from pipeline.data.sequences import Sequences, SequenceSource
 from pipeline.models import CausalModel, Teacher
 
 
@@ -23,7 +23,7 @@ class LiveRecords:
     """Sequences, and a teacher that scores the ones that are asked for; read as a cache is."""
 
     teacher: Teacher
-    sequences: Sequences
+    sequences: SequenceSource
 
     def read(self, indices: NDArray[np.integer[Any]]) -> tuple[Sequences, Records]:
         """Some of the sequences, and all V log-probabilities at their positions: [B·T, V]."""

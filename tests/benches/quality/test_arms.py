@@ -85,7 +85,7 @@ def test_head_sizes_are_parts_of_the_default_head_and_say_their_vocabulary() -> 
 def test_arms_are_chosen_by_name_or_by_length() -> None:
     every = tuple(ARMS.values())
     short = [arm.name for arm in chosen_arms(every, None, short=True)]
-    caches, ways = ["compact", "sampled"], ["tau1", "router_uniform", "draws32"]
+    caches, ways = ["compact", "sampled"], ["tau1", "router_uniform", "draws16"]
     assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", *caches, *ways]
     assert chosen_arms(every, None, short=False) == every
     assert [arm.name for arm in chosen_arms(every, ["tau2"], short=True)] == [LABELS, FULL, "tau2"]
