@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pipeline.cache.settings import DEFAULTS, CacheSettings
 
-_OF_THE_HEAD = {"fine": 257, "small": 211, "lossless": 820}
-_OF_THE_REST = {"fine": 50, "small": 48, "lossless": 103}
-"""bytes of 256 ids with their log-probabilities, and of everything else: artifacts/cache-evidence.md, records D"""
+_OF_THE_HEAD = {"fine": 256, "small": 210, "lossless": 820}
+_OF_A_DRAW = {"fine": 2.2, "small": 2.1, "lossless": 4.35}
+_OF_THE_REST = {"fine": 15, "small": 14, "lossless": 33}
+"""bytes of 256 ids with their log-probabilities, of a draw, and of everything else: artifacts/cache-evidence.md, D"""
 _COMPACT_HEAD = 57
 """of at most 64 ids, `fine`"""
 _SAMPLED = 40
@@ -23,7 +24,9 @@ def rough_bytes_per_token(settings: CacheSettings, vocab_size: int) -> float:
     id_bytes = 2 if vocab_size <= _SMALL_VOCABULARY else 4
     if settings.kind == "sampled":
         return _SAMPLED * settings.num_draws / float(DEFAULTS["sampled"]["num_draws"]) + id_bytes
-    head, rest = _OF_THE_HEAD[settings.precision], _OF_THE_REST[settings.precision]
+    precision = settings.precision
+    head = _OF_THE_HEAD[precision]
+    rest = _OF_THE_REST[precision] + _OF_A_DRAW[precision] * settings.num_draws
     if settings.kind == "compact":
         head = round(_COMPACT_HEAD * head / _OF_THE_HEAD["fine"])
     share = min(settings.head_size, vocab_size) / float(DEFAULTS[settings.kind]["head_size"])
