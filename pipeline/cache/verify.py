@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,8 +52,18 @@ class Problem:
     repairable: bool = False
     """whether removing the shard makes it good: it is then computed again"""
 
+    @classmethod
+    def of(cls, path: Path, error: Exception, fix: str, repairable: bool = False) -> Self:
+        """What an error says of a path; the fix that it names itself gives way to this one."""
+        return cls(path, what_of(path, error), fix, repairable)
+
     def __str__(self) -> str:
         return f"{self.path}: {self.what}. {self.fix}"
+
+
+def what_of(path: Path, error: Exception) -> str:
+    """The middle of an error's message, without the place and the next step, which a Problem says itself."""
+    return str(error).removeprefix(f"{path}: ").removeprefix(f"{path}/").partition(". Run `sad-pipeline")[0]
 
 
 def verify_cache(
@@ -72,7 +82,7 @@ def verify_cache(
     try:
         plan, folders = find_plan(folders_above)
     except (DamagedDataError, IdentityError) as error:
-        return [Problem(path, _what(path, error), "Nothing else can be checked without the plan")]
+        return [Problem.of(path, error, "Nothing else can be checked without the plan")]
     problems = [*_check_other_plans(roots)]
     sequences = _check_sequences(plan, folders, problems)
     if read_data_report is not None:
@@ -114,7 +124,7 @@ def _check_other_plans(roots: Sequence[Path]) -> Iterator[Problem]:
     """Plans of the other roots that cannot be read, and are passed over."""
     for path, plan in (found for root in roots for found in plans_below(root)):
         if isinstance(plan, SadError):
-            what = _what(path, plan).removesuffix(f". {PLAN_FIX}")
+            what = what_of(path, plan).removesuffix(f". {PLAN_FIX}")
             yield Problem(path, what, "It is passed over; if it came with this cache, copy it once more")
 
 
@@ -125,7 +135,7 @@ def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem
         sequences.check_chunks()
         return sequences
     except SadError as error:
-        problems.append(Problem(path, _what(path, error), "Run `sad-pipeline cache-teacher`, which packs them again"))
+        problems.append(Problem.of(path, error, "Run `sad-pipeline cache-teacher`, which packs them again"))
         return None
 
 
@@ -164,9 +174,9 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
             span = seal.check_against(plan, path)
             shards.setdefault(path.resolve(), SealedShard(span, seal, path.with_name(span.shard_name)))
         except DamagedDataError as error:
-            problems.append(Problem(path, _what(path, error), REPAIR, repairable=True))
+            problems.append(Problem.of(path, error, REPAIR, repairable=True))
         except IdentityError as error:
-            problems.append(Problem(path, _what(path, error), "Move it and its shard to a folder of their own"))
+            problems.append(Problem.of(path, error, "Move it and its shard to a folder of their own"))
     return list(shards.values())
 
 
@@ -179,7 +189,7 @@ def _check_shard(plan: Plan, shard: SealedShard, sequences: StoredSequences | No
             yield f"its bytes have xxh3-128 {found.xxh3_128}, its seal names {shard.seal.xxh3_128}"
         yield from _check_records(plan, shard, sequences)
     except (SadError, ValueError, OSError) as error:
-        yield _what(shard.path, error)
+        yield what_of(shard.path, error)
 
 
 def _check_records(plan: Plan, shard: SealedShard, sequences: StoredSequences | None) -> Iterator[str]:
@@ -230,11 +240,6 @@ def _unknown_files(folder: Path, plan: Plan) -> Iterator[Problem]:
             yield Problem(path, "is not part of this cache", "Move it elsewhere")
         elif path.suffix == ".shard" and path.parent.name == SHARDS_FOLDER and not _seal_of(path).is_file():
             say(f"note: {path}: has no seal, so it counts as absent; `sad-pipeline cache-teacher` writes it anew")
-
-
-def _what(path: Path, error: Exception) -> str:
-    """The middle of an error's message: a Problem says the place and the next step itself."""
-    return str(error).removeprefix(f"{path}: ").partition(". Run `sad-pipeline")[0]
 
 
 def shard_of(path: Path) -> Path:

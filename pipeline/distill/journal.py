@@ -78,9 +78,9 @@ class Journal:
                 + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
                 + str(self.folder.parent)
             )
-        elsewhere = newest_checkpoint([], lambda state: state.get("training_hash") == self._hash, roots)
+        elsewhere = newest_checkpoint((), lambda state: state.get("training_hash") == self._hash, roots=roots)
         found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
-        if not found and (other := newest_checkpoint([], roots=roots)) is not None:
+        if not found and (other := newest_checkpoint(roots=roots)) is not None:
             # It may have been meant to go on from there.
             changed = differences(other.state["training"], self.training)
             warn_once(
@@ -278,7 +278,7 @@ def frozen_shards_of(training: dict[str, Any], folder: Path, roots: Iterable[Pat
         other = state.get("training") or {}
         return other.get("frozen_shards") is not None and _without_shards(other) == rest
 
-    earlier = newest_checkpoint([folder], is_frozen, roots)
+    earlier = newest_checkpoint([folder], is_frozen, roots=roots)
     return None if earlier is None else list(earlier.state["training"]["frozen_shards"])
 
 

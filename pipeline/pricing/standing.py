@@ -142,7 +142,7 @@ def steps_done(
         training = state.get("training") or {}
         return all(training.get(key) == value for key, value in own.items())
 
-    newest = newest_checkpoint([], is_own, folders)  # nothing is let go of for a price
+    newest = newest_checkpoint((), is_own, roots=folders)  # nothing is let go of for a price
     return (0, False) if newest is None else (newest.step, Waiting.of(newest.state).stopped)
 
 

@@ -4,39 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pipeline import files
 from pipeline.distill.keeping import checkpoint as checkpoint_module
-from pipeline.distill.keeping.checkpoint import (
-    newest_checkpoint,
-    open_checkpoint,
-    retire_best,
-    retire_checkpoints,
-    retire_leftovers,
-    save_checkpoint,
-)
-from pipeline.errors import DamagedDataError, IdentityError, StorageError
+from pipeline.distill.keeping.checkpoint import open_checkpoint, retire_best, retire_checkpoints
+from pipeline.errors import DamagedDataError, IdentityError
+from tests.distill.small_checkpoints import names, save
 from tests.stages.toys import Toy, flip_a_bit, make_toy
 from tests.stages.trainings import metrics
-
-
-def save(folder: Path, step: int, best: int | None = None, prefix: str = "step") -> Path:
-    """A small checkpoint that refers to the best weights of a step."""
-    state: dict[str, Any] = {"best": None if best is None else {"step": best, "weights": "raw", "ce": 1.0}}
-    return save_checkpoint(folder, prefix, step, {"weights": {"w": torch.full((64,), float(step))}}, state).folder
-
-
-def names(folder: Path) -> list[str]:
-    """What is there, shortened: s4 for a checkpoint of step 4, b4 for best weights."""
-    return sorted(f"{path.name[0]}{int(path.name[-8:])}" for path in folder.iterdir())
-
 
 # ------------------------------------------------------------------ which are kept
 
@@ -125,129 +104,6 @@ def test_better_weights_replace_those_that_nothing_refers_to(tmp_path: Path) -> 
         save(tmp_path, step, prefix="best")
         retire_best(tmp_path, step)
     assert names(tmp_path) == ["b3", "b6", "s4"]
-
-
-# ------------------------------------------------------------------ before a start
-
-
-def left_after(folder: Path, newest: Path | None, all_good: bool = True) -> list[str]:
-    """What is there once leftovers are gone."""
-    retire_leftovers(folder, None if newest is None else open_checkpoint(newest), all_good)
-    return names(folder)
-
-
-def test_what_was_never_finished_goes_before_a_start(tmp_path: Path) -> None:
-    folders = {step: save(tmp_path, step, best) for step, best in ((8, 6), (12, 12), (16, 16))}
-    for step in (6, 12, 16):
-        folders[-step] = save(tmp_path, step, prefix="best")
-    for folder in (folders[16], folders[-16]):
-        (folder / "COMMIT.json").unlink()
-    assert left_after(tmp_path, folders[12]) == ["b12", "b6", "s12", "s8"]
-
-
-@pytest.mark.parametrize(("all_good", "expected"), [(True, ["b12", "b8", "s12", "s8"]), (False, None)])
-def test_one_more_than_are_kept_goes_before_a_start(all_good: bool, expected: list[str] | None, tmp_path: Path) -> None:
-    """With the best weights that it alone refers to; in the middle of skipped steps it may be needed."""
-    for step in (4, 8, 12):
-        save(tmp_path, step, best=step)
-        save(tmp_path, step, prefix="best")
-    before = names(tmp_path)
-    assert left_after(tmp_path, tmp_path / "step-00000012", all_good) == (expected or before)
-
-
-def test_two_valid_ones_stay_before_a_start(tmp_path: Path) -> None:
-    for step in (4, 8, 12):
-        save(tmp_path, step)
-    flip_a_bit(tmp_path / "step-00000008" / "weights.safetensors")
-    assert left_after(tmp_path, tmp_path / "step-00000012") == ["s12", "s4"]
-
-
-def test_what_may_be_needed_stays_before_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One beyond that was passed over, the best weights after the last checkpoint; and nothing is read in vain."""
-    newest = save(tmp_path / "root", 8, best=6)
-    for step in (4, 8, 12):
-        save(tmp_path / "own", step, best=6)
-    flip_a_bit(tmp_path / "own" / "step-00000012" / "weights.safetensors")
-    for step in (6, 10):
-        save(tmp_path / "own", step, prefix="best")
-    before, opened = names(tmp_path / "own"), open_checkpoint(newest)
-    monkeypatch.setattr(checkpoint_module, "open_checkpoint", lambda folder: 1 / 0)
-    retire_leftovers(tmp_path / "own", opened, all_good=True)
-    retire_leftovers(tmp_path / "own", None, all_good=True)
-    retire_leftovers(tmp_path / "nowhere", opened, all_good=True)
-    assert (names(tmp_path / "own"), names(tmp_path / "root")) == (before, ["s8"])
-
-
-def test_of_a_training_that_has_no_checkpoint_yet_nothing_is_needed(tmp_path: Path) -> None:
-    (save(tmp_path, 4, best=4) / "COMMIT.json").unlink()
-    save(tmp_path, 4, prefix="best")
-    assert left_after(tmp_path, None) == []
-
-
-# ------------------------------------------------------------------ which cannot be read now
-
-
-Refuse = Callable[[Path, int], None]
-
-
-@pytest.fixture(params=[(Path, "lstat"), (files, "digest_file")], ids=["looked for", "read"])
-def refuse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Refuse:
-    """A function that makes the system refuse a look at the files of a folder, or their bytes."""
-
-    def refusing(folder: Path, number: int) -> None:
-        def refused(path: Path) -> Any:
-            if path.parent == folder:
-                raise OSError(number, os.strerror(number), str(path))
-            return real(path)
-
-        owner, name = request.param
-        real = getattr(owner, name)
-        monkeypatch.setattr(owner, name, refused)
-
-    return refusing
-
-
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (errno.EIO, "the disk failed .*sad-pipeline verify"),
-        (errno.ESTALE, "cannot be read now .*Run the same command again once it can be read; .* move .* away"),
-        (errno.EACCES, "cannot be read now "),
-        (errno.EMFILE, "too many files are open .*ulimit -n"),
-    ],
-)
-def test_what_cannot_be_read_now_is_not_passed_over(number: int, message: str, refuse: Refuse, tmp_path: Path) -> None:
-    """It may be whole, and who went on from step 4 would remove it at the next checkpoint."""
-    for step in (4, 8):
-        save(tmp_path, step)
-    refuse(tmp_path / "step-00000008", number)
-    with pytest.raises(StorageError, match=f"step-00000008.*: {message}"):
-        newest_checkpoint([tmp_path])
-
-
-def test_in_a_root_it_is_passed_over_and_said(
-    refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for step in (4, 8):
-        save(tmp_path / "mounted", step)
-    refuse(tmp_path / "mounted" / "step-00000008", errno.EIO)
-    found = newest_checkpoint([tmp_path / "absent"], roots=[tmp_path / "mounted"])
-    assert found is not None
-    said = capsys.readouterr().err
-    assert (found.step, "checkpoint passed over: " in said, "step-00000008" in said) == (4, True, True), said
-    assert "absent" not in said
-
-
-def test_nor_is_a_folder_of_them_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, 4)
-
-    def refused(path: Path) -> Any:
-        raise OSError(errno.ESTALE, "Stale file handle", str(path))
-
-    monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(StorageError, match=f"^{tmp_path}: cannot be read now "):
-        newest_checkpoint([tmp_path])
-    assert newest_checkpoint([], roots=[tmp_path]) is None
 
 
 # ------------------------------------------------------------------ none goes before the next is sure

@@ -99,8 +99,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def newest_checkpoint(
-    folders: Iterable[Path],
+    folders: Iterable[Path] = (),
     is_wanted: Callable[[dict[str, Any]], bool] = lambda state: True,
+    *,
     roots: Iterable[Path] = (),
 ) -> Checkpoint | None:
     """The newest valid checkpoint below `folders` and `roots`, at any depth; damaged ones are named and passed over.

@@ -34,7 +34,7 @@ def verify_student(student: Path) -> list[Problem]:
         try:
             checkpoint = open_checkpoint(path)
         except (DamagedDataError, IdentityError) as error:
-            problems.append(Problem(path, _what(path, error), _FIXES[prefix]))
+            problems.append(Problem.of(path, error, _FIXES[prefix]))
         else:
             newest = checkpoint if prefix == "step" else newest
     return [*problems, *_of_model(student / "model"), *_of_log(student / METRICS, newest)]
@@ -49,7 +49,7 @@ def _of_model(folder: Path) -> Iterator[Problem]:
     try:
         check_commit(folder)
     except DamagedDataError as error:
-        yield Problem(folder, _what(folder, error), "train-student exports it anew")
+        yield Problem.of(folder, error, "train-student exports it anew")
 
 
 def _of_log(path: Path, newest: Checkpoint | None) -> Iterator[Problem]:
@@ -57,8 +57,3 @@ def _of_log(path: Path, newest: Checkpoint | None) -> Iterator[Problem]:
     logged = None if newest is None else newest.state.get("log")
     if logged is not None and (what := what_differs(path, logged)) is not None:
         yield Problem(path, what, "The report draws it as it is; training reads none of it")
-
-
-def _what(path: Path, error: Exception) -> str:
-    """The middle of an error's message: a Problem says the place and the next step itself."""
-    return str(error).removeprefix(f"{path}: ").removeprefix(f"{path}/")

@@ -1,0 +1,138 @@
+"""Defects of checkpoints, logs, the exported model and the order of a training."""
+
+from __future__ import annotations
+
+from tests.reliability.mutants.kinds import FSYNC, HASH, IDENTITY, ORDER, RENAME, of
+
+_DOOR = "tests/reliability/test_door.py"
+_OVERWRITTEN = f"{_DOOR}::test_a_checkpoint_that_is_overwritten_stops_counting_first"
+_MARKS = "tests/reliability/test_power.py::test_a_mark_comes_after_all_that_it_speaks_of"
+_CAPTURE, _TRAINING = f"{_MARKS}[capture]", f"{_MARKS}[training]"
+_IDENTITY = "tests/reliability/test_identity.py::test_"
+_RETENTION = "tests/distill/test_retention.py::test_"
+
+TRAINING = [
+    *of(
+        "pipeline/distill/keeping/checkpoint.py",
+        (
+            "COMMIT.json before the tensors", ORDER, _TRAINING,
+            "    for name, named in tensors.items():",
+            "    later = {}\n    for name, named in tensors.items():",
+            '        digests[f"{name}.safetensors"] = files.write_file(target / f"{name}.safetensors", content)',
+            '        digests[f"{name}.safetensors"] = files.digest_bytes(content)\n        later[name] = content',
+            "    return open_checkpoint(target)",
+            ("    for name, content in later.items():\n"
+            '        files.write_file(target / f"{name}.safetensors", content)\n    return open_checkpoint(target)'),
+        ),
+        (
+            "an old COMMIT.json stays while its checkpoint is overwritten", ORDER, _OVERWRITTEN,
+            "        files.remove_file(target / COMMIT)", "        pass",
+        ),
+        (
+            "tensors are written under their own name", RENAME, _TRAINING,
+            'files.write_file(target / f"{name}.safetensors", content)',
+            ('files.digest_bytes(content)\n        files.make_folder(target)\n'
+            '        (target / f"{name}.safetensors").write_bytes(content)'),
+        ),
+        (
+            "a checkpoint is not read back", HASH, f"{_RETENTION}one_that_does_not_read_back_costs_no_other",
+            "    return open_checkpoint(target)", '    return Checkpoint(target, step, {"step": step, **state})',
+        ),
+        (
+            "COMMIT.json need not list the state", HASH,
+            f"{_RETENTION}one_whose_state_nothing_vouches_for_does_not_count",
+            "    if _STATE not in check_commit(folder):", "    if check_commit(folder) is None:",
+        ),
+        (
+            "a checkpoint that cannot be read now is passed over", ORDER,
+            "tests/distill/test_unreadable_checkpoints.py::test_what_cannot_be_read_now_is_not_passed_over",
+            " or (kept and not isinstance(error, FileNotFoundError)):", ":",
+        ),
+        (
+            "a checkpoint of another format is read", IDENTITY, f"{_RETENTION}what_another_version_wrote_is_left_to_it",
+            '    if state.get("format") != FORMAT_VERSION:', "    if False:",
+        ),
+        (
+            "the older checkpoints are kept unread", HASH, f"{_RETENTION}a_damaged_one_is_not_one_of_the_two",
+            "(known or _is_valid(path))", "(known or True)",
+        ),
+        (
+            "best weights go although a checkpoint refers to them", ORDER,
+            f"{_RETENTION}the_two_newest_and_the_best_they_refer_to",
+            '            kept.add((files.read_json(path / _STATE).get("best") or {}).get("step"))',
+            "            files.read_json(path / _STATE)",
+        ),
+    ),
+    *of(
+        "pipeline/distill/keeping/verify.py",
+        (
+            "the exported model is not compared", HASH,
+            "tests/stages/test_verify_student.py::test_every_file_that_is_harmed_is_named",
+            "        check_commit(folder)", "        pass",
+        ),
+    ),
+    *of(
+        "pipeline/commits.py",
+        (
+            "hashes of a checkpoint are not compared", HASH, f"{_RETENTION}a_damaged_one_is_not_one_of_the_two",
+            '        if not same_size or files.digest_file(file).xxh3_128 != expected.get("xxh3_128"):',
+            "        if not same_size:",
+        ),
+    ),
+    *of(
+        "pipeline/distill/keeping/metrics_log.py",
+        ("logs are not synced", FSYNC, _TRAINING, "                files.sync_file(path)", "                pass"),
+        (
+            "the digest of a log is not compared", HASH,
+            "tests/stages/test_verify_student.py::test_a_damaged_log_is_told_and_training_goes_on",
+            '    if files.digest_bytes(content[:size_bytes]).xxh3_128 != logged["xxh3_128"]:', "    if False:",
+        ),
+    ),
+    *of(
+        "pipeline/distill/keeping/export.py",
+        (
+            "the model is written under its own name", RENAME,
+            f"{_DOOR}::test_an_export_that_fails_leaves_the_model_that_was_there",
+            "    files.publish_folder(folder, fill)", "    files.make_folder(folder)\n    fill(folder)",
+        ),
+    ),
+    *of(
+        "pipeline/distill/journal.py",
+        (
+            "a checkpoint before its log", ORDER, _TRAINING,
+            "        self.log.sync()\n        state", "        state",
+            "        self._checked.add(saved.folder)\n        self.newest",
+            "        self.log.sync()\n        self._checked.add(saved.folder)\n        self.newest",
+        ),
+        (
+            "older checkpoints go before the newer one is there", ORDER, _TRAINING,
+            "        self.log.sync()\n        state",
+            ("        self.log.sync()\n        for old in self._checkpoints.glob('step-*'):\n"
+             "            __import__('shutil').rmtree(old)\n        state"),
+        ),
+        (
+            "the identity of a training is not compared", IDENTITY, f"{_IDENTITY}schedule[train.seed]",
+            '        if own is not None and own.state["training_hash"] != self._hash:', "        if False:",
+        ),
+        (
+            "a checkpoint of another training in a root is continued", IDENTITY,
+            "tests/stages/test_resume.py::test_a_root_of_another_training_alone_is_named_and_not_continued",
+            'newest_checkpoint((), lambda state: state.get("training_hash") == self._hash, roots=roots)',
+            "newest_checkpoint(roots=roots)",
+        ),
+    ),
+    *of(
+        "pipeline/distill/batching/difficulty.py",
+        (
+            "the digest of difficulties is not compared", HASH,
+            "tests/distill/test_difficulty.py::test_what_cannot_be_trusted_is_measured_again",
+            "    if digest != _digest(content) or {", "    if {",
+        ),
+        (
+            "the plan of difficulties is not compared", IDENTITY,
+            "tests/distill/test_difficulty.py::test_what_cannot_be_trusted_is_measured_again",
+            "    if digest != _digest(content) or {key: content.get(key) for key in expected} != expected:",
+            "    if digest != _digest(content):",
+        ),
+    ),
+]  # fmt: skip
