@@ -26,7 +26,8 @@ from zarr.storage import MemoryStore
 from pipeline import files
 from pipeline.cache.packed_size import packed_size
 from pipeline.cache.schema import ZSTD_LEVELS, Arrays, ArraySchema
-from pipeline.errors import DamagedDataError
+from pipeline.errors import DamagedDataError, StorageError
+from pipeline.refusals import reading_errors
 
 Attributes = dict[str, Any]
 _METADATA = "zarr.json"
@@ -84,8 +85,8 @@ def _pack(schema: tuple[ArraySchema, ...], attributes: Attributes, blocks: Itera
 class ShardFile:
     """A shard file open for reading: checked when it is first read, then chunk by chunk.
 
-    Safe to hold across a fork: a child opens the file anew. Every failure is a DamagedDataError that names the file
-    and the place in it.
+    Safe to hold across a fork: a child opens the file anew. What is damaged is a DamagedDataError that names the
+    file and the place in it; what the system refuses, as with too many open files, a StorageError.
     """
 
     def __init__(self, path: Path, schema: tuple[ArraySchema, ...], attributes: Attributes) -> None:
@@ -166,7 +167,11 @@ class ShardFile:
     @contextlib.contextmanager
     def _damage(self, place: str) -> Iterator[None]:
         try:
-            yield
+            with reading_errors(self.path):
+                yield
+        except StorageError:
+            self.close()
+            raise
         except FileNotFoundError as error:
             self.close()
             raise DamagedDataError(f"{self.path}: is missing. {_FIX}") from error

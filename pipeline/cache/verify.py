@@ -37,6 +37,7 @@ from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
 from pipeline.errors import DamagedDataError, IdentityError, NumericsError, SadError
 from pipeline.links import refuse_links_out
+from pipeline.refusals import TOO_MANY_FILES, reading_errors
 
 _BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
 _BLOCK_POSITIONS = 2**14
@@ -131,7 +132,8 @@ def _check_other_plans(roots: Sequence[Path]) -> Iterator[Problem]:
 def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem]) -> StoredSequences | None:
     path = find_sequences(folders)
     try:
-        sequences = StoredSequences.of(plan, path)
+        with reading_errors(path):
+            sequences = StoredSequences.of(plan, path)
         sequences.check_chunks()
         return sequences
     except SadError as error:
@@ -184,11 +186,14 @@ def _check_shard(plan: Plan, shard: SealedShard, sequences: StoredSequences | No
     """What is wrong with one shard: its size and hash, then every chunk of it."""
     try:
         shard.check_size()
-        found = files.digest_file(shard.path)
+        with reading_errors(shard.path):
+            found = files.digest_file(shard.path)
         if found.xxh3_128 != shard.seal.xxh3_128:
             yield f"its bytes have xxh3-128 {found.xxh3_128}, its seal names {shard.seal.xxh3_128}"
         yield from _check_records(plan, shard, sequences)
     except (SadError, ValueError, OSError) as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in TOO_MANY_FILES:
+            raise  # it says nothing of the shard
         yield what_of(shard.path, error)
 
 

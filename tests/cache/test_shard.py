@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -21,7 +22,7 @@ from pipeline import files
 from pipeline.cache.packed_size import packed_size
 from pipeline.cache.schema import Arrays, ArraySchema
 from pipeline.cache.shard import ShardFile, write_shard
-from pipeline.errors import DamagedDataError
+from pipeline.errors import DamagedDataError, StorageError
 from tests.cache.zips import Entries, entries_of, with_checksum, write_entries
 
 ATTRIBUTES = {"content": "records", "first": 0}
@@ -138,6 +139,20 @@ def test_a_truncated_file_is_damage(shard: Path, keep: int) -> None:
     shard.write_bytes(shard.read_bytes()[:keep])
     with pytest.raises(DamagedDataError, match=r"00000\.shard.*sad-pipeline verify"):
         _read_all(shard)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_what_the_system_refuses_is_no_damage(shard: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ShardFile(shard, SCHEMA, ATTRIBUTES)
+
+    def refused(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZipFile", refused)
+        with pytest.raises(StorageError, match=f"^{shard}: .*{os.strerror(number)}"):
+            file.read(SCHEMA[0].name, 0, 1)
+    file.read(SCHEMA[0].name, 0, 1)
 
 
 def test_a_missing_file_is_damage(tmp_path: Path) -> None:

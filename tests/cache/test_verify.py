@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline import files
 from pipeline.cache.codec import codec_of
 from pipeline.cache.plan import Plan
 from pipeline.cache.seal import Seal
 from pipeline.cache.shard import write_shard
 from pipeline.cache.verify import Problem, repair, verify_cache
 from pipeline.cache.writer import CacheWriter, shard_attributes
-from pipeline.errors import IncompleteInputError
+from pipeline.errors import IncompleteInputError, StorageError
 from tests.cache.dense import ENVIRONMENT, make_cache, write_shards
 
 
@@ -65,6 +70,23 @@ def test_damage_is_found_removed_and_made_again(tmp_path: Path) -> None:
     assert [span.index for span in CacheWriter(tmp_path, plan, sequences, ENVIRONMENT).pending()] == [0, 1, 2]
     write_shards(tmp_path, plan, sequences, records)
     assert {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == before
+
+
+@pytest.mark.parametrize("owner", [files, zipfile], ids=["hashed", "read"])
+def test_too_many_open_files_are_no_damage(tmp_path: Path, owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or `repair` would remove every good shard."""
+    make_cache(tmp_path)
+    name = {files: "digest_file", zipfile: "ZipFile"}[owner]
+    real = getattr(owner, name)
+
+    def refused(path: Path) -> Any:
+        if path.parent.name == "shards":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return real(path)
+
+    monkeypatch.setattr(owner, name, refused)
+    with pytest.raises(StorageError, match="too many files are open"):
+        verify_cache(tmp_path)
 
 
 def test_a_seal_that_lies_about_its_shard(tmp_path: Path) -> None:
