@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -163,18 +164,21 @@ def _title(ground: Ground, study: Study) -> str:
 
 
 def _findings(ground: Ground, study: Study, workers: Workers, progress: Progress) -> dict[str, Finding]:
-    """Every arm of a study: searched on seed 0, then trained with its other seeds, then measured."""
+    """Every arm of a study: searched on some of its seeds, then trained with the others, then measured."""
+    known: dict[str, float] = {}  # folder of a training -> its score; a later choice asks for some once more
 
     def train_all(trials: Sequence[Trial], beyond: bool = False) -> dict[Trial, float]:
+        new = [trial for trial in trials if trial.folder not in known]
         if beyond:  # the plan, and so the total, knew nothing of them
-            progress.total += sum(trial.steps for trial in trials)
-        return _trained(ground, trials, workers, progress)
+            progress.total += sum(trial.steps for trial in new)
+        known.update({trial.folder: score for trial, score in _trained(ground, new, workers, progress).items()})
+        return {trial: known[trial.folder] for trial in trials}
 
     scores = _scores(study, train_all)
     while True:
         best = _best(scores)
         trials = {arm.name: [study.with_seed(best[arm.name], seed) for seed in study.seeds(arm)] for arm in study.arms}
-        ends = train_all([trial for of_arm in trials.values() for trial in of_arm[1:]])
+        ends = train_all([trial for of_arm in trials.values() for trial in of_arm])
         if not (diverged := {trial.arm.name for trial, ce_nats in ends.items() if not math.isfinite(ce_nats)}):
             break
         for name in diverged:  # what one seed does not survive is no rate of an arm: the next best one is taken
@@ -197,18 +201,28 @@ def _findings(ground: Ground, study: Study, workers: Workers, progress: Progress
 
 
 def _scores(study: Study, train_all: Callable[..., dict[Trial, float]]) -> dict[Trial, float]:
-    """Validation cross-entropies on seed 0: of each arm's candidates at the middle rate, and of the best at others."""
-    scores = train_all([trial for arm in study.arms for trial in study.first_trials(arm)])
-    scores |= train_all(
-        [
-            study.trial(trial.arm, trial.candidate, factor, seed=0)
-            for trial in _lowest(scores).values()
-            for factor in RATE_FACTORS[1:]
-        ]
+    """Validation cross-entropy of each arm at every rate tried, with the candidate that is best at the middle one.
+
+    A candidate is chosen on seed 0; a rate by the mean over the arm's choosing seeds.
+    """
+    chosen = _lowest(train_all([trial for arm in study.arms for trial in study.first_trials(arm)]))
+    scores = _means(
+        study,
+        [study.trial(best.arm, best.candidate, factor, seed=0) for best in chosen.values() for factor in RATE_FACTORS],
+        train_all,
     )
     while further := [trial for best in _lowest(scores).values() if (trial := study.beyond(tuple(scores), best))]:
-        scores |= train_all(further, beyond=True)
+        scores |= _means(study, further, lambda trials: train_all(trials, beyond=True))
     return scores
+
+
+def _means(
+    study: Study, trials: Sequence[Trial], train_all: Callable[[list[Trial]], dict[Trial, float]]
+) -> dict[Trial, float]:
+    """Mean validation cross-entropy of each over the seeds that choose; infinite where one of them diverged."""
+    seeds = {trial: [study.with_seed(trial, seed) for seed in study.choosing_seeds(trial.arm)] for trial in trials}
+    ends = train_all([trial for of_one in seeds.values() for trial in of_one])
+    return {trial: fmean(ends[each] for each in of_one) for trial, of_one in seeds.items()}
 
 
 def _best(scores: Mapping[Trial, float]) -> dict[str, Trial]:

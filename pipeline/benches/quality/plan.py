@@ -15,6 +15,9 @@ RATE_FACTORS = (1.0, 1 / RATE_STEP, RATE_STEP)
 MOST_BEYOND = 6
 """rates that are tried beyond the three, one by one, while the best is the lowest or the highest"""
 DECIDING_SEEDS, SEEDS = 5, 3
+CHOOSING_SEEDS = 3
+"""by whose mean a rate is chosen: on one alone the reference itself has been given the worse of two, and an arm a share
+of the gain that was half a point too high"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +60,10 @@ class Study:
         """The seeds of an arm; any two arms have the first ones in common."""
         return range(self.num_seeds or (DECIDING_SEEDS if arm.decides else SEEDS))
 
+    def choosing_seeds(self, arm: Arm) -> range:
+        """Those of them by which its rate is chosen."""
+        return self.seeds(arm)[:CHOOSING_SEEDS]
+
     def trial(self, arm: Arm, candidate: str, factor: float, seed: int) -> Trial:
         """One training of this study, at `factor` times its learning rate."""
         return Trial(arm, candidate, self.steps, self.learning_rate * factor, seed, self.beginning(seed))
@@ -85,8 +92,9 @@ class Study:
         return replace(best, learning_rate=best.learning_rate * factor)
 
     def num_trainings(self, arm: Arm) -> int:
-        """Candidates at the middle rate, the best of them at the other rates, the best of those with other seeds."""
-        return len(arm.candidates) + len(RATE_FACTORS) - 1 + len(self.seeds(arm)) - 1
+        """Candidates at the middle rate, the best of them at every rate with some seeds, the best of those with all."""
+        seeds, choosing = len(self.seeds(arm)), len(self.choosing_seeds(arm))
+        return len(arm.candidates) - 1 + len(RATE_FACTORS) * choosing + seeds - choosing
 
     def first_trials(self, arm: Arm) -> Iterator[Trial]:
         """The candidates of an arm at the middle rate, seed 0."""

@@ -97,8 +97,11 @@ def test_trainings_are_counted() -> None:
     plain, deciding = Arm("plain", {"": {}}), Arm("deciding", {"a": {}, "b": {}}, decides=True)
     study = Study("", 10, 1.0, 4096, (plain, deciding))
     assert [len(study.seeds(arm)) for arm in study.arms] == [3, 5]
-    # Candidates, then two more rates, then the other seeds.
-    assert trainings([study]) == (1 + 2 + 2) + (2 + 2 + 4)
+    assert [len(study.choosing_seeds(arm)) for arm in study.arms] == [3, 3]
+    # Candidates, the best of them at three rates with three seeds, the best rate with the other seeds.
+    assert trainings([study]) == (3 * 3) + (1 + 3 * 3 + 2)
+    # Fewer seeds than would choose.
+    assert trainings([replace(study, num_seeds=2)]) == (3 * 2) + (1 + 3 * 2)
     assert steps([study]) == 10 * trainings([study])
     assert len(RATE_FACTORS) == 3
     assert RATE_FACTORS[0] == 1.0
@@ -116,7 +119,7 @@ def test_studies_on_one_vocabulary_have_their_beginnings_in_common() -> None:
         *((49_152, seed) for seed in range(2)),
     ]
     assert trainings([few, many]) == trainings([few]) - 3 + trainings([many])
-    assert steps([few]) == 3 * 30 + 5 * 10
+    assert steps([few]) == 3 * 30 + 9 * 10
     trial = few.with_seed(few.trial(arm, "", 2.0, seed=0), 2)
     assert trial.beginning is not None
     assert (trial.seed, trial.learning_rate, trial.beginning.seed, trial.beginning.steps) == (2, 2.0, 2, 30)

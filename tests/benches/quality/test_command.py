@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.benches.quality import plan
 from pipeline.benches.quality.arms import FULL_CANDIDATES
 from pipeline.benches.quality.plan import MOST_BEYOND, Trial
 from pipeline.cache import TeacherCache
@@ -78,8 +79,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     run_dir = tmp_path_factory.mktemp("study") / "run"
     ended = quality(run_dir, *ARMS, "--json")
     assert ended.code == 0, ended.stderr
-    # Two beginnings, (1 + 2 + 1) for each of six arms, and nine more that full may choose.
-    assert "35 trainings" in ended.stderr
+    # Two beginnings, three rates with two seeds for each of six arms, and nine more that full may choose.
+    assert "47 trainings" in ended.stderr
     return run_dir / "quality", json.loads(ended.stdout)
 
 
@@ -101,48 +102,78 @@ def test_figures_of_every_arm(study: Study) -> None:
     assert found["quality.default.gain_share"]["goal"] == ">= 0.99"
 
 
-def test_each_arm_is_at_its_best_rate_on_seed_0(study: Study) -> None:
+def test_each_arm_is_at_the_rate_that_is_best_for_its_seeds(study: Study) -> None:
     root, _ = study
     [described] = read(root / "quality.json")["studies"]
     trainings = root / "v320" / "trainings"
     for finding in described["findings"]:
         prefix = f"{finding['candidate']}-" if finding["candidate"] else ""
         rates = {
-            float(path.name.partition("-rate")[2].rpartition("-seed")[0]): read(path / "chosen.json")
+            float(path.name.partition("-rate")[2].rpartition("-seed")[0]): [
+                read(path.with_name(f"{path.name[:-1]}{seed}") / "chosen.json")["validation_ce_nats"] for seed in (0, 1)
+            ]
             for path in (trainings / finding["arm"]).glob(f"{prefix}3steps-rate*-seed0")
         }
-        steps = [round(2 * math.log2(rate / 4e-3)) for rate in sorted(rates)]
+        steps = [step_of(rate) for rate in sorted(rates)]
         assert steps == list(range(steps[0], steps[-1] + 1))
         assert {-1, 0, 1} <= set(steps)
-        best = min(rates, key=lambda rate: rates[rate]["validation_ce_nats"])
+        best = min(rates, key=lambda rate: sum(rates[rate]))
         assert finding["learning_rate"] == pytest.approx(best, rel=1e-5)
         assert finding["at_an_edge"] == (best in (min(rates), max(rates)))
         assert not finding["at_an_edge"] or len(steps) == 3 + MOST_BEYOND
+
+
+def step_of(rate: float) -> int:
+    """From the study's middle rate, a factor of the square root of 2 each."""
+    return round(2 * math.log2(rate / 4e-3))
+
+
+def test_a_rate_that_seed_0_alone_prefers_is_not_taken(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = copy(study[0].parent, tmp_path / "run")
+
+    def shaped(ground: Ground, trial: Trial) -> float:
+        ce_nats, step = train(ground, trial), step_of(trial.learning_rate)
+        return ce_nats if trial.arm.name != "tau2" else (abs(step), 3 * abs(step - 1))[trial.seed]
+
+    monkeypatch.setattr(bench_quality, "train", shaped)
+    assert quality(run_dir, *ARMS).code == 0
+    found = tau2_of(run_dir)
+    assert (step_of(found["learning_rate"]), found["at_an_edge"]) == (1, False)
 
 
 def test_a_rate_that_another_seed_does_not_survive_is_passed_over(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = copy(study[0].parent, tmp_path / "run")
-    path = run_dir / "quality" / "quality.json"
-    [described] = read(path)["studies"]
-    [before] = [finding for finding in described["findings"] if finding["arm"] == "tau2"]
-    scores = {}
+    before = tau2_of(run_dir)
+    scores: dict[float, float] = {}
 
     def fragile(ground: Ground, trial: Trial) -> float:
         ce_nats = train(ground, trial)
-        if trial.arm.name == "tau2" and trial.seed == 0:
+        if trial.arm.name != "tau2":
+            return ce_nats
+        if trial.seed == 0:
             scores[trial.learning_rate] = ce_nats
-        at_best = trial.learning_rate == pytest.approx(before["learning_rate"])
-        return math.inf if trial.arm.name == "tau2" and trial.seed == 1 and at_best else ce_nats
+        at_best = trial.learning_rate == min(scores, key=lambda rate: scores[rate])
+        return math.inf if trial.seed == 1 and at_best else ce_nats
 
     monkeypatch.setattr(bench_quality, "train", fragile)
+    monkeypatch.setattr(plan, "CHOOSING_SEEDS", 1)  # so that seed 1 chooses nothing
     ended = quality(run_dir, *ARMS)
     assert ended.code == 0, ended.stderr
     assert "another seed diverged at this rate" in ended.stderr
-    [after] = [finding for finding in read(path)["studies"][0]["findings"] if finding["arm"] == "tau2"]
+    after = tau2_of(run_dir)
     assert after["learning_rate"] == pytest.approx(sorted(scores, key=lambda rate: scores[rate])[1])
     assert after["students"].keys() == before["students"].keys()
+
+
+def tau2_of(run_dir: Path) -> dict[str, Any]:
+    """What a study found of that arm."""
+    [described] = read(run_dir / "quality" / "quality.json")["studies"]
+    [found] = [finding for finding in described["findings"] if finding["arm"] == "tau2"]
+    return dict(found)
 
 
 def test_full_distillation_is_at_its_best_temperature_and_weights(study: Study) -> None:
