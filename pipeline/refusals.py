@@ -79,6 +79,12 @@ def refused_unread(path: Path) -> Iterator[None]:
         ) from error
 
 
+def is_of_too_many_files(error: BaseException) -> bool:
+    """Whether an error, or the one it came of, is that too many files are open: it says nothing of the file."""
+    causes = (error, error.__cause__)
+    return any(isinstance(cause, Exception) and _error_number(cause) in TOO_MANY_FILES for cause in causes)
+
+
 def _error_number(error: Exception) -> int | None:
     if isinstance(error, OSError):
         return error.errno

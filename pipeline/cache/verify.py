@@ -37,7 +37,7 @@ from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
 from pipeline.errors import DamagedDataError, IdentityError, NumericsError, SadError
 from pipeline.links import refuse_links_out
-from pipeline.refusals import TOO_MANY_FILES, reading_errors
+from pipeline.refusals import is_of_too_many_files, reading_errors
 
 _BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
 _BLOCK_POSITIONS = 2**14
@@ -137,6 +137,8 @@ def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem
         sequences.check_chunks()
         return sequences
     except SadError as error:
+        if is_of_too_many_files(error):
+            raise
         problems.append(Problem.of(path, error, "Run `sad-pipeline cache-teacher`, which packs them again"))
         return None
 
@@ -159,6 +161,8 @@ def _check_tokenizer(
         path = find_tokenizer(folders)
         read_tokenizer(path, plan.identity.get("tokenizer") or {})
     except SadError as error:
+        if is_of_too_many_files(error):
+            raise
         what, fix = str(error).removeprefix(f"{path}: "), "Run `sad-pipeline cache-teacher` once it is gone"
         yield Problem(path, what, fix)
 
@@ -192,8 +196,8 @@ def _check_shard(plan: Plan, shard: SealedShard, sequences: StoredSequences | No
             yield f"its bytes have xxh3-128 {found.xxh3_128}, its seal names {shard.seal.xxh3_128}"
         yield from _check_records(plan, shard, sequences)
     except (SadError, ValueError, OSError) as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in TOO_MANY_FILES:
-            raise  # it says nothing of the shard
+        if is_of_too_many_files(error):
+            raise
         yield what_of(shard.path, error)
 
 

@@ -22,6 +22,7 @@ from pipeline.cache.shard import write_shard
 from pipeline.cache.verify import Problem, repair, verify_cache
 from pipeline.cache.writer import CacheWriter, shard_attributes
 from pipeline.errors import IncompleteInputError, StorageError
+from pipeline.refusals import reading_errors
 from tests.cache.dense import ENVIRONMENT, make_cache, write_shards
 
 
@@ -72,21 +73,40 @@ def test_damage_is_found_removed_and_made_again(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == before
 
 
+@pytest.mark.parametrize("place", ["shards/00000.shard", "sequences.shard"])
 @pytest.mark.parametrize("owner", [files, zipfile], ids=["hashed", "read"])
-def test_too_many_open_files_are_no_damage(tmp_path: Path, owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_open_files_are_no_damage(
+    tmp_path: Path, owner: Any, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or `repair` would remove every good shard."""
     make_cache(tmp_path)
     name = {files: "digest_file", zipfile: "ZipFile"}[owner]
     real = getattr(owner, name)
 
     def refused(path: Path) -> Any:
-        if path.parent.name == "shards":
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
-        return real(path)
+        return refuse(path) if path == tmp_path / place else real(path)
 
     monkeypatch.setattr(owner, name, refused)
     with pytest.raises(StorageError, match="too many files are open"):
         verify_cache(tmp_path)
+
+
+def refuse(path: Path) -> None:
+    """As the system does where a process has no room for another open file."""
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+
+def test_too_many_open_files_are_no_other_tokenizer(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+
+    def read_tokenizer(folder: Path, _: dict[str, Any]) -> None:
+        with reading_errors(folder):
+            refuse(folder / "tokenizer.json")
+
+    with pytest.raises(StorageError, match="too many files are open"):
+        verify_cache(tmp_path, read_tokenizer=read_tokenizer)
 
 
 def test_a_seal_that_lies_about_its_shard(tmp_path: Path) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from tests.reliability.mutants.kinds import FSYNC, HASH, IDENTITY, LOCK, ORDER, RENAME, TEMPORARY, of
+from tests.reliability.mutants.suites import DOOR, MARKS_OF_CAPTURE
 
-_DOOR = "tests/reliability/test_door.py"
-_REPAIR = f"{_DOOR}::test_repair_never_leaves_a_seal_without_its_shard"
-_MARKS = "tests/reliability/test_power.py::test_a_mark_comes_after_all_that_it_speaks_of"
-_CAPTURE, _TRAINING = f"{_MARKS}[capture]", f"{_MARKS}[training]"
+_REPAIR = f"{DOOR}::test_repair_never_leaves_a_seal_without_its_shard"
 _CACHE = "tests/cache/test_"
 
 CACHE = [
     *of(
         "pipeline/cache/writer.py",
         (
-            "a seal before its shard", ORDER, _CAPTURE,
+            "a seal before its shard", ORDER, MARKS_OF_CAPTURE,
             "        digest = write_shard(\n            path,",
             '        waiting = path.with_name("waiting")\n        digest = write_shard(\n            waiting,',
             "        seal.save(self._folder / span.seal_name)",
@@ -52,7 +50,7 @@ CACHE = [
     *of(
         "pipeline/cache/shard.py",
         (
-            "a shard is written under its own name", RENAME, _CAPTURE,
+            "a shard is written under its own name", RENAME, MARKS_OF_CAPTURE,
             "    return files.write_file(path, lambda file: _write_zip(file, packed))",
             ('    files.make_folder(path.parent)\n    with open(path, "w+b") as file:\n'
              "        _write_zip(file, packed)\n    return files.digest_file(path)"),
@@ -85,7 +83,7 @@ CACHE = [
     *of(
         "pipeline/cache/seal.py",
         (
-            "a seal is written under its own name", RENAME, _CAPTURE,
+            "a seal is written under its own name", RENAME, MARKS_OF_CAPTURE,
             'files.write_json(path, content | {"digest": _digest(content)})',
             'path.write_bytes(files.canonical_json(content | {"digest": _digest(content)}))',
         ),
@@ -111,7 +109,7 @@ CACHE = [
     *of(
         "pipeline/cache/plan.py",
         (
-            "a plan is written under its own name", RENAME, _CAPTURE,
+            "a plan is written under its own name", RENAME, MARKS_OF_CAPTURE,
             'files.write_json(path, self._content() | {"hash": self.hash})',
             'path.write_bytes(files.canonical_json(self._content() | {"hash": self.hash}))',
         ),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.reliability.mutants.kinds import FSYNC, HASH, LOCK, ORDER, RENAME, TEMPORARY, of
+from tests.reliability.mutants.suites import DOOR
 
-_DOOR = "tests/reliability/test_door.py"
-_VERBS = f"{_DOOR}::test_old_or_new_and_then_new_for_good"
+_VERBS = f"{DOOR}::test_old_or_new_and_then_new_for_good"
 _FROZEN = "tests/reliability/test_writers.py::test_a_writer_frozen_before_each_of_its_operations[False]"
 _WHOLE = "tests/test_files.py::test_write_file_is_whole_or_absent_at_every_call"
 _READ_BACK = "tests/test_files.py::test_a_disk_that_returns_other_bytes_is_noticed_before_the_rename"

@@ -3,63 +3,60 @@
 from __future__ import annotations
 
 from tests.reliability.mutants.kinds import HASH, IDENTITY, ORDER, of
-
-_MARKS = "tests/reliability/test_power.py::test_a_mark_comes_after_all_that_it_speaks_of"
-_CAPTURE, _TRAINING = f"{_MARKS}[capture]", f"{_MARKS}[training]"
-_IDENTITY = "tests/reliability/test_identity.py::test_"
+from tests.reliability.mutants.suites import IDENTITY_TESTS, MARKS_OF_CAPTURE
 
 MODELS = [
     *of(
         "pipeline/models/planning.py",
         (
-            "a plan before its tokenizer", ORDER, _CAPTURE,
+            "a plan before its tokenizer", ORDER, MARKS_OF_CAPTURE,
             "    files.publish_folder(folder / TOKENIZER_FOLDER, tokenizer.save)\n", "",
             "    plan.save(folder / PLAN_NAME)\n",
             ("    plan.save(folder / PLAN_NAME)\n"
             "    files.publish_folder(folder / TOKENIZER_FOLDER, tokenizer.save)\n"),
         ),
         (
-            "a plan before its data report", ORDER, _CAPTURE,
+            "a plan before its data report", ORDER, MARKS_OF_CAPTURE,
             "    files.write_json(folder / DATA_REPORT_NAME, report.to_json())\n", "",
             "    plan.save(folder / PLAN_NAME)\n",
             "    plan.save(folder / PLAN_NAME)\n    files.write_json(folder / DATA_REPORT_NAME, report.to_json())\n",
         ),
         (
             "sequences that are packed again are not compared", IDENTITY,
-            f"{_IDENTITY}other_texts_for_lost_sequences",
+            f"{IDENTITY_TESTS}other_texts_for_lost_sequences",
             "    if digest.xxh3_128 != plan.sequences_digest:", "    if False:",
         ),
     ),
     *of(
         "pipeline/models/cache_identity.py",
         (
-            "texts are not compared", IDENTITY, f"{_IDENTITY}other_texts[longer]",
+            "texts are not compared", IDENTITY, f"{IDENTITY_TESTS}other_texts[longer]",
             '    found += _differences("source", before["source"], lambda: source_fingerprint(data))\n', "",
         ),
         (
-            "the tokenizer is not compared", IDENTITY, f"{_IDENTITY}another_tokenizer",
+            "the tokenizer is not compared", IDENTITY, f"{IDENTITY_TESTS}another_tokenizer",
             ('        found += _differences("tokenizer", before["tokenizer"], '
             "lambda: _tokenizer(plan, model).fingerprint())\n"), "",
         ),
         (
-            "the teacher is not compared", IDENTITY, f"{_IDENTITY}one_bit_of_the_teacher[0]",
+            "the teacher is not compared", IDENTITY, f"{IDENTITY_TESTS}one_bit_of_the_teacher[0]",
             ('        found += _differences("teacher", weights, '
             "lambda: quick_fingerprint(model.model, model.revision))\n"), "",
         ),
         (
-            "settings are not compared", IDENTITY, f"{_IDENTITY}identity[cache.seed]",
+            "settings are not compared", IDENTITY, f"{IDENTITY_TESTS}identity[cache.seed]",
             "    found = differences({key: planned[key] for key in shared}, {key: now[key] for key in shared})",
             "    found: list[str] = []",
         ),
         (
-            "what a probe chose is not compared", IDENTITY, f"{_IDENTITY}identity[cache.batch_size]",
+            "what a probe chose is not compared", IDENTITY, f"{IDENTITY_TESTS}identity[cache.batch_size]",
             "    return found + _probed_differences(plan, data, teacher, cache)", "    return found",
         ),
     ),
     *of(
         "pipeline/models/fingerprint.py",
         (
-            "of weights only the size is looked at", IDENTITY, f"{_IDENTITY}one_bit_of_the_teacher[0]",
+            "of weights only the size is looked at", IDENTITY, f"{IDENTITY_TESTS}one_bit_of_the_teacher[0]",
             '{"size_bytes": size_bytes, "samples_sha256": _hash_samples(file, size_bytes)}',
             '{"size_bytes": size_bytes}',
         ),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from tests.reliability.mutants.kinds import FSYNC, HASH, IDENTITY, ORDER, RENAME, of
+from tests.reliability.mutants.suites import DOOR, IDENTITY_TESTS, MARKS_OF_TRAINING
 
-_DOOR = "tests/reliability/test_door.py"
-_OVERWRITTEN = f"{_DOOR}::test_a_checkpoint_that_is_overwritten_stops_counting_first"
-_MARKS = "tests/reliability/test_power.py::test_a_mark_comes_after_all_that_it_speaks_of"
-_CAPTURE, _TRAINING = f"{_MARKS}[capture]", f"{_MARKS}[training]"
-_IDENTITY = "tests/reliability/test_identity.py::test_"
+_OVERWRITTEN = f"{DOOR}::test_a_checkpoint_that_is_overwritten_stops_counting_first"
 _RETENTION = "tests/distill/test_retention.py::test_"
 
 TRAINING = [
     *of(
         "pipeline/distill/keeping/checkpoint.py",
         (
-            "COMMIT.json before the tensors", ORDER, _TRAINING,
+            "COMMIT.json before the tensors", ORDER, MARKS_OF_TRAINING,
             "    for name, named in tensors.items():",
             "    later = {}\n    for name, named in tensors.items():",
             '        digests[f"{name}.safetensors"] = files.write_file(target / f"{name}.safetensors", content)',
@@ -29,7 +26,7 @@ TRAINING = [
             "        files.remove_file(target / COMMIT)", "        pass",
         ),
         (
-            "tensors are written under their own name", RENAME, _TRAINING,
+            "tensors are written under their own name", RENAME, MARKS_OF_TRAINING,
             'files.write_file(target / f"{name}.safetensors", content)',
             ('files.digest_bytes(content)\n        files.make_folder(target)\n'
             '        (target / f"{name}.safetensors").write_bytes(content)'),
@@ -81,7 +78,10 @@ TRAINING = [
     ),
     *of(
         "pipeline/distill/keeping/metrics_log.py",
-        ("logs are not synced", FSYNC, _TRAINING, "                files.sync_file(path)", "                pass"),
+        (
+            "logs are not synced", FSYNC, MARKS_OF_TRAINING,
+            "                files.sync_file(path)", "                pass",
+        ),
         (
             "the digest of a log is not compared", HASH,
             "tests/stages/test_verify_student.py::test_a_damaged_log_is_told_and_training_goes_on",
@@ -92,26 +92,26 @@ TRAINING = [
         "pipeline/distill/keeping/export.py",
         (
             "the model is written under its own name", RENAME,
-            f"{_DOOR}::test_an_export_that_fails_leaves_the_model_that_was_there",
+            f"{DOOR}::test_an_export_that_fails_leaves_the_model_that_was_there",
             "    files.publish_folder(folder, fill)", "    files.make_folder(folder)\n    fill(folder)",
         ),
     ),
     *of(
         "pipeline/distill/journal.py",
         (
-            "a checkpoint before its log", ORDER, _TRAINING,
+            "a checkpoint before its log", ORDER, MARKS_OF_TRAINING,
             "        self.log.sync()\n        state", "        state",
             "        self._checked.add(saved.folder)\n        self.newest",
             "        self.log.sync()\n        self._checked.add(saved.folder)\n        self.newest",
         ),
         (
-            "older checkpoints go before the newer one is there", ORDER, _TRAINING,
+            "older checkpoints go before the newer one is there", ORDER, MARKS_OF_TRAINING,
             "        self.log.sync()\n        state",
             ("        self.log.sync()\n        for old in self._checkpoints.glob('step-*'):\n"
              "            __import__('shutil').rmtree(old)\n        state"),
         ),
         (
-            "the identity of a training is not compared", IDENTITY, f"{_IDENTITY}schedule[train.seed]",
+            "the identity of a training is not compared", IDENTITY, f"{IDENTITY_TESTS}schedule[train.seed]",
             '        if own is not None and own.state["training_hash"] != self._hash:', "        if False:",
         ),
         (
