@@ -68,18 +68,19 @@ def bench_angles(
             teacher_NV = teacher.head.logits_float32(teacher_ND)
             results.append(measured("kd.gradient_positions", len(rows_N), "positions"))
         tensors = RecordTensors.from_records(records.rows(rows_N), "cpu")
+        labels_N = torch.from_numpy(sequences.input_ids[:, 1:].reshape(-1)[rows_N].astype(np.int64))
         for arm in ARMS:
             if arm.kind == kind:
-                results += _measure(arm, hidden_ND, student, teacher_NV, tensors)
+                results += _measure(arm, hidden_ND, student, labels_N, teacher_NV, tensors)
     return results
 
 
 def _measure(
-    arm: Arm, hidden_ND: Tensor, student: CausalModel, teacher_NV: Tensor, records: RecordTensors
+    arm: Arm, hidden_ND: Tensor, student: CausalModel, labels_N: Tensor, teacher_NV: Tensor, records: RecordTensors
 ) -> Iterator[Result]:
     for temperature in arm.temperatures:
         found = gradient_angles(
-            hidden_ND, student.head, teacher_NV, arm.seen(records), temperature, arm.objective, _CHUNK
+            hidden_ND, student.head, labels_N, teacher_NV, arm.seen(records), temperature, arm.objective, _CHUNK
         ).weight
         assert found is not None, "the student's head has a matrix"
         suffix = f"{arm.name}.T{temperature:g}"

@@ -50,13 +50,15 @@ class GradientAngles:
 def gradient_angles(
     hidden_ND: Tensor,
     head: Head,
+    labels_N: Tensor,
     teacher_logits_NV: Tensor,
     records: Records | RecordTensors,
     temperature: float = 1.0,
     objective: Objective = "sampled_tail",
     chunk_positions: int = 512,
 ) -> GradientAngles:
-    """Angles and norm ratios at N positions, of KD alone; `records` are what a cache holds of `teacher_logits_NV`.
+    """Angles and norm ratios at N positions, of KD alone; `records` are what a cache holds of `teacher_logits_NV`
+    and of the labels.
 
     `teacher_logits_NV` [N, ≥ V] may be logits or log-probabilities, at temperature 1, on any device. Gradients are
     compared in float64 on the student's device, [chunk_positions, V] of each at a time and [V, D] of each in all.
@@ -74,7 +76,7 @@ def gradient_angles(
     for rows_n in torch.split(torch.arange(len(hidden_ND), device=hidden_ND.device), chunk_positions):
         hidden_nD, part = hidden_ND[rows_n].detach(), records.rows(rows_n)
         logits_nV = head.logits_float32(hidden_nD)
-        ours_nV = _objective_gradient(logits_nV, part, temperature, objective)
+        ours_nV = _objective_gradient(logits_nV, labels_N[rows_n], part, temperature, objective)
         teacher_nV = teacher_logits_NV[rows_n.to(teacher_logits_NV.device), : records.vocab_size]
         full_nV = _full_gradient(logits_nV, teacher_nV.to(logits_nV.device), temperature)
         by_logits.append(_compare(ours_nV, full_nV))
@@ -119,10 +121,11 @@ class _WeightGradients:
         return _mean([_compare(self.ours_VD.reshape(1, -1), self.full_VD.reshape(1, -1))])
 
 
-def _objective_gradient(logits_nV: Tensor, records: RecordTensors, temperature: float, objective: Objective) -> Tensor:
+def _objective_gradient(
+    logits_nV: Tensor, labels_n: Tensor, records: RecordTensors, temperature: float, objective: Objective
+) -> Tensor:
     """Gradient of τ²·KD by the logits, as the loss makes it; float64 [n, V]."""
     leaf_nV = logits_nV.clone().requires_grad_()
-    labels_n = torch.zeros(len(leaf_nV), dtype=torch.int64, device=leaf_nV.device)
     with torch.enable_grad():
         parts = distillation_loss(
             leaf_nV,

@@ -178,7 +178,7 @@ def whole_sampled_tail(temperature: float) -> Callable[[HeadCase], Tensor]:
     """`sampled_tail` on all logits at once, by plain autograd; the formula of pipeline/distill/loss/objectives.py."""
 
     def loss(case: HeadCase) -> Tensor:
-        target = SoftTarget.of(case.records, temperature, "sampled_tail")
+        target = SoftTarget.of(case.records, case.labels_N, temperature, "sampled_tail")
         logits_NV = (case.hidden_ND @ case.weight_VD.T).float()
         ce_N = functional.cross_entropy(logits_NV, case.labels_N, reduction="none")
         scaled_NV = logits_NV / temperature

@@ -39,7 +39,8 @@ class LossParts:
     agreement_N: Tensor | None
     """bool: the student's largest logit is at the teacher's likeliest id; None for labels only"""
     effective_draws_N: Tensor | None
-    """effective sample size of the tail draws, 0..M; None where the objective uses none"""
+    """effective sample size of the tail draws, 0..M (of `sampled` records, of the ids drawn beside the label, each
+    weighing as often as it came up); None where the objective uses none"""
     rank_N: Tensor | None = None
     """`ranked` at τ = 1, nats a choice, unweighted; None where it has no weight"""
     signals_N6: Tensor | None = None
@@ -65,6 +66,7 @@ def distillation_loss(
 ) -> LossParts:
     """Cross-entropy and distillation at N positions; gradients flow to the hidden states and to the head's tensors.
 
+    `labels_N` are those that the records speak of: `sampled_tail` of the kind `sampled` takes their log p for theirs.
     `records` None, or neither weight of the teacher's nor a router, trains on labels only. `weights_N` weighs
     positions; one of weight 0 is skipped before the product, whatever its label and record hold. `normaliser` is the
     number of positions of the whole effective batch; by default the sum of the weights given here. Logits are float32
@@ -87,7 +89,7 @@ def distillation_loss(
     _check(hidden_ND, head, labels_N, weights_N, records, goal, chunk_positions)
     all_kept = weights_N is None
     weights_N = hidden_ND.new_ones(len(hidden_ND), dtype=torch.float32) if weights_N is None else weights_N.float()
-    target = _target(records, weights_N, goal, router)
+    target = _target(records, labels_N, weights_N, goal, router)
     inputs = LossInputs(labels_N, weights_N.detach(), target, goal, chunk_positions, router)
 
     through = _through_head if all_kept else _kept_through_head
@@ -106,12 +108,14 @@ def distillation_loss(
     )
 
 
-def _target(records: RecordTensors | None, weights_N: Tensor, goal: Goal, router: Router | None) -> SoftTarget:
+def _target(
+    records: RecordTensors | None, labels_N: Tensor, weights_N: Tensor, goal: Goal, router: Router | None
+) -> SoftTarget:
     """What the student is to match, with as much of the teacher in it as the goal and the router need."""
     if records is None:
         return SoftTarget.nothing(weights_N)
     with_order, with_facts = goal.rank_weight != 0, router is not None
-    return SoftTarget.of(records, goal.temperature, goal.objective, with_order, with_facts)
+    return SoftTarget.of(records, labels_N, goal.temperature, goal.objective, with_order, with_facts)
 
 
 def _through_head(hidden_ND: Tensor, head: Head, inputs: LossInputs) -> tuple[Tensor, Scores]:

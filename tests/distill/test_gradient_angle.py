@@ -22,7 +22,14 @@ KINDS = ("plain", "bias", "scale", "softcap", "padded")
 def found(case: Case, objective: Any, temperature: float, **changes: Any) -> Any:
     given = {"chunk_positions": 10} | changes
     return gradient_angles(
-        case.hidden_ND, case.head, case.teacher.logp_NV, case.teacher.records, temperature, objective, **given
+        case.hidden_ND,
+        case.head,
+        case.labels_N,
+        case.teacher.logp_NV,
+        case.teacher.records,
+        temperature,
+        objective,
+        **given,
     )
 
 
@@ -107,7 +114,9 @@ def test_bucket_without_a_tail_is_the_usual_top_k(temperature: float) -> None:
     """Cross-entropy of the student over all ids against the teacher's head, renormalised."""
     case = make_case()
     records = without_tail(RecordTensors.from_records(case.teacher.records, "cpu"))
-    angles = gradient_angles(case.hidden_ND, case.head, case.teacher.logp_NV, records, temperature, "bucket")
+    angles = gradient_angles(
+        case.hidden_ND, case.head, case.labels_N, case.teacher.logp_NV, records, temperature, "bucket"
+    )
 
     hidden_ND, weight_VD = (leaf.detach().double().requires_grad_() for leaf in case.leaves)
     logq_NV = ((hidden_ND @ weight_VD.T) / temperature).log_softmax(1)
@@ -138,7 +147,7 @@ def test_it_leaves_gradients_and_their_switch_alone() -> None:
 
 def test_refuses_what_has_no_answer() -> None:
     case = make_case()
-    arguments = (case.hidden_ND, case.head)
+    arguments = (case.hidden_ND, case.head, case.labels_N)
     with pytest.raises(ValueError, match=r"expected teacher logits \[37, 40 or more\].*found \(36, 40\)"):
         gradient_angles(*arguments, case.teacher.logp_NV[1:], case.teacher.records)
     with pytest.raises(ValueError, match=r"expected teacher logits.*found \(37, 39\)"):

@@ -22,8 +22,9 @@ STORED_TEMPERATURES = (1.0, 2.0, 3.0)  # where the tail mass is stored, not inte
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_gradcheck_in_float64(objective: Any, temperature: float) -> None:
     teacher = dense.make_teacher(logits(3, 7, 0), head_size=3, num_draws=2)
-    target = SoftTarget.of(_doubled(RecordTensors.from_records(teacher.records, "cpu")), temperature, objective)
     labels_N, weights_N = torch.tensor([0, 3, 6]), torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
+    records = _doubled(RecordTensors.from_records(teacher.records, "cpu"))
+    target = SoftTarget.of(records, labels_N, temperature, objective)
     goal = Goal(objective, temperature, 0.3, 0.7)
 
     class Score(torch.autograd.Function):

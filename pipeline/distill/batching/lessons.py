@@ -133,7 +133,7 @@ def _refuse_what_sampled_lacks(cache: TeacherCache, settings: TrainSettings) -> 
     if settings.objective not in SAMPLED_OBJECTIVES:
         raise ConfigError(
             f"{place} and estimate the whole divergence; train.objective is {settings.objective}. Set it to "
-            f"{' or '.join(SAMPLED_OBJECTIVES)} (the same here), or make a cache of the kind topk or compact."
+            f"{' or '.join(SAMPLED_OBJECTIVES)}, or make a cache of the kind topk or compact."
         )
 
 

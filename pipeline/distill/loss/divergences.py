@@ -2,6 +2,7 @@
 
     bucket        Σ_k p_k·log( p_k/q_k )                                            KL(p_τ ‖ q_τ)
     sampled_tail  bucket + Σ_j m_j·( log p_τ(j|tail) − log q_τ(j|tail) )            M draws j stand for the tail
+                  (of the kind `sampled` the label is the head, and its draws are those of other ids)
     subset        the same KL within the head, both sides renormalised on it
     reverse_kl    Σ_k q_k·log( q_k/p_k )                                            KL(q_τ ‖ p_τ)
     jsd           ½·Σ_k p_k·log( p_k/m_k ) + ½·Σ_k q_k·log( q_k/m_k ),    m = (p_τ + q_τ)/2

@@ -19,6 +19,10 @@ from pipeline.cache.records import tail_weights
 from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.settings import HEAD_ONLY, Objective
 
+LEAST_LABEL_NATS = 1 / 3072
+"""taken for a label's −log p that `sampled` records round to 0. That stands for 0 to 1/1,024 nats, and this is the mean
+where its square root, which is what is rounded, is uniform"""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SoftTarget:
@@ -47,6 +51,7 @@ class SoftTarget:
     def of(
         cls,
         records: RecordTensors,
+        labels_N: Tensor,
         temperature: float,
         objective: Objective,
         with_order: bool = False,
@@ -54,9 +59,12 @@ class SoftTarget:
     ) -> Self:
         """Soften records; ValueError outside temperatures 1 to 4, or for `sampled_tail` without draws.
 
-        `with_order` is for the likelihood of the head's order, `with_facts` for a router.
+        `labels_N` are the records' own. `with_order` is for the likelihood of the head's order, `with_facts` for a
+        router.
         """
         logp_head_NK, logp_tail_N = soften(records, temperature)
+        if records.layout.kind == "sampled" and objective == "sampled_tail":
+            return cls._beside_label(records, labels_N, with_facts)
         if objective in HEAD_ONLY:
             logp_head_NK = records.logprobs_NK if objective == "ranked" else logp_head_NK.log_softmax(dim=1)
             logp_tail_N = torch.full_like(logp_tail_N, -torch.inf)
@@ -66,6 +74,25 @@ class SoftTarget:
         order_NK = records.logprobs_NK if with_order else nothing_N0
         facts_N3 = teacher_facts(records) if with_facts else nothing_N0
         return cls(records.ids_NK, logp_head_NK, logp_tail_N, top_ids_N, *draws, order_NK, facts_N3)
+
+    @classmethod
+    def _beside_label(cls, records: RecordTensors, labels_N: Tensor, with_facts: bool) -> Self:
+        """Of `sampled` records: the label is the head, and what was drawn beside it stands for the tail."""
+        logp_label_N1 = records.label_logprobs_N[:, None].clamp_max(-LEAST_LABEL_NATS)
+        masses_NK, logp_NK = drawn_beside(records, labels_N, logp_label_N1)
+        top_NI = records.logprobs_NK.argmax(dim=1, keepdim=True)
+        nothing_N0 = records.logprobs_NK[:, :0]
+        return cls(
+            ids_NK=labels_N[:, None],
+            logp_head_NK=logp_label_N1,
+            logp_tail_N=_log_complement(logp_label_N1)[:, 0],
+            top_ids_N=records.ids_NK.gather(1, top_NI)[:, 0],
+            draw_ids_NM=records.ids_NK,
+            draw_masses_NM=masses_NK,
+            draw_logp_NM=logp_NK,
+            order_NK=nothing_N0,
+            facts_N3=teacher_facts(records) if with_facts else nothing_N0,
+        )
 
     @classmethod
     def nothing(cls, weights_N: Tensor) -> Self:
@@ -93,6 +120,29 @@ class SoftTarget:
         """Effective sample size (Σ m_j)² / Σ m_j² of the draws [N], 1 to M; 0 where the tail is empty."""
         squares_N = self.draw_masses_NM.square().sum(dim=1)
         return torch.where(squares_N > 0, self.draw_masses_NM.sum(dim=1).square() / squares_N, 0.0)
+
+
+def drawn_beside(records: RecordTensors, labels_N: Tensor, logp_label_N1: Tensor) -> tuple[Tensor, Tensor]:
+    """Masses m_j and log p(j | not the label) of the ids of `sampled` records, each [N, K]; no mass for the label l.
+
+        m_j = (1 − p_l)/(1 − p_l^N) · c_j/(N − c_l)
+
+    c_j of the N draws from p were j. Those beside the label are drawn from p without it; there are none with
+    probability p_l^N, and the denominator makes up for that: Σ_j m_j·f(j) estimates Σ_{v ≠ l} p(v)·f(v) without bias.
+    The record holds p_l itself, so how often the label came up, which is much of the noise where the teacher is sure,
+    no longer counts (Rao-Blackwell).
+    """
+    num_draws = records.layout.num_draws
+    counts_NK = (records.logprobs_NK.exp() * num_draws).round()
+    counts_NK = counts_NK.masked_fill(records.ids_NK == labels_N[:, None], 0.0)
+    shares_NK = counts_NK / counts_NK.sum(dim=1, keepdim=True).clamp_min(1.0)
+    log_scale_N1 = _log_complement(logp_label_N1) - _log_complement(logp_label_N1 * num_draws)
+    return shares_NK * log_scale_N1.exp(), shares_NK.log()
+
+
+def _log_complement(logp: Tensor) -> Tensor:
+    """log(1 − p) from log p < 0."""
+    return torch.log(-torch.expm1(logp))
 
 
 def teacher_facts(records: RecordTensors) -> Tensor:
