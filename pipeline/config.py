@@ -11,11 +11,12 @@ three kinds, and the kind decides what happens when it changes between two start
 from __future__ import annotations
 
 import difflib
+import os
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -25,6 +26,8 @@ from pipeline.plain_yaml import dump_yaml, load_yaml
 
 Kind = Literal["identity", "schedule", "free"]
 SectionT = TypeVar("SectionT", bound="Section")
+Place = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]
+"""A folder, a file or the id of something on the hub; a leading ~ is the home folder, as in a shell."""
 _MAX_CONFIG_BYTES = 2**20
 _YAML_WORDS = " (yes, no, on and off are booleans in YAML; put quotes around them where text is meant)"
 _QUOTES = " (put quotes around it where text is meant)"

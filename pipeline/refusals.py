@@ -13,7 +13,7 @@ from pipeline.errors import StorageError
 
 _NEXT_STEPS = {
     "the disk is full": "What is sealed is safe; free some space and run the same command again.",
-    "cannot be written": "Choose another place with --run-dir.",
+    "cannot be written": "Work on a copy in a folder that can be, or choose another with --run-dir.",
     "a file stands where a folder is needed": "Move it away, or choose another --run-dir.",
     "a folder stands where a file is needed": "Move it away, or choose another --run-dir.",
     "too many files are open": "Allow more of them (ulimit -n 4096) and run the same command again.",

@@ -12,7 +12,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.config import Section, free
+from pipeline.config import Place, Section, free
 from pipeline.console import format_seconds, say, warn_once
 from pipeline.errors import ConfigError
 from pipeline.output_limit import OutputLimit, figure
@@ -31,7 +31,7 @@ class SessionSettings(Section):
 
     time_budget_hours: float | None = free(None, "pause before so many hours of a session have passed", gt=0)
     max_output_gb: float | None = free(None, "pause before the run directory takes more (GB of 10^9 bytes)", gt=0)
-    output_folders: list[str] = free([], "further folders that take part of max_output_gb, such as other runs")
+    output_folders: list[Place] = free([], "further folders that take part of max_output_gb, such as other runs")
 
 
 def pause_request(settings: SessionSettings, run_dir: Path, start: str | None = None) -> PauseRequest:

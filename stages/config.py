@@ -9,11 +9,13 @@ import pydantic
 
 from pipeline.cache.settings import CacheSettings
 from pipeline.config import Section, free, load_config
+from pipeline.console import warn_once
 from pipeline.data.settings import DataSettings
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
 from pipeline.evaluation.settings import EvalSettings
 from pipeline.models.settings import StudentSettings, TeacherSettings
+from pipeline.runs import RunDirectory
 from pipeline.session import SessionSettings
 
 
@@ -72,3 +74,22 @@ def load_run_config(reference: str, overrides: tuple[str, ...] = ()) -> RunConfi
             )
         path = bundled[reference]
     return load_config(RunConfig, path, overrides)
+
+
+def roots_of_run(run_dir: Path) -> list[Path]:
+    """The cache.roots that the config of a run names, as far as they are there; none where it is no run.
+
+    Whoever only looks at a run may do so where its roots are not mounted, and is told what is passed over.
+    """
+    path = RunDirectory(run_dir).config
+    if not path.is_file():
+        return []
+    try:
+        roots = [Path(root) for root in load_config(RunConfig, path).cache.roots]
+    except ConfigError as error:
+        warn_once(f"{error}\nIts cache.roots, if it names any, are passed over; name them with --root.")
+        return []
+    for root in roots:
+        if not root.is_dir():
+            warn_once(f"{root}: is a root of this run and not here; what lies in it is passed over")
+    return [root for root in roots if root.is_dir()]

@@ -10,8 +10,10 @@ from pipeline.cache.roots import earlier_plan
 from pipeline.distill.keeping.student_commit import begun_student
 from pipeline.distill.training_workers import count_training_cards
 from pipeline.doctor.examine import refuse_unfit
+from pipeline.errors import MachineError
 from pipeline.models.device import choose_device, environment
 from pipeline.models.student import load_student, refuse_leaks
+from pipeline.pause import PausedError
 from pipeline.pricing.estimate import Estimate, TrainingPrice
 from pipeline.pricing.standing import price_new_cache, price_planned_cache, steps_done
 from pipeline.pricing.table import tables
@@ -28,10 +30,13 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
     # The cache: the teacher scores a few batches of the text, unless all of it is sealed already.
     settings = (config.data, config.teacher, config.cache)
     found = earlier_plan(places[0], places[1:])
-    if found is None:
-        standing = price_new_cache(*settings, gigabytes, session_hours)
-    else:
-        standing = price_planned_cache(*found, places, settings, gigabytes, session_hours)
+    try:
+        if found is None:
+            standing = price_new_cache(*settings, gigabytes, session_hours)
+        else:
+            standing = price_planned_cache(*found, places, settings, gigabytes, session_hours)
+    except PausedError as full:  # a card that something else fills; a stage would pause, and here is nothing to save
+        raise MachineError(str(full)) from full
     release_memory()  # the teacher's: both models together may not fit
 
     # The training: the student does a few real steps on the records that were scored, or read.

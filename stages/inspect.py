@@ -12,13 +12,14 @@ from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.evaluation.inspection import describe_cache, describe_sequence, tables
+from stages.config import roots_of_run
 
 
 def run(
     path: Path, roots: Sequence[Path] = (), sequences: Sequence[int] = (), positions: int = 12, top: int = 5
 ) -> dict[str, Any]:
     """Show the cache as a whole and some sequences of it; without `sequences`, the first sealed one."""
-    with TeacherCache.open(path, *roots) as cache:
+    with TeacherCache.open(path, *roots, *roots_of_run(path)) as cache:
         tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
         shown = list(sequences) or [span.first for span in cache.sealed[:1]]
         result = describe_cache(cache)

@@ -11,12 +11,13 @@ from pipeline.cache.verify import Problem, repair, shard_of, verify_cache
 from pipeline.console import say
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.report import DataReport
+from stages.config import roots_of_run
 
 
 def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
     """Remove what is damaged below `path` and can be computed again; returns the problems that are left."""
     with _held(path):
-        problems = verify_cache(path, roots, planned_tokenizer, DataReport.load)
+        problems = verify_cache(path, [*roots, *roots_of_run(path)], planned_tokenizer, DataReport.load)
         removed = set(repair(path, problems))
     left = [problem for problem in problems if shard_of(problem.path) not in removed]
     for problem in left:

@@ -20,7 +20,7 @@ from pipeline.evaluation.story import Story
 from pipeline.evaluation.study.results import RESULTS_NAME, load_results
 from pipeline.evaluation.summary import load_result
 from pipeline.runs import RunDirectory
-from stages.config import RunConfig
+from stages.config import RunConfig, roots_of_run
 
 STAGE = "report"
 
@@ -31,7 +31,7 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
     The report changes nothing that other stages left, so it may be made at any time, also while one is at work.
     """
     config = load_config(RunConfig, run.config) if run.config.is_file() else None
-    cache = _cache(run, config)
+    cache = _cache(run)
     results, configs = run.quality / RESULTS_NAME, sorted(run.quality.glob("*/config.yaml"))
     story = Story(
         name=config.name if config else run.root.resolve().name,
@@ -50,16 +50,15 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
         compare={name: history for name, other in (compare or {}).items() if (history := _training(other))},
         compare_dirs={name: str(other.root) for name, other in (compare or {}).items()},
     )
-    files.write_file(run.report, render_page(story).encode())
+    files.write_file(run.report, render_page(story).encode(errors="backslashreplace"))
     say(f"{STAGE}: {run.report}")
     return run.report
 
 
-def _cache(run: RunDirectory, config: RunConfig | None) -> TeacherCache | None:
+def _cache(run: RunDirectory) -> TeacherCache | None:
     """The cache of the run, with the parts that lie in other roots; None where none was planned."""
-    roots = [Path(root) for root in config.cache.roots] if config else []
     try:
-        return TeacherCache.open(run.cache, *roots)
+        return TeacherCache.open(run.cache, *roots_of_run(run.root))
     except IncompleteInputError:
         return None
 

@@ -178,7 +178,7 @@ def _train(
     # By itself, or with other processes, each of which learns from a part of every step.
     num_ranks = 1 if lessons.teacher else count_ranks(settings, config.student.device)
     job = Job(
-        cache=lessons.cache.folders,
+        cache=lessons.cache,
         student=config.student,
         settings=settings,
         autocast_dtype=learner.autocast_dtype,

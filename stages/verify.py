@@ -13,14 +13,16 @@ from pipeline.data.report import DataReport
 from pipeline.distill.keeping.verify import verify_student
 from pipeline.errors import IncompleteInputError
 from pipeline.runs import RunDirectory
+from stages.config import roots_of_run
 
 
 def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
     """Say and return everything wrong; an empty list means every byte is as it was written.
 
+    The roots that the run's own config names are checked with it.
     IncompleteInputError where there is neither a cache nor a student.
     """
-    student = RunDirectory(path).student
+    student, roots = RunDirectory(path).student, [*roots, *roots_of_run(path)]
     try:
         problems = verify_cache(path, roots, planned_tokenizer, DataReport.load)
         sealed = "" if problems else _sealed(TeacherCache.open(path, *roots))

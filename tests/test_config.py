@@ -251,9 +251,7 @@ def test_a_bundled_config_loads_and_dumps_to_itself(name: str, tmp_path: Path) -
 
 
 def test_dumping_keeps_text_that_looks_like_something_else(config_file: Path, tmp_path: Path) -> None:
-    config = load(
-        config_file, "name='1e-4'", "teacher.revision='1234e56'", "data.text_column='no'", "eval.teacher='ü: x'"
-    )
+    config = load(config_file, "name='1e-4'", "teacher.revision='1234e56'", "student.model='no'", "eval.teacher='ü: x'")
     path = tmp_path / "config.yaml"
     path.write_bytes(dump_config(config))
     assert load_config(RunConfig, path) == config

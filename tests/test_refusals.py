@@ -22,7 +22,7 @@ from tests.crashes import Disk
         (errno.ENOSPC, r"the disk is full .*What is sealed is safe; free some space and run the same command again"),
         (errno.EDQUOT, "the disk is full"),
         (errno.EFBIG, "the disk is full"),
-        (errno.EROFS, r"cannot be written .*Choose another place with --run-dir"),
+        (errno.EROFS, r"cannot be written .*Work on a copy in a folder that can be"),
         (errno.EACCES, "cannot be written"),
         (errno.EIO, "the disk failed"),
         (errno.EMFILE, r"too many files are open .*ulimit -n"),

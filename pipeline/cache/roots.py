@@ -192,6 +192,8 @@ def find_files(root: Path, pattern: str) -> Iterator[Path]:
     """Files below a folder by name, in a fixed order; hidden folders are left alone, an absent one holds nothing."""
     for folder, children, names in os.walk(root):
         children[:] = sorted(child for child in children if not child.startswith("."))
+        for link in (path for child in children if (path := Path(folder) / child).is_symlink()):
+            warn_once(f"{link}: is a link to a folder, and not followed; name where it leads as a root of its own")
         for name in sorted(names):
             if Path(name).match(pattern):
                 yield Path(folder) / name

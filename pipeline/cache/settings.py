@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from pipeline.config import Section, free, identity
+from pipeline.config import Place, Section, free, identity
 
 BETAS: tuple[float, ...] = (1 / 4, 1 / 3, 1 / 2, 0.7, 0.9, 1.0)
 """1/temperature at which log tail masses are stored"""
@@ -35,7 +35,7 @@ class CacheSettings(Section):
     shard_positions: int = identity(2**20, "positions a shard, about", ge=1)
     batch_size: int | None = identity(None, "sequences a forward pass; absent: a probe decides before the plan", ge=1)
     chunk_positions: int | None = identity(None, "positions scored at once; absent: a probe decides", ge=1)
-    roots: list[str] = free([], "further folders with parts of this cache, read-only, searched at any depth")
+    roots: list[Place] = free([], "further folders with parts of this cache, read-only, searched at any depth")
 
     @pydantic.model_validator(mode="before")
     @classmethod

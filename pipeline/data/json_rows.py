@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.compressed import READING_ERRORS, Unpacked, open_unpacked, packed_otherwise, words_of
+from pipeline.data.rows import Row, without_nulls
 from pipeline.errors import ConfigError
 
 LIST_BYTES = 2**28
 """A list longer than this is refused: read at once, it takes several times as much memory"""
-Row = dict[str, Any]
 
 
 def read_json_rows(path: Path, columns: list[str]) -> Iterator[Row | str | None]:
@@ -82,4 +82,4 @@ def _parse_line(line: bytes, columns: list[str]) -> Row | str:
 def _columns_of(row: Any, columns: list[str]) -> Row | str:
     if not isinstance(row, dict):
         return "not a JSON object"
-    return {name: row[name] for name in columns if name in row}
+    return without_nulls({name: row[name] for name in columns if name in row})

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pipeline.data.documents import TokenizedDocument
 
 Mode = Literal["packed", "one_document"]
-PACKING_VERSION = 3
+PACKING_VERSION = 4
 """2: long texts are encoded in pieces, and control tokens that a text spells as the text they are. 3: data.max_tokens
 cuts the last text, few and huge documents are cut in two, and chats are read that were dropped, or rendered with the
-date of the day."""
-REPEATABLE_VERSIONS = (2, 3)  # packed the same today, but for what 3 names: then the digest of the plan tells
+date of the day. 4: fields that are null in a chat of JSON lines are left out, as those of a table were."""
+REPEATABLE_VERSIONS = (2, 3, 4)  # packed the same today, but for what 3 and 4 name: then the digest of the plan tells
 _BLOCK_ROWS = 1024
 
 

@@ -6,10 +6,11 @@ from typing import Literal, Self
 
 import pydantic
 
-from pipeline.config import Section, free, identity
+from pipeline.config import Place, Section, free, identity
 
 Source = Literal["stdlib", "text", "jsonl", "parquet", "hub"]
 Packing = Literal["auto", "packed", "one_document"]
+_OF_HUB = ("dataset", "subset", "dataset_split", "revision")
 
 
 class DataSettings(Section):
@@ -17,7 +18,7 @@ class DataSettings(Section):
 
     source: Source = identity(doc="stdlib (the running interpreter's own source), text, jsonl, parquet or hub")
     path: str | None = free(None, "a file, a folder or a glob pattern, for text, jsonl and parquet", min_length=1)
-    dataset: str | None = identity(None, "hub: dataset id, such as HuggingFaceTB/smollm-corpus")
+    dataset: Place | None = identity(None, "hub: dataset id, such as HuggingFaceTB/smollm-corpus")
     subset: str | None = identity(None, "hub: name of the subset (its config)")
     dataset_split: str = identity("train", "hub: which split of the dataset to read")
     revision: str | None = free(None, "hub: commit or tag; absent: the plan's commit, once there is a plan")
@@ -38,6 +39,24 @@ class DataSettings(Section):
     min_characters: int = identity(1, "shorter documents are dropped, and counted", ge=1)
     drop_duplicates: bool = identity(True, "drop documents whose text was seen before, and count them")
     seed: int = identity(0, "order of the documents before packing", ge=0, lt=2**63)
+
+    @pydantic.model_validator(mode="after")
+    def _says_nothing_in_vain(self) -> Self:
+        """A key that the source has no use for would look as if it had one: another text would be learned."""
+        unused = {
+            "stdlib": (*_OF_HUB, "path", "text_column"),
+            "text": (*_OF_HUB, "text_column"),
+            "jsonl": _OF_HUB,
+            "parquet": _OF_HUB,
+            "hub": ("path",),
+        }
+        for name in unused[self.source]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"data.{name} has no meaning for the source {self.source!r}: leave it out, or name the source that "
+                    "is meant as data.source"
+                )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _source_has_its_place(self) -> Self:

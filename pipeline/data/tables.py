@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.data.rows import Row, without_nulls
 from pipeline.errors import ConfigError
 
 _BATCH_ROWS = 1024
@@ -18,7 +19,6 @@ _RETRY = (
     "Is the network there, and HF_HUB_OFFLINE unset? Otherwise download the dataset where there is one, and name its "
     "folder as data.dataset."
 )
-Row = dict[str, Any]
 
 
 def read_parquet(path: Path, columns: list[str], optional: Sequence[str] = ()) -> Iterator[Row | str]:
@@ -64,7 +64,7 @@ def read_dataset(
                 _require_columns(f"dataset {dataset}", list(row), columns)
             yield (
                 f"{split}:{number}",
-                _without_nulls({name: row[name] for name in (*columns, *optional) if name in row}),
+                without_nulls({name: row[name] for name in (*columns, *optional) if name in row}),
             )
     except ConfigError:
         raise
@@ -122,22 +122,11 @@ def _open_parquet(path: Path) -> Any:
 
 def _decoded_rows(batch: Any) -> list[Row | str]:
     try:
-        return [_without_nulls(row) for row in batch.to_pylist()]
+        return [without_nulls(row) for row in batch.to_pylist()]
     except UnicodeDecodeError:
         if batch.num_rows == 1:
             return ["not valid UTF-8"]
         return [row for number in range(batch.num_rows) for row in _decoded_rows(batch.slice(number, 1))]
-
-
-def _without_nulls(row: Row) -> Row:
-    """The row, and inside its columns no field that is null: tables give every object the fields of all of them."""
-    return {name: _without_null_fields(value) for name, value in row.items()}
-
-
-def _without_null_fields(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_null_fields(part) for name, part in value.items() if part is not None}
-    return [_without_null_fields(part) for part in value] if isinstance(value, list) else value
 
 
 def _require_columns(where: str, found: list[str], wanted: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from pipeline.config import Section, free, schedule
+from pipeline.config import Place, Section, free, schedule
 
 Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Objective = Literal["sampled_tail", "bucket", "subset", "reverse_kl", "jsd", "ranked"]
@@ -138,7 +138,7 @@ class TrainSettings(Section):
     ema_device: Literal["auto", "host"] = free("auto", "where the average lives: beside the weights, or in host memory")
     tensorboard: bool = free(False, "write student/tensorboard too; needs the extra tensorboard")
     checkpoint_every: int = free(200, "steps between checkpoints", ge=1)
-    roots: list[str] = free([], "further folders with checkpoints of this training, read-only, searched at any depth")
+    roots: list[Place] = free([], "further folders with checkpoints of this training, read-only, searched at any depth")
     workers: int | None = free(
         None,
         "processes that share each step, each with the student in memory; absent: one a card, on the CPU one",

@@ -42,8 +42,8 @@ _PARTING_SECONDS = 5.0
 class Job:
     """What a process needs to take the steps of a training from where it stands."""
 
-    cache: tuple[Path, ...]
-    """the folders that hold it"""
+    cache: TeacherCache
+    """as the first process opened it: which copy of a shard counts is decided once"""
     student: StudentSettings
     settings: TrainSettings
     autocast_dtype: torch.dtype
@@ -131,7 +131,7 @@ def _take_part(place: str, count: int, job: Job) -> None:
     """Take every step of the job."""
     settings = job.settings.model_copy(update={"ema_decay": 0.0})  # the average is the first one's
     device = choose_device(job.student.device)
-    cache = TeacherCache.open(*job.cache)
+    cache = job.cache
     tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
     causal = load_student(job.student, tokenizer, device)
     if settings.gradient_checkpointing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydantic
 
-from pipeline.config import Section, free
+from pipeline.config import Place, Section, free
 
 TEACHER, AT_THE_START, STUDENT, AS_EXPORTED = "teacher", "student at the start", "student", "student, as exported"
 _TAKEN = (TEACHER, AT_THE_START, STUDENT, AS_EXPORTED, "student (raw)", "student (EMA)")
@@ -13,8 +13,8 @@ _TAKEN = (TEACHER, AT_THE_START, STUDENT, AS_EXPORTED, "student (raw)", "student
 class EvalSettings(Section):
     """What the student is measured on, and what it is set beside."""
 
-    baselines: dict[str, str] = free({}, "name -> folder of a model with the same tokenizer")
-    teacher: str | None = free(None, "the teacher's folder or hub id: gives the exact KL beside the cached lower bound")
+    baselines: dict[str, Place] = free({}, "name -> folder of a model with the same tokenizer")
+    teacher: Place | None = free(None, "the teacher's folder or hub id, for the exact KL beside the cached lower bound")
     max_sequences: int | None = free(None, "validation sequences to use; absent: all", ge=1)
     batch_size: int = free(8, "sequences a forward pass", ge=1)
     sample_prompts: list[str] = free([], "texts to continue; absent: beginnings of validation sequences")

@@ -171,7 +171,7 @@ def _say_why_no_card() -> None:
     if torch.version.cuda or shutil.which("nvidia-smi"):
         warn_once(
             f"device: auto runs on the CPU, because {_build()} sees no card it can use. If this machine has one, check "
-            "the driver with nvidia-smi, and that torch is a build for CUDA: {WHERE_BUILDS_ARE}"
+            f"the driver with nvidia-smi, and that torch is a build for CUDA: {WHERE_BUILDS_ARE}"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from pipeline.config import Section, free, identity, schedule
+from pipeline.config import Place, Section, free, identity, schedule
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -16,7 +16,7 @@ Device = Literal["auto", "cpu", "cuda"]
 class TeacherSettings(Section):
     """The model whose predictions are cached."""
 
-    model: str = free(doc="a folder with config.json and safetensors, or a hub id")
+    model: Place = free(doc="a folder with config.json and safetensors, or a hub id")
     revision: str | None = free(None, "hub: commit or tag; absent: the plan's commit, once there is a plan")
     dtype: Dtype = identity("auto", "auto: float32 on CPU, bfloat16 from capability 8.0, float16 below")
     device: Device = free("auto")
@@ -29,7 +29,7 @@ class TeacherSettings(Section):
 class StudentSettings(Section):
     """The model that is trained: an existing one, or a fresh one made from a config block."""
 
-    model: str | None = schedule(None, "a folder with config.json and safetensors, or a hub id")
+    model: Place | None = schedule(None, "a folder with config.json and safetensors, or a hub id")
     revision: str | None = schedule(None, "hub: commit or tag; absent: the commit that the training began with")
     config: dict[str, Any] | None = schedule(None, "random init: model_type and its sizes; vocabulary is filled in")
     seed: int = schedule(0, "of the random init", ge=0, lt=2**63)

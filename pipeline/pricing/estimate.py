@@ -46,6 +46,8 @@ class CapturePrice:
     sessions: int
     cache_bytes: int
     """of the finished cache, its packed sequences included"""
+    elsewhere_bytes: int
+    """of them, in roots that are only read: they take no room of this run"""
     batch_size: int
     chunk_positions: int
     cards: int
@@ -62,6 +64,7 @@ class CapturePrice:
         session_hours: float,
         sizes: tuple[int, int],
         cards: int = 1,
+        elsewhere_bytes: int = 0,
     ) -> CapturePrice:
         """Price `tokens_left` at the pace of the probe; `sealed_bytes` are those of everything else.
 
@@ -78,10 +81,16 @@ class CapturePrice:
             hours=hours,
             sessions=math.ceil(hours / session_hours),
             cache_bytes=round(sealed_bytes + tokens_left * bytes_per_token + text.num_tokens * text.bytes_per_token),
+            elsewhere_bytes=elsewhere_bytes,
             batch_size=sizes[0],
             chunk_positions=sizes[1],
             cards=cards,
         )
+
+    @property
+    def bytes_here(self) -> int:
+        """Of the finished cache, what the run's own directory holds."""
+        return self.cache_bytes - self.elsewhere_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +179,7 @@ class Estimate:
     @property
     def run_bytes(self) -> int:
         """At most, of cache, checkpoints and finished student, all in one run directory."""
-        return self.capture.cache_bytes + self.training.checkpoints_bytes + self.training.model_bytes
+        return self.capture.bytes_here + self.training.checkpoints_bytes + self.training.model_bytes
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -184,9 +193,9 @@ def price_disk(
 
     `probe` are records in the config's own precision; a plan that is there (`planned`) leaves no setting to change.
     """
-    fits = capture.cache_bytes <= gigabytes * 1e9
+    fits = capture.bytes_here <= gigabytes * 1e9
     if planned:
-        room_bytes = gigabytes * 1e9 - capture.sealed_bytes - text.num_tokens * text.bytes_per_token
+        room_bytes = gigabytes * 1e9 - (capture.bytes_here - capture.tokens_left * capture.bytes_per_token)
         done = text.num_tokens - capture.tokens_left
         tokens = min(text.num_tokens, done + max(0, int(room_bytes / capture.bytes_per_token)))
         advice = () if fits else (_PLANNED, _in_parts(gigabytes, capture))
@@ -207,7 +216,7 @@ def _fitting(gigabytes: float, text: TextSize, bytes_per_token: float) -> int:
 
 def _in_parts(gigabytes: float, capture: CapturePrice) -> str:
     """How all of the text fits after all, given more than one output."""
-    num_parts = math.ceil(capture.cache_bytes / (gigabytes * 1e9))
+    num_parts = math.ceil(capture.bytes_here / (gigabytes * 1e9))
     return (
         f"or keep all of it in {num_parts:,} outputs of {gigabytes:g} GB (--max-output-gb), with the earlier ones in "
         "cache.roots"

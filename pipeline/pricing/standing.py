@@ -104,6 +104,8 @@ def price_planned_cache(
         probe = _probe_pending(cache, settings[1])
         sequences, records = (probe.sequences, probe.records) if probe else _read_some(cache)
         sealed_bytes, bytes_per_token = _sealed(cache, probe)
+        kept = [shard.path for shard in cache.shards.values()] + [find_sequences(folders)]
+        elsewhere_bytes = sum(path.stat().st_size for path in kept if not path.is_relative_to(places[0]))
     num_train, num_validation = (sum(span.count for span in plan.spans(split)) for split in (TRAIN, VALIDATION))
     num_tokens = plan.num_sequences * plan.sequence_length
     text = TextSize(
@@ -117,7 +119,9 @@ def price_planned_cache(
     left = sum(span.count for span in cache.missing) * plan.sequence_length
     sizes = (plan.capture["batch_size"], plan.capture["chunk_positions"])
     cards = count_busy_cards(settings[1].workers, settings[1].device)
-    capture = CapturePrice.of(text, left, sealed_bytes, probe, bytes_per_token, session_hours, sizes, cards)
+    capture = CapturePrice.of(
+        text, left, sealed_bytes, probe, bytes_per_token, session_hours, sizes, cards, elsewhere_bytes
+    )
     return Standing(
         plan=plan,
         text=text,

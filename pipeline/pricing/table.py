@@ -45,6 +45,8 @@ def _capture_rows(capture: CapturePrice, session_hours: float) -> list[Row]:
         rows.append(("capture", f"{capture.tokens_per_second:,.0f} tokens a second, {sizes}"))
         rows.append(("time of capture", _time(capture.hours, capture.sessions, session_hours)))
     size = f"{format_bytes(capture.cache_bytes)}, of which {format_bytes(capture.sealed_bytes)} are sealed"
+    if capture.elsewhere_bytes:
+        size += f"; {format_bytes(capture.elsewhere_bytes)} of it in other roots"
     return [*rows, ("finished cache", size)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ def test_a_turn_that_only_calls_tools_has_no_content(tmp_path: Path) -> None:
     (document,) = read(builders.write_lines(tmp_path / "b.jsonl", [{"chat": [*CHAT, {**CHAT[3], "content": None}]}]))
     reason = "column 'chat' is not a list of messages with a role and a content"
     assert document == Unreadable("b.jsonl:1", reason)
+
+
+def test_nulls_that_a_table_wrote_into_json_lines_are_no_fields(tmp_path: Path) -> None:
+    """Where one chat has tool calls, every message of all has the field; a template asks whether it is there."""
+    turns = [{**message, "tool_calls": message.get("tool_calls")} for message in CHAT]
+    listed = builders.write_lines(tmp_path / "a.jsonl", [{"chat": turns}])
+    (tmp_path / "b.json").write_text(json.dumps([{"chat": turns}]))
+    for path in (listed, tmp_path / "b.json"):
+        (document,) = read(path)
+        assert isinstance(document, Document)
+        assert document.messages == tuple(CHAT)
 
 
 def test_null_contents_beside_tool_calls_in_a_table(tmp_path: Path) -> None:

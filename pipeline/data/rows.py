@@ -1,0 +1,22 @@
+"""A row of a table or of a JSON file: column -> value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def without_nulls(row: Row) -> Row:
+    """The row, and inside its columns no field that is null.
+
+    Tables give every object the fields of all of them, and what writes JSON lines from a table keeps those: to a chat
+    template, `tool_calls: null` is not the same as none.
+    """
+    return {name: _without_null_fields(value) for name, value in row.items()}
+
+
+def _without_null_fields(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_null_fields(part) for name, part in value.items() if part is not None}
+    return [_without_null_fields(part) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,130 @@
+"""A later session's run: its plan is its own, text, tokenizer and shards lie in a root that its config names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.cache import TeacherCache
+from pipeline.pause import PausedError
+from pipeline.runs import RunDirectory
+from stages import estimate
+from tests.stages.test_estimate import half_sealed
+from tests.stages.toys import Toy, copy, run
+
+
+@pytest.fixture
+def later(toy: Toy, cached: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """(root, run): of nine shards five are sealed in the root, the others in the run."""
+    half_sealed(cached, tmp_path / "input" / "first")
+    toy.ran("cache-teacher", tmp_path / "run", "--set", f"cache.roots=[{tmp_path / 'input'}]")
+    return tmp_path / "input", tmp_path / "run"
+
+
+def test_it_is_verified_and_looked_into_with_its_roots(later: tuple[Path, Path]) -> None:
+    _, run_dir = later
+    assert not (run_dir / "cache" / "sequences.shard").exists()
+    ended = run("verify", str(run_dir))
+    assert (ended.code, "9 of 9 shards are sealed" in ended.stderr) == (0, True), ended.stderr
+    ended = run("inspect", str(run_dir), "--json")
+    assert ended.code == 0, ended.stderr
+    assert json.loads(ended.stdout)["shards"] == {"sealed": 9, "of": 9}
+    assert run("repair", str(run_dir)).code == 0
+
+
+def test_damage_in_a_root_is_named_and_left_alone(later: tuple[Path, Path]) -> None:
+    root, run_dir = later
+    path = next(root.rglob("00000.shard"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    ended = run("verify", str(run_dir))
+    assert (ended.code, str(path) in ended.stderr) == (4, True)
+    assert run("repair", str(run_dir)).code == 4
+    assert path.read_bytes() == data
+
+
+def test_a_report_is_drawn_where_the_roots_are_not(later: tuple[Path, Path], tmp_path: Path) -> None:
+    """As of an output that was downloaded."""
+    root, run_dir = later
+    shutil.move(root, tmp_path / "elsewhere")
+    ended = run("report", str(run_dir))
+    assert ended.code == 0, ended.stderr
+    assert f"{root}: is a root of this run and not here" in ended.stderr.replace("\n", " ")
+    page = (run_dir / "report" / "report.html").read_text(encoding="utf-8")
+    assert "4 of 9" in page
+
+
+def test_a_config_that_cannot_be_read_keeps_nobody_from_verifying(cached: Path, tmp_path: Path) -> None:
+    run_dir = copy(cached, tmp_path / "run")
+    RunDirectory(run_dir).config.write_text("cache: {kind: other}\n", encoding="utf-8")
+    ended = run("verify", str(run_dir))
+    assert ended.code == 0, ended.stderr
+    assert "name them with --root" in ended.stderr.replace("\n", " ")
+
+
+def test_shards_in_roots_take_no_room_of_this_run(toy: Toy, later: tuple[Path, Path], cached: Path) -> None:
+    root, run_dir = later
+    ended = toy.ran("estimate", run_dir, "--json", "--set", f"cache.roots=[{root}]")
+    capture = json.loads(ended.stdout)["capture"]
+    there = sum(path.stat().st_size for path in root.rglob("*.shard"))
+    here = sum(path.stat().st_size for path in run_dir.rglob("*.shard"))
+    assert (capture["elsewhere_bytes"], capture["cache_bytes"]) == (there, there + here)
+    # Of so little room the whole cache would take more, and what is here takes less.
+    gigabytes = (there + here) / 2 / 1e9
+    assert here < gigabytes * 1e9 < there + here
+    words = ("estimate", run_dir, "--gb", f"{gigabytes:.9f}", "--json", "--set", f"cache.roots=[{root}]")
+    value = json.loads(toy.ran(*words).stdout)
+    assert value["disk"]["fits"] is True
+    assert value["run_bytes"] < there + value["training"]["checkpoints_bytes"] + value["training"]["model_bytes"]
+
+
+def test_a_folder_that_is_a_link_is_said_and_not_followed(cached: Path, tmp_path: Path) -> None:
+    copy(cached, tmp_path / "disk" / "first")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "1").symlink_to(tmp_path / "disk" / "first")
+    ended = run("inspect", str(tmp_path / "parts"))
+    assert ended.code == 6
+    words = f"{tmp_path / 'parts' / '1'}: is a link to a folder, and not followed"
+    assert words in ended.stderr.replace("\n", " ")
+
+
+def test_a_home_folder_may_be_written_as_in_a_shell(
+    toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every place that names a folder, the teacher's tokenizer included."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(toy.teacher, tmp_path / "teacher")
+    shutil.copytree(toy.texts, tmp_path / "texts")
+    copy(cached, tmp_path / "first")
+    places = ("teacher.model=~/teacher", "data.path=~/texts", "cache.roots=['~/first']")
+    ended = toy.run("cache-teacher", tmp_path / "run", *(word for place in places for word in ("--set", place)))
+    assert ended.code == 0, ended.stderr
+    assert TeacherCache.open(tmp_path / "run", tmp_path / "first").complete
+    assert not list((tmp_path / "run").rglob("*.shard"))
+
+
+def test_a_name_of_a_file_that_is_no_text_does_not_end_a_report(toy: Toy, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    shutil.copytree(toy.texts, texts)
+    with open(os.fsencode(texts) + b"/caf\xe9.txt", "wb") as file:
+        file.write(b"\xff\xfe\xfa")
+    toy.ran("cache-teacher", tmp_path / "run", "--set", f"data.path={texts}")
+    ended = run("report", str(tmp_path / "run"))
+    assert ended.code == 0, ended.stderr
+    assert "caf\\udce9.txt" in (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_full_card_is_told_by_an_estimate(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has nothing to pause."""
+
+    def full(*_: object) -> None:
+        raise PausedError("the card's memory ran out twice in a row")
+
+    monkeypatch.setattr(estimate, "price_new_cache", full)
+    ended = toy.run("estimate", tmp_path / "run")
+    assert (ended.code, "ran out twice" in ended.stderr) == (5, True)
