@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.console import warn_once
 from pipeline.errors import ConfigError
+from pipeline.models.attention import keep_fused_attention
 from pipeline.models.head import Head, product_float32
 from pipeline.models.memory import is_out_of_memory, memory_errors
 
@@ -44,6 +45,7 @@ class CausalModel:
         self.section = section
         self._config = model.config.get_text_config()
         _check_rows(model, "input", model.get_input_embeddings().weight.shape[0], num_effective)
+        keep_fused_attention(self.device)
         self._names_positions = "position_ids" in inspect.signature(_body(model).forward).parameters
         with self._memory_errors():
             self._form = self._find_form()

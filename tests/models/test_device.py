@@ -11,6 +11,7 @@ import torch
 from pipeline import console
 from pipeline.errors import MachineError
 from pipeline.models.device import (
+    WHERE_BUILDS_ARE,
     build_supports,
     check_cuda,
     choose_device,
@@ -164,7 +165,7 @@ def test_auto_says_why_it_is_the_cpu_where_a_card_seems_near(built_for, driver, 
     assert [choose_device("auto"), choose_device("auto")] == [CPU, CPU]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(said)
-    assert all(said in line and "auto runs on the CPU" in line for line in lines)
+    assert all(said in line and "auto runs on the CPU" in line and WHERE_BUILDS_ARE in line for line in lines)
 
 
 def test_the_environment_names_versions_and_nothing_that_varies_between_runs(monkeypatch):

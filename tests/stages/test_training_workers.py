@@ -114,6 +114,21 @@ def what_lasts(run_dir: Path) -> dict[str, str]:
     return {name: digest for name, digest in files if name != "timings.jsonl" and "step-00000005" not in name}
 
 
+def test_both_read_the_shards_that_the_first_one_found(toy: Toy, cached: Path, straight: Path, tmp_path: Path) -> None:
+    """One shard lies in a root without a plan, and another is short in one root and whole in the next."""
+    damaged, whole = copy(cached, tmp_path / "damaged"), copy(cached, tmp_path / "whole")
+    (tmp_path / "alone").mkdir()
+    for name in ("00000.shard", "00000.seal.json"):
+        (whole / "cache" / "shards" / name).unlink()
+        (damaged / "cache" / "shards" / name).rename(tmp_path / "alone" / name)
+    shard = damaged / "cache" / "shards" / "00001.shard"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    roots = f"--set=cache.roots=[{damaged}, {tmp_path / 'alone'}, {whole}]"
+    ended = toy.run(STAGE, tmp_path / "run", roots, *SETTINGS, *TWO)
+    assert ended.code == 0, ended.stderr
+    assert what_lasts(tmp_path / "run") == what_lasts(straight)
+
+
 def test_two_learn_what_one_learns(toy: Toy, cached: Path, straight: Path, tmp_path: Path) -> None:
     train(toy, cached, tmp_path / "one", *SETTINGS)
     assert_close(straight, tmp_path / "one")
