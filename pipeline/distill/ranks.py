@@ -138,11 +138,11 @@ def joined(
             if device.type == "cuda":
                 on_device = dist.new_group(backend="nccl", timeout=_STUCK)
             yield _Joined(number, count, news, host, on_device)
-        except BaseException:
-            if on_device is not None and device.type == "cuda":
-                on_device.abort()  # else it would wait for what a lost one never sends
-            raise
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # whatever was asked for is done before the connections go
         finally:
+            if on_device is not None and device.type == "cuda":
+                on_device.abort()  # to finalize is collective: it would wait for one that is lost, or was paused
             dist.destroy_process_group()
 
 

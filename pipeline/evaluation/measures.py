@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,11 +22,12 @@ from pipeline.distill.batching.batches import Batch, load_batch
 from pipeline.distill.batching.lessons import spread
 from pipeline.distill.guards.perplexity import CAP_NATS, perplexity_of
 from pipeline.distill.validation import score_against_cache
-from pipeline.errors import IncompleteInputError, NumericsError
+from pipeline.errors import IncompleteInputError, MachineError, NumericsError
 from pipeline.evaluation.memory import Card, MemoryMeter, card_of
 from pipeline.evaluation.summary import EvalData, Measures, MemoryKind
 from pipeline.models import CausalModel
 from pipeline.models.device import peak_memory_bytes
+from pipeline.models.memory import is_out_of_memory
 
 CHUNK_POSITIONS = 512
 
@@ -69,9 +70,11 @@ def measure_model(
     model.model.eval()
     card = card or card_of(model.device)
     meter = MemoryMeter(model.model, card) if card else None
-    sums = _Sums()
-    for part in _batches(indices, batch_size):
+
+    def add(sums: _Sums, part: np.ndarray) -> None:
         _add_batch(sums, part, model, cache, teacher, chunk_positions, meter)
+
+    sums = _summed(indices, batch_size, add)
     num_scored = max(1, sums.num_scored)
     return _measures(
         data_of(cache, indices),
@@ -107,6 +110,32 @@ class _Sums:
     agreeing: float = 0.0
     num_scored: int = 0
     seconds: list[tuple[int, float]] = field(default_factory=list)  # of each batch: tokens, seconds
+
+
+def _summed(indices: np.ndarray, batch_size: int, add: Callable[[_Sums, np.ndarray], None]) -> _Sums:
+    """The sums over all batches; where a card's memory runs out all of them again, in batches of half the size.
+
+    MachineError where one sequence is too much.
+    """
+    while True:
+        sums = _Sums()
+        try:
+            for part in _batches(indices, batch_size):
+                add(sums, part)
+            return sums
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise MachineError(
+                    "eval: the card's memory ran out with one sequence a pass. Leave eval.teacher out, which is in "
+                    "memory beside each model, end other programs that use the card (nvidia-smi lists them), or set "
+                    "student.device to cpu."
+                ) from error
+        # Here no frame of what failed holds its tensors any more.
+        batch_size = -(-batch_size // 2)
+        torch.cuda.empty_cache()
+        warn_once(f"eval: the card's memory ran out; from here on {batch_size} sequences a pass (eval.batch_size)")
 
 
 def _add_batch(

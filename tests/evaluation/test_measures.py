@@ -14,7 +14,8 @@ import torch
 from pipeline import console
 from pipeline.cache import TeacherCache
 from pipeline.data.sequences import Sequences
-from pipeline.errors import IncompleteInputError, NumericsError
+from pipeline.errors import IncompleteInputError, MachineError, NumericsError
+from pipeline.evaluation import measures
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
 from pipeline.models import CausalModel
 from tests import tiny
@@ -92,6 +93,41 @@ def test_measures_equal_the_dense_computation(
     assert found.memory_kind == "process"
     assert found.peak_memory_bytes is not None
     assert found.peak_memory_bytes > 10 * 2**20
+
+
+def room_for(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that runs out of memory with more sequences a pass."""
+    real = measures.score_against_cache
+
+    def score(hidden_ND: Any, head: Any, batch: Any, *rest: Any) -> Any:
+        if len(batch.input_ids_BT) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(hidden_ND, head, batch, *rest)
+
+    monkeypatch.setattr(measures, "score_against_cache", score)
+
+
+def test_a_full_card_measures_the_same_in_smaller_batches(
+    cache: TeacherCache, student: CausalModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console._said.clear()
+    indices = held_out_indices(cache)
+    expected = measure_model(student, cache, indices, 2)
+    room_for(2, monkeypatch)
+    found = measure_model(student, cache, indices, 7)
+    for name in ("cross_entropy_nats", "kl_bucket_nats", "top1_agreement", "bits_per_byte"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6), name
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "from here on 4 sequences a pass (eval.batch_size)" in said
+    assert "from here on 2 sequences a pass (eval.batch_size)" in said
+
+
+def test_a_card_without_room_for_one_sequence_is_told(
+    cache: TeacherCache, student: CausalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for(0, monkeypatch)
+    with pytest.raises(MachineError, match=r"with one sequence a pass\. Leave eval\.teacher out"):
+        measure_model(student, cache, held_out_indices(cache), 2)
 
 
 def test_lower_bound_is_below_the_exact_kl(cache: TeacherCache, student: CausalModel, teacher: CausalModel) -> None:

@@ -1,8 +1,10 @@
 """Keeps a training within a card's memory: smaller pieces of the same step, before and after it runs out.
 
-First the output matrix takes fewer positions at once, down to 64; then a micro-batch is cut by rows, so that a step has
-more passes of fewer sequences. The effective batch and its normaliser stay, so what is learned is the same but for
-rounding. A validation takes the same pieces. The decisions are part of a checkpoint.
+First the output matrix takes fewer positions at once, down to 256: below that a chunk's logits are smaller than the
+gradient of the matrix, which every chunk writes once more. Then a micro-batch is cut by rows, so that a step has more
+passes of fewer sequences; and where a pass has one sequence, the chunk again, down to 64. The effective batch and its
+normaliser stay, so what is learned is the same but for rounding. A validation takes the same pieces. The decisions are
+part of a checkpoint; with `train.memory_guard: 0` a resumed training begins with the pieces that the config names.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pipeline.distill.settings import TrainSettings
 from pipeline.errors import MachineError
 from pipeline.models.memory import is_out_of_memory, memory_errors
 
-SMALLEST_CHUNK = 64
+CHUNK_BEFORE_ROWS, SMALLEST_CHUNK = 256, 64
 ResultT = TypeVar("ResultT")
 Probe = Callable[[], tuple[int, int]]
 """Bytes in use at most since it was last asked to forget, and bytes there are"""
@@ -97,15 +99,17 @@ class MemoryGuard:
         return {"chunk_positions": self.chunk_positions, "parts": self.parts}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Go on with the decisions of a checkpoint; one of before there were any has none."""
-        if state is not None:
+        """Go on with the decisions of a checkpoint; one of before there were any has none, and a guard that is off
+        takes none."""
+        if state is not None and self._limit:
             self.chunk_positions, self.parts = int(state["chunk_positions"]), int(state["parts"])
 
     def _shrink(self, why: str) -> bool:
         """Make one piece smaller and say so; False where none can be."""
         before, rows = self.chunk_positions, self.rows()
-        if before > SMALLEST_CHUNK:
-            self.chunk_positions = max(SMALLEST_CHUNK, before // 2)
+        smallest = CHUNK_BEFORE_ROWS if rows > 1 else SMALLEST_CHUNK
+        if before > smallest:
+            self.chunk_positions = max(smallest, before // 2)
             what = f"the output matrix takes {self.chunk_positions:,} positions at once instead of {before:,}"
         elif rows > 1:
             while self.rows() == rows:

@@ -115,7 +115,7 @@ class HeadGradients:
         if self.weight_VD is not None:
             lowest = power_n1.min()
             level_nD = (hidden_nD * (lowest / power_n1)).to(torch.float16)
-            self.weight_VD[: len(weight_VD)] += product_float32(half_nV.T, level_nD.T).div_(lowest)
+            self.weight_VD[: len(weight_VD)].addcdiv_(product_float32(half_nV.T, level_nD.T), lowest)
 
 
 def _power_of_two(gradient_nV: Tensor) -> Tensor:
