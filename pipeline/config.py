@@ -44,7 +44,7 @@ class Section(pydantic.BaseModel):
     @classmethod
     def _mean_what_is_written(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         annotation = cls.model_fields[info.field_name or ""].annotation
-        if _sections_in(annotation):
+        if sections_in(annotation):
             value = {} if value is None and isinstance(annotation, type) else value
             if not isinstance(value, (dict, Section, types.NoneType)):
                 raise ValueError("expected a group of keys")
@@ -189,13 +189,14 @@ def _suggestion(schema: type[Section], key: str) -> str:
 def _dotted_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in schema.model_fields.items():
         yield prefix + name
-        for section in _sections_in(field.annotation):
+        for section in sections_in(field.annotation):
             yield from _dotted_keys(section, f"{prefix}{name}.")
 
 
-def _sections_in(annotation: Any) -> list[type[Section]]:
+def sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections that a field's type allows."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [section for part in typing.get_args(annotation) for section in _sections_in(part)]
+        return [section for part in typing.get_args(annotation) for section in sections_in(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []
 
 

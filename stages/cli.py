@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -83,6 +84,29 @@ def doctor(config: RunConfig | None, run: RunDirectory, gigabytes: float | None,
         print_json(result.to_json())
     if not result.fit:
         click.get_current_context().exit(MachineError.exit_code)
+
+
+@main.command()
+@click.argument("wanted", metavar="[SECTION or KEY]", required=False)
+@click.option("-c", "--config", "reference", metavar="CONFIG", help="A file, or the name of a bundled config.")
+@json_option
+def keys(wanted: str | None, reference: str | None, as_json: bool) -> None:
+    """What a config may say: every key, its default and what it is for.
+
+    With -c the values of that config stand in place of the defaults.
+
+    \b
+    Example: sad-pipeline keys train.temperature
+    """
+    from stages.config import load_run_config
+    from stages.keys import run as stage
+    from stages.keys import text_of
+
+    found = stage(wanted, None if reference is None else load_run_config(reference))
+    if as_json:
+        print_json([dataclasses.asdict(key) for key in found])
+    else:
+        click.echo(text_of(found))
 
 
 @main.command()

@@ -107,7 +107,7 @@ class TrainSettings(Section):
     final_learning_rate_ratio: float = schedule(0.1, "where the cosine ends, as a share of the peak", ge=0, le=1)
     weight_decay: float = schedule(0.1, "on matrices only", ge=0)
     adam_betas: tuple[Beta, Beta] = schedule((0.9, 0.95), "of AdamW")
-    adam_epsilon: float = schedule(1e-8, gt=0)
+    adam_epsilon: float = schedule(1e-8, "of AdamW: keeps its division finite", gt=0)
     clip_norm: float = schedule(1.0, "largest gradient norm; 0 does not clip", ge=0)
     ema_decay: float = schedule(0.999, "of the averaged weights, warmed up; 0 keeps no average", ge=0, lt=1)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = schedule("auto", "of autocast; weights stay float32")

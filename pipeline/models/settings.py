@@ -19,7 +19,7 @@ class TeacherSettings(Section):
     model: Place = free(doc="a folder with config.json and safetensors, or a hub id")
     revision: str | None = free(None, "hub: commit or tag; absent: the plan's commit, once there is a plan")
     dtype: Dtype = identity("auto", "auto: float32 on CPU, bfloat16 from capability 8.0, float16 below")
-    device: Device = free("auto")
+    device: Device = free("auto", "auto: the card where there is one it can use, else the CPU; cuda, cpu")
     workers: int | None = free(
         None, "processes that share the shards, each with a teacher in memory; absent: one a card, on the CPU one", ge=1
     )
@@ -33,7 +33,7 @@ class StudentSettings(Section):
     revision: str | None = schedule(None, "hub: commit or tag; absent: the commit that the training began with")
     config: dict[str, Any] | None = schedule(None, "random init: model_type and its sizes; vocabulary is filled in")
     seed: int = schedule(0, "of the random init", ge=0, lt=2**63)
-    device: Device = free("auto")
+    device: Device = free("auto", "auto: the card where there is one it can use, else the CPU; cuda, cpu")
     trust_remote_code: bool = free(False, "run code that comes with the model; leave it off")
 
     @pydantic.model_validator(mode="after")
