@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, DamagedDataError, MachineError
 from pipeline.runs import Outcome, RunDirectory, Session
 from stages.cli_bench import bench
 from stages.cli_options import (
+    CONFIG_HELP,
     POSITIVE,
     Group,
     config_options,
@@ -69,7 +70,7 @@ def demo(config: RunConfig, session: Session) -> Outcome:
 @click.option("--online", is_flag=True, help="Ask the hub, also where nothing of it is needed.")
 @json_option
 def doctor(config: RunConfig | None, run: RunDirectory, gigabytes: float | None, online: bool, as_json: bool) -> None:
-    """Is this machine fit for the work, or for a config.
+    """Check whether this machine can run it, or a config.
 
     Card, precision, one real product, libraries, memory, disk; with a config also its models, text and cache, and
     whether memory and disk hold them. Each fault comes with what mends it; then the exit code is 5.
@@ -88,10 +89,10 @@ def doctor(config: RunConfig | None, run: RunDirectory, gigabytes: float | None,
 
 @main.command()
 @click.argument("wanted", metavar="[SECTION or KEY]", required=False)
-@click.option("-c", "--config", "reference", metavar="CONFIG", help="A file, or the name of a bundled config.")
+@click.option("-c", "--config", "reference", metavar="CONFIG", help=CONFIG_HELP)
 @json_option
 def keys(wanted: str | None, reference: str | None, as_json: bool) -> None:
-    """What a config may say: every key, its default and what it is for.
+    """List the keys of a config: defaults, what they do.
 
     With -c the values of that config stand in place of the defaults.
 
@@ -117,7 +118,7 @@ def keys(wanted: str | None, reference: str | None, as_json: bool) -> None:
 @click.option("--hours", type=POSITIVE, help=f"Length of a session.  [session.time_budget_hours, or {_HOURS} without]")
 @json_option
 def estimate(config: RunConfig, run: RunDirectory, gigabytes: float | None, hours: float | None, as_json: bool) -> None:
-    """What a config will cost, measured on this machine.
+    """Price a config on this machine, before it runs.
 
     Tokens, bytes, hours, sessions and memory, before it runs. Nothing is written; of a run that has begun, what is left
     is priced.
@@ -168,7 +169,9 @@ def cache_teacher(config: RunConfig, session: Session, workers: int | None) -> O
 def train_student(
     config: RunConfig, session: Session, use_sealed_only: bool, fork_from: Path | None, workers: int | None
 ) -> Outcome:
-    """Train the student from the sealed cache; the teacher is not needed.
+    """Train the student from the sealed cache.
+
+    The teacher is not needed.
 
     \b
     Example: sad-pipeline train-student -c my.yaml --set train.steps=2000

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def bench() -> None:
-    """Measure on this machine: time, memory and bytes, each beside its goal.
+    """Measure time, memory and bytes on this machine.
 
-    A goal that is missed is said, and is no error. What has to be made first (a small teacher, about 7 minutes on two
-    cores, and caches of it) is kept in the run directory.
+    Each figure stands beside its goal. A goal that is missed is said, and is no error. What has to be made first (a
+    small teacher, about 7 minutes on two cores, and caches of it) is kept in the run directory.
 
     \b
     Example: sad-pipeline bench head

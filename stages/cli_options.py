@@ -19,6 +19,9 @@ from pipeline.session import START_VARIABLE, SessionSettings, pause_request
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 _START = "--session-start"
+CONFIG_HELP = (
+    "A file, or one that is bundled: bench, demo, kaggle-chat, kaggle-p100, kaggle-t4x2, original-3.0, quality."
+)
 
 
 class Group(click.Group):
@@ -45,10 +48,14 @@ def config_options(
     # click takes an explicit default, even None, for a value that is there: then nothing would be missing.
     origin: dict[str, Any] = {"default": default, "show_default": True} if default else {"required": required}
 
+    @click.option("-c", "--config", "reference", metavar="CONFIG", help=CONFIG_HELP, **origin)
     @click.option(
-        "-c", "--config", "reference", metavar="CONFIG", help="A file, or the name of a bundled config.", **origin
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY.SUB=VALUE",
+        help="Change one of `sad-pipeline keys`; repeatable.",
     )
-    @click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Change one key; repeatable.")
     @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: artifacts/<config name>.")
     @functools.wraps(command)
     def wrapped(reference: str | None, overrides: tuple[str, ...], run_dir: Path | None, **others: Any) -> Any:
@@ -66,14 +73,16 @@ def config_options(
 def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The flags of a session, which go before its config; the command is given a Session and returns an Outcome."""
 
-    @click.option("--time-budget", type=POSITIVE, metavar="HOURS", help="Pause before so much of the session is over.")
+    @click.option(
+        "--time-budget", type=POSITIVE, metavar="HOURS", help="Pause before so many hours of the session have passed."
+    )
     @click.option(
         _START,
         metavar="WHEN",
         envvar=START_VARIABLE,
         show_envvar=True,
-        help="Since when the budget counts: seconds since 1970, or a time. Else since a Kaggle notebook began (which "
-        "counts too where it is earlier), or this command.",
+        help="When the session began: seconds since 1970, or a time. Without it: when the Kaggle notebook, or this "
+        "command, began. Of this and a Kaggle notebook's own the earlier one counts.",
     )
     @click.option("--max-output-gb", type=POSITIVE, metavar="GB", help="Pause before the run directory takes more.")
     @click.option("--paused-exit-code", type=int, default=0, metavar="N", help="Exit code of a clean pause.  [0]")

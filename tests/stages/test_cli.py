@@ -11,6 +11,7 @@ import click
 import pytest
 
 from stages.cli import main
+from stages.config import bundled_configs
 from tests.stages.toys import REPOSITORY, Toy, copy, flip_a_bit, run, run_process
 
 
@@ -34,6 +35,7 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
 import sys
 from click.testing import CliRunner
 from stages.cli import main
+from stages.config import bundled_configs
 for command in {sorted(COMMANDS)!r}:
     for flag in ("-h", "--help"):
         result = CliRunner().invoke(main, [*command.split(), flag])
@@ -64,6 +66,16 @@ def test_commands_are_listed_in_the_order_of_use() -> None:
     listed = run("--help").stdout
     order = [listed.index(f"\n  {name}") for name in ("demo", "cache-teacher", "train-student", "eval", "report")]
     assert order == sorted(order)
+
+
+def test_a_config_may_be_any_that_is_bundled() -> None:
+    listed = " ".join(run("train-student", "--help").stdout.split())
+    assert f"one that is bundled: {', '.join(bundled_configs())}." in listed
+
+
+def test_summaries_of_commands_are_whole() -> None:
+    assert "..." not in run("--help").stdout
+    assert "..." not in run("bench", "--help").stdout
 
 
 def test_usage_errors_exit_with_2(toy: Toy, tmp_path: Path) -> None:
@@ -115,6 +127,7 @@ import sys
 import stages.cache_teacher
 stages.cache_teacher.earlier_plan = lambda *_: 1 / 0
 from stages.cli import main
+from stages.config import bundled_configs
 main(sys.argv[1:])
 """
     arguments = toy.command("cache-teacher", tmp_path / "run")
