@@ -101,7 +101,11 @@ def _open_dataset(dataset: str, subset: str | None, split: str, revision: str | 
 
     datasets.disable_progress_bars()
     try:
+        if _is_saved(Path(dataset)):
+            return _open_saved(datasets.load_from_disk(dataset), dataset, split)
         return datasets.load_dataset(dataset, subset, split=split, revision=revision, streaming=True)
+    except ConfigError:
+        raise
     except (ValueError, datasets.exceptions.DatasetNotFoundError) as error:  # unknown subset, split, dataset or format
         raise ConfigError(
             f"dataset {dataset} (subset {subset}, split {split}, revision {revision}): {_first_line(error)} Check "
@@ -109,6 +113,22 @@ def _open_dataset(dataset: str, subset: str | None, split: str, revision: str | 
         ) from error
     except Exception as error:
         raise ConfigError(f"dataset {dataset}: cannot be opened. {_first_line(error)} {_RETRY}") from error
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def _open_saved(saved: Any, dataset: str, split: str) -> Any:
+    """The rows of a saved dataset, or of a split of several."""
+    if isinstance(saved, dict):
+        if split not in saved:
+            raise ConfigError(
+                f"dataset {dataset}: has no split {split!r}; it has {', '.join(saved)}. Set data.dataset_split."
+            )
+        saved = saved[split]
+    return saved.to_iterable_dataset()
 
 
 def _open_parquet(path: Path) -> Any:

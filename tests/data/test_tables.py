@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data import tables
+from pipeline.data.documents import Document, read_documents
+from pipeline.data.settings import DataSettings
 from pipeline.errors import ConfigError
 from tests.data import builders
 
@@ -50,6 +53,23 @@ def test_an_unknown_split_or_column_of_a_dataset_is_named(tmp_path: Path) -> Non
         list(tables.read_dataset(str(tmp_path), None, "test", None, ["text"]))
     with pytest.raises(ConfigError, match="has no column 'body'; it has text"):
         list(tables.read_dataset(str(tmp_path), None, "train", None, ["body"]))
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_dataset_of_save_to_disk_is_read_as_it_was(splits: bool, tmp_path: Path) -> None:
+    """How many bring one to a machine without a network."""
+    rows = [{"text": f"text {number}", "other": number} for number in range(7)]
+    saved = datasets.Dataset.from_list(rows)
+    (datasets.DatasetDict({"train": saved}) if splits else saved).save_to_disk(str(tmp_path / "saved"))
+    found = list(tables.read_dataset(str(tmp_path / "saved"), None, "train", None, ["text"]))
+    assert found == [(f"train:{number}", {"text": f"text {number - 1}"}) for number in range(1, 8)]
+    settings = DataSettings(source="hub", dataset=str(tmp_path / "saved"))
+    assert [document.text for document in read_documents(settings) if isinstance(document, Document)] == [
+        row["text"] for row in rows
+    ]
+    if splits:
+        with pytest.raises(ConfigError, match="has no split 'test'; it has train"):
+            list(tables.read_dataset(str(tmp_path / "saved"), None, "test", None, ["text"]))
 
 
 def test_a_dataset_that_cannot_be_read_to_its_end_says_where(tmp_path: Path) -> None:
