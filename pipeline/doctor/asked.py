@@ -198,11 +198,12 @@ def _look_at_model(
     reference: str, revision: str | None, trust_remote_code: bool, hub: Hub | None
 ) -> tuple[Found, ModelSize | None]:
     """Where a model is, and how large; of a hub id that is not here yet only its config is fetched."""
-    where = f"folder {reference}"
+    where = reference
     try:
         folder = local_folder(reference)
         if folder is not None:
             weight_files(folder)
+            where = f"folder {reference}"
         else:
             where = f"{reference}, downloaded before"
             folder = downloaded_before(reference, revision)

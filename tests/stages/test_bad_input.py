@@ -56,7 +56,9 @@ def test_a_config_that_is_not_yaml(tmp_path: Path) -> None:
         ("data.path={tmp}/nowhere", ("{tmp}/nowhere",)),
         ("data.path={tmp}/empty", ("{tmp}/empty",)),
         ("data.path={tmp}/blank", ("of 2 read none is usable", "2 empty: a.txt, b.txt", "Check data.path")),
-        ("teacher.model={tmp}/nowhere", ("{tmp}/nowhere", "no such folder, and the hub")),
+        ("teacher.model={tmp}/nowhere", ("error: {tmp}/nowhere: no such folder; expected one with config.json",)),
+        ("teacher.model=nowhere/", ("error: nowhere/: no such folder; expected one with config.json", "as seen from")),
+        ("teacher.model=../nowhere/x", ("error: ../nowhere/x: no such folder; expected one", "as seen from")),
         ("teacher.model={tmp}/empty", ("{tmp}/empty",)),
         ("cache.roots=[{tmp}/nowhere]", ("{tmp}/nowhere: no such folder",)),
         ("data.sequence_length=200", ("200", "128", "data.sequence_length")),
@@ -72,6 +74,12 @@ def test_cache_teacher_on_what_is_not_there(setting: str, words: tuple[str, ...]
     assert status(tmp_path / "run")["state"] == "failed"
     assert not (tmp_path / "run" / "cache").exists()
     nothing_half_written(tmp_path / "run")
+
+
+def test_a_teacher_below_the_home_folder(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part of it is found there, its tokenizer too."""
+    monkeypatch.setenv("HOME", str(toy.teacher.parent))
+    toy.ran("cache-teacher", tmp_path / "run", "--set", f"teacher.model='~/{toy.teacher.name}/'")
 
 
 def test_a_teacher_without_safetensors(toy: Toy, tmp_path: Path) -> None:
