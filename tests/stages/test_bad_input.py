@@ -121,7 +121,7 @@ def test_an_unreachable_hub_dataset(toy: Toy, tmp_path: Path) -> None:
         2,
         "some-body/some-text",
         "HF_HUB_OFFLINE",
-        "name its folder as data.dataset",
+        "`sad-pipeline doctor -c CONFIG` says how",
     )
     nothing_half_written(tmp_path / "run")
 
