@@ -20,9 +20,9 @@ from tests.stages.toys import Toy, copy, make_toy, run, status, tree
     [
         ("train.lerning_rate=1e-3", ("unknown key 'train.lerning_rate'", "'train.learning_rate'")),
         ("cach.head_size=8", ("unknown key 'cach'", "'cache'")),
-        ("cache.head_size=many", ("'cache.head_size'", "valid integer", "'many'")),
-        ("cache.head_size=0", ("'cache.head_size'", "greater than or equal to 1", "found 0")),
-        ("train.temperature.start=7", ("'train.temperature.start'", "less than or equal to 4")),
+        ("cache.head_size=many", ("'cache.head_size'", "expected a whole number", "'many'")),
+        ("cache.head_size=0", ("'cache.head_size'", "expected at least 1", "found 0")),
+        ("train.temperature.start=7", ("'train.temperature.start'", "expected at most 4")),
         ("train.epochs=2", ("give either train.steps or train.epochs",)),
         ("student.model=x", ("give either student.model", "or student.config")),
         ("data.source=cloud", ("'data.source'", "'stdlib'", "found 'cloud'")),
