@@ -206,8 +206,10 @@ def test_a_student_config_with_a_wrong_key(toy: Toy, cached: Path, tmp_path: Pat
 
 
 def test_stages_that_come_too_early(toy: Toy, cached: Path, tmp_path: Path) -> None:
-    refuse(toy.run("train-student", tmp_path / "a"), 6, "no plan.json at any depth", "cache-teacher")
-    refuse(toy.run("eval", tmp_path / "b"), 6, "no plan.json at any depth", "cache-teacher")
+    for stage in ("train-student", "eval"):
+        place = tmp_path / stage / "cache"
+        said = f"{place}: no cache here (looked for plan.json, at any depth, in {place}, which is not there). Check"
+        refuse(toy.run(stage, tmp_path / stage), 6, said, "make one with `sad-pipeline cache-teacher -c CONFIG`")
     ended = toy.run("eval", tmp_path / "c", "--set", f"cache.roots=[{cached}]")
     refuse(ended, 6, "no student yet", "train-student")
     ended = toy.run("train-student", tmp_path / "d", "--set", "train.roots=[/nowhere/at/all]")
