@@ -161,7 +161,10 @@ def look_at_text(settings: DataSettings, hub: Hub) -> Found:
         dataset = str(settings.dataset)
         if not hub.answers():
             return Found(f"{dataset} on the hub", f"is not here, and {hub.problem}", _how_to_bring(settings))
-        resolve_revision(dataset, settings.revision)
+        try:
+            resolve_revision(dataset, settings.revision)
+        except SadError as error:
+            return Found("", str(error), _how_to_bring(settings))
         return Found(f"{dataset} on the hub")
     except (SadError, OSError) as error:
         return Found("", str(error))

@@ -189,7 +189,9 @@ def test_a_hub_that_has_it_not_is_quoted(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConfigError("some/set: no such data set")
 
     monkeypatch.setattr(room, "resolve_revision", refuse)
-    assert look_at_text(DataSettings(source="hub", dataset="some/set"), Knocked()).problem.endswith("no such data set")
+    found = look_at_text(DataSettings(source="hub", dataset="some/set"), Knocked())
+    assert found.problem.endswith("no such data set")
+    assert "hf download some/set --repo-type dataset" in found.fix  # what the stages' own message sends people here for
 
 
 # ------------------------------------------------------------------ the hub's own door
