@@ -10,17 +10,17 @@ three kinds, and the kind decides what happens when it changes between two start
 
 from __future__ import annotations
 
-import difflib
 import os
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
 import yaml
 
+from pipeline.config_words import holds_boolean, suggestion, wrong_value
 from pipeline.errors import ConfigError
 from pipeline.plain_yaml import dump_yaml, load_yaml
 
@@ -29,8 +29,6 @@ SectionT = TypeVar("SectionT", bound="Section")
 Place = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]
 """A folder, a file or the id of something on the hub; a leading ~ is the home folder, as in a shell."""
 _MAX_CONFIG_BYTES = 2**20
-_YAML_WORDS = " (yes, no, on and off are booleans in YAML; put quotes around them where text is meant)"
-_QUOTES = " (put quotes around it where text is meant)"
 
 
 class Section(pydantic.BaseModel):
@@ -39,16 +37,19 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
     )
+    stood_for_by_a_number: ClassVar[tuple[str, ...]] = ()
+    """keys that a plain number in place of the group gives a value to; none: there must be a group"""
 
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _mean_what_is_written(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         annotation = cls.model_fields[info.field_name or ""].annotation
-        if sections_in(annotation):
-            value = {} if value is None and isinstance(annotation, type) else value
+        if sections := sections_in(annotation):
+            value = _written_out({} if value is None and isinstance(annotation, type) else value, sections[0])
             if not isinstance(value, (dict, Section, types.NoneType)):
-                raise ValueError("expected a group of keys")
-        elif _holds_boolean(value) and not _allows_boolean(annotation):
+                number = "a number or " if sections[0].stood_for_by_a_number else ""
+                raise ValueError(f"expected {number}a group of keys")
+        elif holds_boolean(value) and not _allows_boolean(annotation):
             raise ValueError("this key does not take a boolean")
         return value
 
@@ -90,18 +91,26 @@ def load_config(schema: type[SectionT], path: Path, overrides: tuple[str, ...] =
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    changed: dict[str, str] = {}
     for override in overrides:
-        _apply_override(values, override)
-    return parse_config(schema, values, where=str(path))
+        key = _apply_override(schema, values, override)
+        changed.pop(key, None)  # the last one is what counts
+        changed[key] = f"--set {override}"
+    return parse_config(schema, values, str(path), changed)
 
 
-def parse_config(schema: type[SectionT], values: dict[str, Any], where: str) -> SectionT:
-    """Check `values` against `schema`; a ConfigError names every wrong key, what was expected and what was found."""
+def parse_config(
+    schema: type[SectionT], values: dict[str, Any], where: str, changed: Mapping[str, str] | None = None
+) -> SectionT:
+    """Check `values` against `schema`; a ConfigError names every wrong key, what was expected and what was found.
+
+    `where` the values are from; but those below the keys of `changed` from what stands beside them there.
+    """
     try:
         return schema.model_validate(values)
     except pydantic.ValidationError as error:
-        lines = [_explain(schema, problem) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "\n".join(lines)) from error
+        lines = [f"{_origin(problem, where, changed or {})}: {_explain(schema, problem)}" for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
 
 
 def dump_config(config: Section) -> bytes:
@@ -142,13 +151,18 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _apply_override(schema: type[Section], values: dict[str, Any], override: str) -> str:
+    """Write it into the values; the dotted key from which on they are its own."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override}: expected key.sub=value, for example --set train.steps=500")
-    *parents, last = key.strip().split(".")
-    for name in parents:
-        child = values[name] = {} if values.get(name) is None else values[name]
+    *parents, last = names = key.strip().split(".")
+    own = len(names)
+    for depth, name in enumerate(parents, start=1):
+        if values.get(name) is None:
+            values[name], own = {}, min(own, depth)
+        section = _section_at(schema, names[:depth])
+        child = values[name] = values[name] if section is None else _written_out(values[name], section)
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override}: {name!r} holds a single value, not a group of keys")
         values = child
@@ -156,41 +170,53 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         values[last] = load_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value. {error}") from error
+    return ".".join(names[:own])
+
+
+def _written_out(value: Any, section: type[Section]) -> Any:
+    """The group that a plain number stands for; any other value as it is."""
+    if section.stood_for_by_a_number and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return dict.fromkeys(section.stood_for_by_a_number, value)
+    return value
+
+
+def _origin(problem: Any, where: str, changed: Mapping[str, str]) -> str:
+    """Where a wrong value comes from; keys that do not go together may come from several places."""
+    location = "".join(f"{part}." for part in problem["loc"])
+    own = [by for key, by in changed.items() if location.startswith(f"{key}.")]
+    if problem["type"] != "value_error" or not isinstance(problem["input"], dict):
+        return own[-1] if own else where
+    below = own[-1:] + [by for key, by in changed.items() if f"{key}.".startswith(location) and by not in own]
+    return f"{where} with {' '.join(below)}" if below else where
 
 
 def _explain(schema: type[Section], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key, found = ".".join(location), problem["input"]
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {_suggestion(schema, key)}"
+    names = [str(part) for part in problem["loc"]]
+    key = ".".join(names)
     if problem["type"] == "missing":
         return f"{key!r} is missing"
-    hint = _YAML_WORDS if _holds_boolean(found) else _QUOTES if problem["type"] == "string_type" else ""
-    message = problem["msg"].removeprefix("Value error, ")
-    said = f"{key!r}: {message[0].lower()}{message[1:]}"
-    if isinstance(found, dict) and problem["type"] == "value_error":  # keys that do not go together: it names them
-        return said
-    return f"{said}, found {found!r}{hint}"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {suggestion(key, list(dotted_keys(schema)))}"
+    section = _section_at(schema, names[:-1])
+    field = section.model_fields.get(names[-1]) if section is not None and names else None
+    return wrong_value(key, problem, takes_text=field is not None and _takes_text(field.annotation))
 
 
-def _suggestion(schema: type[Section], key: str) -> str:
-    """The nearest right key: of that name elsewhere, beside it, anywhere if nothing is; or else those there are."""
-    known = list(_dotted_keys(schema))
-    parent, _, name = key.rpartition(".")
-    siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
-    near = (
-        [other for other in known if other.rpartition(".")[2] == name]
-        or [siblings[other] for other in difflib.get_close_matches(name, siblings, 1, 0.5)]
-        or ([] if siblings else difflib.get_close_matches(key, known, 1, 0.7))
-    )
-    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(siblings.values() or known)}"
+def _section_at(schema: type[Section], names: list[str]) -> type[Section] | None:
+    """The group of keys of a dotted name; None where there is none."""
+    section: type[Section] | None = schema
+    for name in names:
+        field = None if section is None else section.model_fields.get(name)
+        section = next(iter([] if field is None else sections_in(field.annotation)), None)
+    return section
 
 
-def _dotted_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
+def dotted_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every group and key of a section, and of those inside it."""
     for name, field in schema.model_fields.items():
         yield prefix + name
         for section in sections_in(field.annotation):
-            yield from _dotted_keys(section, f"{prefix}{name}.")
+            yield from dotted_keys(section, f"{prefix}{name}.")
 
 
 def sections_in(annotation: Any) -> list[type[Section]]:
@@ -200,9 +226,11 @@ def sections_in(annotation: Any) -> list[type[Section]]:
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []
 
 
-def _holds_boolean(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, (list, tuple)) and any(map(_holds_boolean, value)))
-
-
 def _allows_boolean(annotation: Any) -> bool:
     return annotation in (bool, Any) or any(map(_allows_boolean, typing.get_args(annotation)))
+
+
+def _takes_text(annotation: Any) -> bool:
+    """Whether any text may be given, by itself or within a list."""
+    parts = () if typing.get_origin(annotation) is dict else typing.get_args(annotation)
+    return annotation is str or any(map(_takes_text, parts))

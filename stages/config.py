@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pydantic
 
 from pipeline.cache.settings import CacheSettings
 from pipeline.config import Section, free, load_config
+from pipeline.config_words import did_you_mean
 from pipeline.console import warn_once
 from pipeline.data.settings import DataSettings
 from pipeline.distill.settings import TrainSettings
@@ -17,6 +19,8 @@ from pipeline.evaluation.settings import EvalSettings
 from pipeline.models.settings import StudentSettings, TeacherSettings
 from pipeline.runs import RunDirectory
 from pipeline.session import SessionSettings
+
+_NAME = re.compile(r"\w[\w .+-]*")
 
 
 class DemoSettings(Section):
@@ -33,7 +37,7 @@ class DemoSettings(Section):
 class RunConfig(Section):
     """Everything a run is asked to do."""
 
-    name: str = free("run", "names the default run directory, artifacts/<name>", pattern=r"^\w[\w .+-]*$")
+    name: str = free("run", "names the default run directory, artifacts/<name>")
     data: DataSettings
     teacher: TeacherSettings
     cache: CacheSettings = CacheSettings()
@@ -42,6 +46,13 @@ class RunConfig(Section):
     eval: EvalSettings = EvalSettings()
     session: SessionSettings = SessionSettings()
     demo: DemoSettings | None = None
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _can_name_a_folder(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("expected letters, digits, spaces and any of . + - _, with a letter or digit first")
+        return name
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -69,11 +80,15 @@ def load_run_config(reference: str, overrides: tuple[str, ...] = ()) -> RunConfi
     if not path.is_file():
         bundled = bundled_configs()
         if reference not in bundled:
+            near = did_you_mean([path.stem if path.suffix == ".yaml" else reference], list(bundled)) or "."
             raise ConfigError(
-                f"-c {reference}: no such file, and no bundled config of that name. Bundled: {', '.join(bundled)}."
+                f"-c {reference}: no such file, and no bundled config of that name{near} Bundled: {', '.join(bundled)}."
             )
         path = bundled[reference]
-    return load_config(RunConfig, path, overrides)
+    config = load_config(RunConfig, path, overrides)
+    for name in config.data.unused():
+        warn_once(f"data.{name} is set and not used, for data.source is {config.data.source}")
+    return config
 
 
 def roots_of_run(run_dir: Path) -> list[Path]:

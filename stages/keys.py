@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import textwrap
 from typing import Any
 
+from pipeline.config import dotted_keys
 from pipeline.config_keys import MEANING, Key, keys_of
+from pipeline.config_words import suggestion
 from pipeline.errors import ConfigError
 from stages.config import RunConfig
 
@@ -25,10 +26,8 @@ def run(wanted: str | None = None, config: RunConfig | None = None) -> list[Key]
         section = [key for key in keys if key.name == wanted or key.name.startswith(f"{wanted}.")]
         chosen = section or [key for key in keys if wanted in key.name]
         if not chosen:
-            last = {key.name.rpartition(".")[2]: key.name for key in keys}
-            near = [last[name] for name in difflib.get_close_matches(wanted.rpartition(".")[2], last, cutoff=0.5)]
-            others = f"The nearest: {', '.join(near)}" if near else "`sad-pipeline keys` lists all of them"
-            raise ConfigError(f"keys {wanted}: expected a section, a key or a part of one; no key has it. {others}.")
+            known = suggestion(wanted, list(dotted_keys(RunConfig)))
+            raise ConfigError(f"keys {wanted}: expected a section, a key or a part of one, and no key has it; {known}")
         keys = chosen
     if config is None:
         return keys

@@ -23,13 +23,16 @@ from pipeline.runs import RunDirectory
 from stages.config import RunConfig, roots_of_run
 
 STAGE = "report"
+_SHOWN_NAMES = 5
 
 
 def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) -> Path:
     """Write report/report.html from whatever the run holds by now; `compare` names runs whose training is drawn beside.
 
     The report changes nothing that other stages left, so it may be made at any time, also while one is at work.
+    IncompleteInputError where no stage has left anything.
     """
+    _refuse_without_run(run)
     config = load_config(RunConfig, run.config) if run.config.is_file() else None
     cache = _cache(run)
     results, configs = run.quality / RESULTS_NAME, sorted(run.quality.glob("*/config.yaml"))
@@ -53,6 +56,19 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
     files.write_file(run.report, render_page(story).encode(errors="backslashreplace"))
     say(f"{STAGE}: {run.report}")
     return run.report
+
+
+def _refuse_without_run(run: RunDirectory) -> None:
+    """A page is of what stages left: where there is nothing of it, the folder is another one than was meant."""
+    told = (run.config, run.cache, run.student, run.evaluation.parent, run.quality)
+    if not any(path.exists() for path in told):
+        found = sorted(path.name for path in run.root.iterdir()) if run.root.is_dir() else []
+        more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
+        raise IncompleteInputError(
+            f"{run.root}: no run here; expected config.yaml, cache/, student/, eval/ or quality/, found "
+            f"{', '.join(found[:_SHOWN_NAMES]) or 'nothing'}{more}. Name the run directory (artifacts/<config name> "
+            "where no --run-dir was given), or begin a run with `sad-pipeline cache-teacher -c CONFIG`."
+        )
 
 
 def _cache(run: RunDirectory) -> TeacherCache | None:

@@ -26,8 +26,8 @@ from pipeline.pricing.training import memory_of, num_steps_on
 from stages.config import RunConfig, bundled_configs, load_run_config
 from tests.test_readme import wrong_with
 
-OF_NOTEBOOKS = ("kaggle-p100", "kaggle-t4x2", "kaggle-chat")
 LARGE = ("kaggle-p100", "kaggle-t4x2", "original-3.0", "kaggle-chat")
+OF_NOTEBOOKS = LARGE
 PRICED = ("kaggle-p100", "kaggle-t4x2")
 VOCAB_SIZE = 49_152
 SMOLLM2_135M: dict[str, Any] = {
@@ -118,6 +118,20 @@ def test_other_configs_leave_time_and_disk_to_the_machine() -> None:
     for name in bundled_configs().keys() - set(OF_NOTEBOOKS):
         session = load_run_config(name).session
         assert (session.time_budget_hours, session.max_output_gb) == (None, None), name
+
+
+@pytest.mark.parametrize("name", OF_NOTEBOOKS)
+def test_a_cache_of_a_notebooks_config_leaves_room_for_a_training(name: str) -> None:
+    """Positions of chats are not all recorded; of the others they are."""
+    config = load_run_config(name)
+    disk = stated("kaggle-p100", "checkpoints") + stated("kaggle-p100", "model")
+    room = 1000 * (config.session.max_output_gb or 0)
+    assert num_positions(config) * (RECORD_BYTES + ID_BYTES) / 1e6 + disk < room
+
+
+def test_the_original_says_what_its_disk_holds() -> None:
+    [said] = re.findall(r"model take ([\d.]+) of them", bundled_configs()["original-3.0"].read_text(encoding="utf-8"))
+    assert said == f"{stated('kaggle-p100', 'together') / 1000:.1f}"
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.doctor.libraries import LEAST_VERSIONS
+from stages.config import load_run_config
 from tests.kaggle_kit import KIT, notebook, notebook_code, wheelhouse
 from tests.source_tree import ROOT
-from tests.test_readme import commands, wrong_with
+from tests.test_readme import commands, is_key, wrong_with
 
 PAGE = (KIT / "README.md").read_text(encoding="utf-8")
 HOSTS = re.compile(r"pypi\.|pythonhosted|anaconda\.|conda-forge|index-url (?!https://download\.pytorch\.org/whl/cu126)")
@@ -241,3 +242,18 @@ def test_no_page_names_a_registry_but_the_wheels_of_older_cards() -> None:
 )
 def test_a_registry_is_noticed(text: str) -> None:
     assert HOSTS.search(text)
+
+
+def test_without_internet_all_that_the_config_takes_of_the_hub_is_downloaded() -> None:
+    """Each model, and of the text no more than the subset."""
+    config = load_run_config("kaggle-t4x2")
+    section = PAGE.partition("## Without internet")[2].partition("\n## ")[0]
+    downloads = [shlex.split(line) for line in section.splitlines() if line.startswith("hf download ")]
+    models = {words[2] for words in downloads if "dataset" not in words}
+    assert models == {config.teacher.model, config.student.model, config.eval.teacher}
+    [text] = [words for words in downloads if "dataset" in words]
+    assert text[2] == config.data.dataset
+    assert text[text.index("--include") + 1] == f"{str(config.data.subset).replace('-', '/')}/*"
+    for key in ("teacher.model", "student.model", "eval.teacher", "data.source", "data.path"):
+        assert f"`{key}" in section
+        assert is_key(key)

@@ -47,8 +47,11 @@ def find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]]:
     """The one plan of a cache, and the cache folders below `roots` that hold it; IncompleteInputError if none does."""
     found = _find_plan(roots)
     if found is None:
-        places = ", ".join(map(str, roots))
-        raise IncompleteInputError(f"{places}: no {PLAN_NAME} at any depth. Run `sad-pipeline cache-teacher` first")
+        places = "; ".join(f"{root}{'' if root.is_dir() else ', which is not there'}" for root in roots)
+        raise IncompleteInputError(
+            f"{roots[0]}: no cache here (looked for {PLAN_NAME}, at any depth, in {places}). Check the path, or make "
+            "one with `sad-pipeline cache-teacher -c CONFIG`"
+        )
     return found
 
 

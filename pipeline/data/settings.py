@@ -40,26 +40,19 @@ class DataSettings(Section):
     drop_duplicates: bool = identity(True, "drop documents whose text was seen before, and count them")
     seed: int = identity(0, "order of the documents before packing", ge=0, lt=2**63)
 
-    @pydantic.model_validator(mode="after")
-    def _says_nothing_in_vain(self) -> Self:
-        """A key that the source has no use for would look as if it had one: another text would be learned."""
-        unused = {
-            "stdlib": (*_OF_HUB, "path", "text_column"),
-            "text": (*_OF_HUB, "text_column"),
-            "jsonl": _OF_HUB,
-            "parquet": _OF_HUB,
-            "hub": ("path",),
-        }
-        for name in unused[self.source]:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"data.{name} has no meaning for the source {self.source!r}: leave it out, or name the source that "
-                    "is meant as data.source"
-                )
-        return self
+    def unused(self) -> list[str]:
+        """Keys that are set, and of which this source has no use: what they say will not be done."""
+        of_no_use = {"text": _OF_HUB, "jsonl": _OF_HUB, "parquet": _OF_HUB, "hub": ("path",), "stdlib": _OF_HUB}
+        fields = type(self).model_fields
+        return [name for name in of_no_use[self.source] if getattr(self, name) != fields[name].default]
 
     @pydantic.model_validator(mode="after")
     def _source_has_its_place(self) -> Self:
+        if self.source == "stdlib" and self.path is not None:
+            raise ValueError(
+                f"source 'stdlib' reads the interpreter's own source, and not data.path ({self.path}): set data.source "
+                "to text, jsonl or parquet, or leave data.path out"
+            )
         if self.source in ("text", "jsonl", "parquet") and self.path is None:
             raise ValueError(f"source {self.source!r} needs data.path: a file, a folder or a glob pattern")
         if self.source == "hub" and self.dataset is None:

@@ -16,8 +16,8 @@ from pipeline.errors import ConfigError
 _BATCH_ROWS = 1024
 _COMMIT = re.compile("[0-9a-f]{40}")
 _RETRY = (
-    "Is the network there, and HF_HUB_OFFLINE unset? Otherwise download the dataset where there is one, and name its "
-    "folder as data.dataset."
+    "Is the network there, and HF_HUB_OFFLINE unset? Otherwise bring what is read of it here: `sad-pipeline doctor -c "
+    "CONFIG` says how."
 )
 
 

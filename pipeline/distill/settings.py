@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 
@@ -44,7 +44,9 @@ _OF_ORDERS: dict[str, tuple[DataOrderKind, ...]] = {
 
 
 class TemperatureSettings(Section):
-    """Temperature over training, from the first step to the last."""
+    """Temperature over training, from the first step to the last; a plain number in its place is a constant one."""
+
+    stood_for_by_a_number: ClassVar[tuple[str, ...]] = ("start", "end")
 
     start: float = schedule(1.2, "temperature at the first step (of a cache of the kind sampled 1)", ge=1, le=4)
     end: float = schedule(1.2, "temperature at the last step (of a cache of the kind sampled 1)", ge=1, le=4)

@@ -160,8 +160,11 @@ def look_at_text(settings: DataSettings, hub: Hub) -> Found:
             return Found(f"{len(files):,} files of {settings.source}, {size_bytes:,} bytes")
         dataset = str(settings.dataset)
         if not hub.answers():
-            return _out_of_reach(dataset, hub, " --repo-type dataset")
-        resolve_revision(dataset, settings.revision)
+            return Found(f"{dataset} on the hub", f"is not here, and {hub.problem}", _how_to_bring(settings))
+        try:
+            resolve_revision(dataset, settings.revision)
+        except SadError as error:
+            return Found("", str(error), _how_to_bring(settings))
         return Found(f"{dataset} on the hub")
     except (SadError, OSError) as error:
         return Found("", str(error))
@@ -198,11 +201,12 @@ def _look_at_model(
     reference: str, revision: str | None, trust_remote_code: bool, hub: Hub | None
 ) -> tuple[Found, ModelSize | None]:
     """Where a model is, and how large; of a hub id that is not here yet only its config is fetched."""
-    where = f"folder {reference}"
+    where = reference
     try:
         folder = local_folder(reference)
         if folder is not None:
             weight_files(folder)
+            where = f"folder {reference}"
         else:
             where = f"{reference}, downloaded before"
             folder = downloaded_before(reference, revision)
@@ -211,17 +215,28 @@ def _look_at_model(
             if hub is None:
                 return Found(where), None
             if not hub.answers():
-                return _out_of_reach(reference, hub), None
+                named = f"{reference} --revision {revision}" if revision else reference
+                fix = f"where there is a network: hf download {named} --local-dir DIR; bring DIR here and name it"
+                return Found(f"{reference} on the hub", f"is not here, and {hub.problem}", fix), None
             folder = fetch_config(reference, revision)
         return Found(where), size_of_folder(folder, trust_remote_code)
     except SadError as error:
         return Found(where, str(error)), None
 
 
-def _out_of_reach(reference: str, hub: Hub, option: str = "") -> Found:
-    """A hub id that is not here, where the hub cannot be asked."""
-    fix = f"where there is a network: hf download {reference}{option} --local-dir DIR; bring DIR here and name it"
-    return Found(f"{reference} on the hub", f"is not here, and {hub.problem}", fix)
+def _how_to_bring(settings: DataSettings) -> str:
+    """The way to a text of the hub: only what is read of it, for a whole data set may be thousands of times as much."""
+    revision = f" --revision {settings.revision}" if settings.revision else ""
+    command = f"hf download {settings.dataset} --repo-type dataset{revision}"
+    if settings.subset is None:
+        return f"where there is a network: {command} --local-dir DIR; bring DIR here, as data.dataset"
+    example = settings.subset.replace("-", "/")
+    return (
+        f'where there is a network: {command} --include "PATTERN" --local-dir DIR, PATTERN being one that takes only '
+        f"files of the subset {settings.subset}, split {settings.dataset_split} (where they lie is on the data set's "
+        f'page; "{example}/*" is an example of a pattern); bring DIR here, as data.path, with data.source parquet, or '
+        "jsonl, as the files are"
+    )
 
 
 def _tokens_of(data: DataSettings, text: Found | None) -> int | None:

@@ -134,7 +134,9 @@ def _check_room(machine: Machine, asked: Asked, cache: AskedCache) -> Check:
     records = cache.tokens_left * cache.bytes_per_token
     assert asked.cache_settings is not None
     shard = min(records, _LARGEST_SHARD_BYTES, asked.cache_settings.shard_positions * cache.bytes_per_token)
-    checkpoints = f"{format_bytes(student)} of checkpoints and model" if student else "what the training leaves"
+    checkpoints = f"{format_bytes(student)} of checkpoints and model"
+    if unknown := asked.student is not None and asked.student.size is None:
+        checkpoints = "the checkpoints and the model of the training, left out here: the student's size is not known"
     basis = "as sealed so far" if cache.measured else "as measured with a weak teacher"
     needed = (
         f"about {format_bytes(records + student)}: {format_bytes(records)} of cache ({cache.tokens_left:,} tokens, "
@@ -146,6 +148,8 @@ def _check_room(machine: Machine, asked: Asked, cache: AskedCache) -> Check:
         return Check("disk", "fault", found, expected, "free some, or --run-dir FOLDER on another disk")
     if room < records + student:
         return Check("disk", "note", found, needed, _smaller_cache(cache, room - student))
+    if unknown:
+        return Check("disk", "note", found, needed, "ask again once the student is here")
     return Check("disk", "ok", f"{found}, for {needed}")
 
 

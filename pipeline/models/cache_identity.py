@@ -24,7 +24,7 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
 from pipeline.models.fingerprint import fingerprint, quick_fingerprint, quick_part
 from pipeline.models.settings import TeacherSettings
-from pipeline.models.source import commit_of, downloaded_before, is_hub_id
+from pipeline.models.source import commit_of, downloaded_before, is_hub_id, located
 
 # Left to a probe unless they are set: an explicit value must be the one the plan was made with.
 _PROBED = {
@@ -163,4 +163,4 @@ def _probed_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings
 
 
 def _tokenizer(plan: Plan, teacher: TeacherSettings) -> Tokenizer:
-    return Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code).within(plan.vocab_size)
+    return Tokenizer.load(located(teacher.model), teacher.revision, teacher.trust_remote_code).within(plan.vocab_size)

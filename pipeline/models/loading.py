@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.commits import COMMIT, check_commit
 from pipeline.errors import ConfigError, DamagedDataError
 from pipeline.models.memory import memory_errors
-from pipeline.models.source import model_folder, name_some, weight_files
+from pipeline.models.source import local_folder, model_folder, name_some, weight_files
 
 # Masks and frequencies that older versions saved beside the weights: nothing learned is in them. Whole names: GPT-2's
 # mask is `h.0.attn.bias`, and `h.0.attn.c_attn.bias` is learned.
@@ -29,13 +29,13 @@ def load_config(
     reference: str, revision: str | None, trust_remote_code: bool = False, with_weights: bool = True
 ) -> Any:
     """A model's config without its weights; of a folder also, unless told otherwise, that its safetensors are there."""
-    folder = Path(reference).expanduser()
-    if folder.is_dir() and with_weights:
+    folder = local_folder(reference)
+    if folder is not None and with_weights:
         weight_files(folder)
     with _quiet_transformers():
         try:
             return AutoConfig.from_pretrained(
-                str(folder) if folder.is_dir() else reference, revision=revision, trust_remote_code=trust_remote_code
+                reference if folder is None else str(folder), revision=revision, trust_remote_code=trust_remote_code
             )
         except _REFUSALS as error:
             raise ConfigError(f"{reference}: its config cannot be read. {_advice(error)}") from error

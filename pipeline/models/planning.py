@@ -38,7 +38,7 @@ from pipeline.models.loading import load_config, load_model
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import TeacherSettings
 from pipeline.models.shard_room import ShardRoom
-from pipeline.models.source import hub_commit
+from pipeline.models.source import hub_commit, located
 from pipeline.models.teacher import Teacher
 from pipeline.pause import PauseRequest
 
@@ -66,7 +66,7 @@ def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSetti
     dtype = choose_dtype(teacher.dtype, device)
     commit = hub_commit(teacher.model, teacher.revision)  # as for the data below: one commit, which the plan names
     teacher = teacher if commit is None else teacher.model_copy(update={"revision": commit})
-    tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code)
+    tokenizer = Tokenizer.load(located(teacher.model), teacher.revision, teacher.trust_remote_code)
     config = load_config(teacher.model, teacher.revision, teacher.trust_remote_code)
     tokenizer = tokenizer.within(config.get_text_config().vocab_size)
     layout = layout_of(cache, tokenizer.vocab_size)
@@ -164,7 +164,9 @@ def planned_sequences(
         raise IdentityError(f"{lost}\n{other_version}")
     say(f"{lost}\nPacking the sequences again.")
     teacher = planned_teacher(plan, teacher)
-    tokenizer = Tokenizer.load(teacher.model, teacher.revision, teacher.trust_remote_code).within(plan.vocab_size)
+    tokenizer = Tokenizer.load(located(teacher.model), teacher.revision, teacher.trust_remote_code).within(
+        plan.vocab_size
+    )
     data = data.model_copy(update={"revision": plan.identity["source"].get("revision", data.revision)})
     sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)

@@ -35,15 +35,37 @@ def model_folder(reference: str, revision: str | None = None, trust_remote_code:
 
 def local_folder(reference: str) -> Path | None:
     """The folder a reference names, or None for a hub id; ConfigError where it can be no hub id and is no folder."""
-    folder = Path(reference).expanduser()
+    folder = _spelled_out(reference)
     if folder.is_dir():
         return folder
-    if reference.startswith((".", "/", "~")) or reference.count("/") > 1 or folder.exists():
+    if _is_path(reference) or folder.exists():
+        seen = "" if folder.is_absolute() else f", as seen from {Path.cwd()}"
         raise ConfigError(
             f"{reference}: no such folder; expected one with config.json and safetensors files, or a hub id such as "
-            "HuggingFaceTB/SmolLM2-135M"
+            f"HuggingFaceTB/SmolLM2-135M. Check the path{seen}."
         )
     return None
+
+
+def located(reference: str) -> str:
+    """A reference as any library takes it: the path of its folder, ~ written out, or the hub id it is.
+
+    ConfigError as of `local_folder`: libraries would ask the hub for a folder that is not there.
+    """
+    folder = local_folder(reference)
+    return reference if folder is None else str(folder)
+
+
+def _is_path(reference: str) -> bool:
+    """Whether a reference is spelled as no hub id is: those are NAME or OWNER/NAME."""
+    return reference.startswith((".", "/", "~")) or reference.endswith("/") or reference.count("/") > 1
+
+
+def _spelled_out(reference: str) -> Path:
+    try:
+        return Path(reference).expanduser()
+    except RuntimeError:  # ~name, of nobody here
+        return Path(reference)
 
 
 def downloaded_before(reference: str, revision: str | None = None) -> Path | None:

@@ -116,8 +116,11 @@ def test_two_different_caches_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_no_cache_at_all(tmp_path: Path) -> None:
-    with pytest.raises(IncompleteInputError, match=r"no plan\.json at any depth.*cache-teacher"):
+    with pytest.raises(IncompleteInputError, match=r"no cache here \(looked for plan\.json, .*cache-teacher"):
         TeacherCache.open(tmp_path)
+    with pytest.raises(IncompleteInputError) as caught:
+        TeacherCache.open(tmp_path / "gone", tmp_path)
+    assert f"in {tmp_path / 'gone'}, which is not there; {tmp_path}). Check the path" in str(caught.value)
     make_cache(tmp_path / "cache")
     with pytest.raises(ConfigError, match="no such folder"):
         TeacherCache.open(tmp_path / "cache", tmp_path / "nowhere")

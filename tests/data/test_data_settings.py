@@ -9,25 +9,31 @@ import pytest
 from pipeline.config import parse_config
 from pipeline.data.settings import DataSettings
 from pipeline.errors import ConfigError
+from stages.config import load_run_config
+
+
+def test_the_standard_library_lies_where_it_lies() -> None:
+    """Or a text would be learned that nobody meant."""
+    with pytest.raises(ConfigError, match=r"not data\.path \(my-texts/\): set data\.source to text, jsonl or parquet"):
+        parse_config(DataSettings, {"source": "stdlib", "path": "my-texts/"}, where="here")
 
 
 @pytest.mark.parametrize(
-    ("values", "name"),
+    ("values", "names"),
     [
-        ({"source": "stdlib", "path": "my-texts/"}, "path"),
-        ({"source": "stdlib", "text_column": "content"}, "text_column"),
-        ({"source": "text", "path": "a", "text_column": "content"}, "text_column"),
-        ({"source": "text", "path": "a", "dataset": "x/y"}, "dataset"),
-        ({"source": "jsonl", "path": "a", "subset": "en"}, "subset"),
-        ({"source": "jsonl", "path": "a", "revision": "main"}, "revision"),
-        ({"source": "parquet", "path": "a", "dataset_split": "test"}, "dataset_split"),
-        ({"source": "hub", "dataset": "x/y", "path": "a"}, "path"),
+        ({"source": "text", "path": "a"}, []),
+        ({"source": "text", "path": "a", "dataset": "x/y", "dataset_split": "test"}, ["dataset", "dataset_split"]),
+        ({"source": "parquet", "path": "a", "subset": "en", "revision": "main"}, ["subset", "revision"]),
+        ({"source": "hub", "dataset": "x/y", "subset": "en", "path": "a"}, ["path"]),
     ],
 )
-def test_a_key_that_would_do_nothing_is_refused(values: dict[str, Any], name: str) -> None:
-    """Or a text would be learned that nobody meant."""
-    with pytest.raises(ConfigError, match=f"data.{name} has no meaning for the source '{values['source']}'"):
-        parse_config(DataSettings, values, where="here")
+def test_keys_that_do_nothing_are_known(values: dict[str, Any], names: list[str]) -> None:
+    assert parse_config(DataSettings, values, where="here").unused() == names
+
+
+def test_keys_that_do_nothing_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    load_run_config("kaggle-t4x2", ("data.path=my-texts.jsonl",))
+    assert "data.path is set and not used, for data.source is hub" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

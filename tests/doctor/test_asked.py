@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from pipeline.cache.settings import CacheSettings
+from pipeline.data.documents import read_documents, source_fingerprint
 from pipeline.data.settings import DataSettings
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor import asked as room
@@ -123,14 +126,48 @@ def test_a_hub_id_that_is_not_here_needs_the_hub(monkeypatch: pytest.MonkeyPatch
     away = look_at_teacher(teacher, Knocked("it is far away"))
     assert (away.size, away.found.problem) == (None, "is not here, and it is far away")
     assert away.found.fix.startswith("where there is a network: hf download some/teacher --local-dir DIR;")
-    data = DataSettings(source="hub", dataset="some/set")
-    assert "hf download some/set --repo-type dataset --local-dir DIR" in look_at_text(data, Knocked("away")).fix
+    tagged = look_at_teacher(TeacherSettings(model="some/teacher", revision="v2"), Knocked("away"))
+    assert "hf download some/teacher --revision v2 --local-dir DIR;" in tagged.found.fix
     quick = look_at_teacher(teacher, None)
     assert (quick.size, quick.found.problem) == (None, "")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(llama_folder / "config.json"))
     there = look_at_teacher(teacher, Knocked())
     assert (there.found.where, there.found.problem) == ("some/teacher on the hub, to be downloaded", "")
     assert there.size is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, ("hf download some/set --repo-type dataset --local-dir DIR; bring DIR here, as data.dataset",)),
+        (
+            {"subset": "sample-10BT", "revision": "v2"},
+            (
+                'hf download some/set --repo-type dataset --revision v2 --include "PATTERN" --local-dir DIR,',
+                "only files of the subset sample-10BT, split train",
+                '"sample/10BT/*" is an example of a pattern',
+                "as data.path, with data.source parquet, or jsonl",
+            ),
+        ),
+    ],
+)
+def test_of_a_data_set_only_what_is_read_is_to_be_brought(more: dict[str, Any], words: tuple[str, ...]) -> None:
+    away = look_at_text(DataSettings(source="hub", dataset="some/set", **more), Knocked("it is far away"))
+    assert (away.where, away.problem) == ("some/set on the hub", "is not here, and it is far away")
+    assert [word for word in words if word not in away.fix] == []
+
+
+def test_a_text_that_was_brought_is_read_as_told(tmp_path: Path) -> None:
+    """With the two keys that are named, and whatever else a config for the hub says."""
+    folder = tmp_path / "sample" / "10BT"
+    folder.mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "two"]}), folder / "000.parquet")
+    data = DataSettings(
+        source="parquet", path=str(tmp_path), dataset="some/set", subset="sample-10BT", revision="v2", max_tokens=9
+    )
+    assert look_at_text(data, Knocked("it is far away")).where.startswith("1 files of parquet, ")
+    assert [document.text for document in read_documents(data)] == ["one", "two"]
+    assert source_fingerprint(data)["num_files"] == 1
 
 
 def test_a_hub_id_that_was_downloaded_needs_no_hub(
@@ -152,7 +189,9 @@ def test_a_hub_that_has_it_not_is_quoted(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConfigError("some/set: no such data set")
 
     monkeypatch.setattr(room, "resolve_revision", refuse)
-    assert look_at_text(DataSettings(source="hub", dataset="some/set"), Knocked()).problem.endswith("no such data set")
+    found = look_at_text(DataSettings(source="hub", dataset="some/set"), Knocked())
+    assert found.problem.endswith("no such data set")
+    assert "hf download some/set --repo-type dataset" in found.fix  # what the stages' own message sends people here for
 
 
 # ------------------------------------------------------------------ the hub's own door

@@ -216,6 +216,16 @@ def test_what_a_run_has_is_not_counted_again() -> None:
     assert (check.state, "0 bytes of cache (0 tokens, 308 bytes each, as sealed so far)" in check.found) == ("ok", True)
 
 
+@pytest.mark.parametrize(("room", "state"), [(19 * GB, "note"), (8 * GB, "note"), (GB // 4, "fault")])
+def test_a_student_of_unknown_size_is_told_to_be_left_out(room: int, state: str) -> None:
+    found = machine(P100, built_for=WHEEL_12_6, disk=Disk(Path("artifacts"), room, True))
+    student = AskedModel("student", "auto", "float16", Found("some/student on the hub", "is not here", "hf download"))
+    check = checks_of(found, of_kaggle(student=student), "disk")[-1]
+    left_out = "the checkpoints and the model of the training, left out here: the student's size is not known"
+    assert (check.state, check.expected.endswith(left_out)) == (state, True), check.line
+    assert (check.fix == "ask again once the student is here") == (room == 19 * GB)
+
+
 def test_text_of_unknown_length_is_left_to_the_estimate() -> None:
     unknown = AskedCache(Found("none yet"), bytes_per_token=308.0)
     check = checks_of(ON_P100, of_kaggle(cache=unknown), "disk")[-1]

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, StorageError
-from pipeline.models.source import downloaded_before, fetch_config, local_folder, model_folder, weight_files
+from pipeline.models.loading import load_config
+from pipeline.models.source import (
+    downloaded_before,
+    fetch_config,
+    is_hub_id,
+    local_folder,
+    located,
+    model_folder,
+    weight_files,
+)
 
 
 def test_a_folder_is_its_own_place(llama_folder):
@@ -60,10 +69,32 @@ def test_an_index_without_a_map_is_refused(tmp_path, weight_map):
         weight_files(tmp_path)
 
 
-@pytest.mark.parametrize("reference", ["./nowhere", "/nowhere/at/all", "~/nowhere", "one/two/three"])
-def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(reference):
-    with pytest.raises(ConfigError, match=r"no such folder; expected one with config\.json"):
-        model_folder(reference)
+PATHS = ["./x", "../x", "../nowhere/x", "/nowhere/at/all", "~/nowhere", "~nobody-here/x", "one/two/three", "x/", "a/b/"]
+
+
+@pytest.mark.parametrize("reference", PATHS)
+def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(reference, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise AssertionError(f"the hub was asked: {arguments}")
+
+    for name in ("hf_hub_download", "try_to_load_from_cache", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", refuse)
+    for ask in (model_folder, local_folder, located, lambda name: load_config(name, None)):
+        with pytest.raises(ConfigError) as caught:
+            ask(reference)
+        said = str(caught.value)
+        assert said.startswith(f"{reference}: no such folder; expected one with config.json and safetensors files, or ")
+        relative = not reference.startswith(("/", "~/"))
+        assert said.endswith(f"Check the path, as seen from {Path.cwd()}." if relative else "Check the path.")
+    assert not is_hub_id(reference)
+
+
+def test_what_any_library_takes_is_a_folder_that_is_there_or_a_hub_id(llama_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(llama_folder.parent))
+    monkeypatch.chdir(llama_folder.parent)
+    assert located(f"~/{llama_folder.name}") == str(llama_folder)
+    assert located(f"{llama_folder.name}/") == llama_folder.name
+    assert [located(name) for name in ("gpt2", "some/model")] == ["gpt2", "some/model"]
 
 
 def test_a_hub_id_without_a_network_says_how_to_bring_the_model(tmp_path, monkeypatch):

@@ -20,9 +20,9 @@ from tests.stages.toys import Toy, copy, make_toy, run, status, tree
     [
         ("train.lerning_rate=1e-3", ("unknown key 'train.lerning_rate'", "'train.learning_rate'")),
         ("cach.head_size=8", ("unknown key 'cach'", "'cache'")),
-        ("cache.head_size=many", ("'cache.head_size'", "valid integer", "'many'")),
-        ("cache.head_size=0", ("'cache.head_size'", "greater than or equal to 1", "found 0")),
-        ("train.temperature.start=7", ("'train.temperature.start'", "less than or equal to 4")),
+        ("cache.head_size=many", ("'cache.head_size'", "expected a whole number", "'many'")),
+        ("cache.head_size=0", ("'cache.head_size'", "expected at least 1", "found 0")),
+        ("train.temperature.start=7", ("'train.temperature.start'", "expected at most 4")),
         ("train.epochs=2", ("give either train.steps or train.epochs",)),
         ("student.model=x", ("give either student.model", "or student.config")),
         ("data.source=cloud", ("'data.source'", "'stdlib'", "found 'cloud'")),
@@ -56,7 +56,9 @@ def test_a_config_that_is_not_yaml(tmp_path: Path) -> None:
         ("data.path={tmp}/nowhere", ("{tmp}/nowhere",)),
         ("data.path={tmp}/empty", ("{tmp}/empty",)),
         ("data.path={tmp}/blank", ("of 2 read none is usable", "2 empty: a.txt, b.txt", "Check data.path")),
-        ("teacher.model={tmp}/nowhere", ("{tmp}/nowhere", "no such folder, and the hub")),
+        ("teacher.model={tmp}/nowhere", ("error: {tmp}/nowhere: no such folder; expected one with config.json",)),
+        ("teacher.model=nowhere/", ("error: nowhere/: no such folder; expected one with config.json", "as seen from")),
+        ("teacher.model=../nowhere/x", ("error: ../nowhere/x: no such folder; expected one", "as seen from")),
         ("teacher.model={tmp}/empty", ("{tmp}/empty",)),
         ("cache.roots=[{tmp}/nowhere]", ("{tmp}/nowhere: no such folder",)),
         ("data.sequence_length=200", ("200", "128", "data.sequence_length")),
@@ -72,6 +74,12 @@ def test_cache_teacher_on_what_is_not_there(setting: str, words: tuple[str, ...]
     assert status(tmp_path / "run")["state"] == "failed"
     assert not (tmp_path / "run" / "cache").exists()
     nothing_half_written(tmp_path / "run")
+
+
+def test_a_teacher_below_the_home_folder(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part of it is found there, its tokenizer too."""
+    monkeypatch.setenv("HOME", str(toy.teacher.parent))
+    toy.ran("cache-teacher", tmp_path / "run", "--set", f"teacher.model='~/{toy.teacher.name}/'")
 
 
 def test_a_teacher_without_safetensors(toy: Toy, tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_an_unreachable_hub_dataset(toy: Toy, tmp_path: Path) -> None:
         2,
         "some-body/some-text",
         "HF_HUB_OFFLINE",
-        "name its folder as data.dataset",
+        "`sad-pipeline doctor -c CONFIG` says how",
     )
     nothing_half_written(tmp_path / "run")
 
@@ -198,8 +206,10 @@ def test_a_student_config_with_a_wrong_key(toy: Toy, cached: Path, tmp_path: Pat
 
 
 def test_stages_that_come_too_early(toy: Toy, cached: Path, tmp_path: Path) -> None:
-    refuse(toy.run("train-student", tmp_path / "a"), 6, "no plan.json at any depth", "cache-teacher")
-    refuse(toy.run("eval", tmp_path / "b"), 6, "no plan.json at any depth", "cache-teacher")
+    for stage in ("train-student", "eval"):
+        place = tmp_path / stage / "cache"
+        said = f"{place}: no cache here (looked for plan.json, at any depth, in {place}, which is not there). Check"
+        refuse(toy.run(stage, tmp_path / stage), 6, said, "make one with `sad-pipeline cache-teacher -c CONFIG`")
     ended = toy.run("eval", tmp_path / "c", "--set", f"cache.roots=[{cached}]")
     refuse(ended, 6, "no student yet", "train-student")
     ended = toy.run("train-student", tmp_path / "d", "--set", "train.roots=[/nowhere/at/all]")

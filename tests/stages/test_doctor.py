@@ -136,6 +136,19 @@ def test_what_a_config_lacks_is_told_all_at_once(toy: Toy, tmp_path: Path) -> No
     assert (code, wrong) == (5, ["teacher", "student", "text"])
 
 
+@pytest.mark.parametrize("reference", ["my-teacher/", "../nowhere/x", "./x", "/nowhere/x", "'~/nowhere'"])
+def test_a_folder_that_is_not_there_is_not_to_be_downloaded(reference: str, toy: Toy, tmp_path: Path) -> None:
+    """Offline, where the hub's models are."""
+    ended = toy.run("doctor", tmp_path / "run", "--set", f"teacher.model={reference}")
+    [line] = [line for line in ended.stderr.splitlines() if line.startswith("fault")]
+    name = reference.strip("'").replace("~", str(Path.home()))
+    assert (ended.code, line.startswith(f"fault  teacher   {name}: no such folder; expected ")) == (
+        5,
+        True,
+    )
+    assert "hf download" not in ended.stderr
+
+
 def test_room_can_be_stated(toy: Toy, tmp_path: Path) -> None:
     code, value = diagnosed(*toy.command("doctor", tmp_path / "run")[1:], "--gb", "0.0001")
     [_, room] = [check for check in value["checks"] if check["name"] == "disk"]

@@ -82,6 +82,7 @@ def test_the_values_of_a_config_take_the_place_of_defaults() -> None:
 def test_a_key_that_is_not_there_is_told_with_the_nearest() -> None:
     ended = run("keys", "learnin_rate")
     assert ended.code == 2
-    assert "The nearest: train.learning_rate" in ended.stderr
+    assert "did you mean 'train.learning_rate'" in ended.stderr
+    assert "'train.learning_rate'" in run("keys", "lr").stderr
     ended = run("keys", "xyzzy")
-    assert (ended.code, "lists all of them" in ended.stderr) == (2, True)
+    assert (ended.code, "`sad-pipeline keys` lists all" in ended.stderr) == (2, True)

@@ -13,6 +13,7 @@ from pipeline.evaluation.study.results import RESULTS_NAME, save_results
 from pipeline.runs import RunDirectory
 from stages import report
 from tests.evaluation.studies import real_study
+from tests.stages.refusals import refuse
 from tests.stages.test_eval_and_report import rows_of
 from tests.stages.toys import Toy, copy, flip_a_bit, run, status, tree
 from tests.stages.trainings import checkpoint
@@ -70,10 +71,37 @@ def test_a_cache_alone_is_a_report_too(cached: Path, tmp_path: Path) -> None:
     assert '<section id="training">' not in page
 
 
-def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
+def test_a_run_that_has_only_begun_says_what_to_run(toy: Toy, tmp_path: Path) -> None:
+    shutil.copy(toy.config, tmp_path / "config.yaml")
     page = reported(tmp_path)
     assert "There is no teacher cache." in page
     assert "sad-pipeline cache-teacher" in page
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ((), "found nothing. Name the run directory"),
+        (("README.md", "pipeline", "stages"), "found README.md, pipeline, stages. Name"),
+        (tuple("abcdefg"), "found a, b, c, d, e and 2 more. Name"),
+    ],
+)
+def test_a_folder_that_holds_no_run_is_refused(names: tuple[str, ...], found: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    refuse(
+        run("report", str(tmp_path)),
+        6,
+        f"{tmp_path}: no run here; expected config.yaml, cache/, student/, eval/ or quality/, {found}",
+        "sad-pipeline cache-teacher -c CONFIG",
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["cache", "student", "eval", "quality"])
+def test_what_any_stage_left_is_a_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    reported(tmp_path)
 
 
 def test_a_study_alone_is_a_report_too(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.cache.settings import DEFAULTS
+from pipeline.config_words import did_you_mean
 from pipeline.errors import ConfigError
 from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
 
@@ -129,7 +130,8 @@ def chosen_arms(arms: Sequence[Arm], names: Sequence[str] | None, short: bool) -
     """
     known = [arm.name for arm in arms]
     if unknown := [name for name in names or () if name not in known]:
-        raise ConfigError(f"--arms: no arm is called {', '.join(unknown)}. There are: {', '.join(known)}.")
+        near = did_you_mean(unknown, known) or "."
+        raise ConfigError(f"--arms: no arm is called {', '.join(unknown)}{near} There are: {', '.join(known)}.")
     if names is not None:
         return tuple(arm for arm in arms if arm.name in (LABELS, FULL, *names))
     return tuple(arm for arm in arms if arm.decides or not short)

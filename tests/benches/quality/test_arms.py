@@ -89,8 +89,13 @@ def test_arms_are_chosen_by_name_or_by_length() -> None:
     assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", *caches, *ways]
     assert chosen_arms(every, None, short=False) == every
     assert [arm.name for arm in chosen_arms(every, ["tau2"], short=True)] == [LABELS, FULL, "tau2"]
-    with pytest.raises(ConfigError, match="no arm is called tau7"):
-        chosen_arms(every, ["tau7", "default"], short=True)
+    with pytest.raises(ConfigError, match=r"no arm is called zzz\. There are: labels, "):
+        chosen_arms(every, ["zzz", "default"], short=True)
+    wrong = ["bukcet", "zzz", "default", "compcat"]
+    with pytest.raises(
+        ConfigError, match=r"called bukcet, zzz, compcat; did you mean 'bucket', 'compact.\? There are: "
+    ):
+        chosen_arms(every, wrong, short=True)
 
 
 def test_trainings_are_counted() -> None:
