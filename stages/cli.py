@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import __version__
+from pipeline.changed_config import changed
 from pipeline.errors import ConfigError, DamagedDataError, MachineError
 from pipeline.runs import Outcome, RunDirectory, Session
 from stages.cli_bench import bench
@@ -125,7 +126,7 @@ def cache_teacher(config: RunConfig, session: Session, workers: int | None) -> O
     from stages.cache_teacher import run as stage
 
     if workers is not None:
-        config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"workers": workers})})
+        config = changed(config, teacher={"workers": workers})
     return stage(config, session)
 
 
@@ -152,7 +153,7 @@ def train_student(
     from stages.train_student import run as stage
 
     if workers is not None:
-        config = config.model_copy(update={"train": config.train.model_copy(update={"workers": workers})})
+        config = changed(config, train={"workers": workers})
     return stage(config, session, use_sealed_only=use_sealed_only, fork_from=fork_from)
 
 

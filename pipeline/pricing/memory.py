@@ -7,6 +7,7 @@ from typing import Self
 
 from pipeline.cache.settings import CacheSettings
 from pipeline.distill.keeping.checkpoint import KEPT
+from pipeline.distill.keeping.checkpoint import checkpoint_bytes as checkpoint_bytes
 from pipeline.distill.settings import TrainSettings
 from pipeline.models.probe import LOGITS_BUFFERS, usual_chunk
 
@@ -73,11 +74,6 @@ class CaptureMemory:
     def known_parts(self) -> int:
         """Both."""
         return self.weights + self.logits
-
-
-def checkpoint_bytes(settings: TrainSettings, weights: int) -> int:
-    """What one checkpoint takes on disk: weights, two moments of the optimizer, and the average where one is kept."""
-    return (3 + (settings.ema_decay > 0)) * weights
 
 
 def all_checkpoints_bytes(checkpoint: int, weights: int) -> int:
