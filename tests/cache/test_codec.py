@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from pipeline.cache.codec import ByteCodec, make_codec, whole_chunks
 from pipeline.cache.codec_v1 import CodecV1
 from pipeline.cache.layout import RecordLayout
-from pipeline.cache.precisions import FLOAT16_RELATIVE_ERROR, PRECISIONS, Rounded
+from pipeline.cache.precisions import PRECISIONS, Rounded
 from pipeline.cache.records import Records
 from pipeline.cache.value_law import SPAN_NATS
 from pipeline.errors import NumericsError
+from tests.cache.bounds import DRAW_ERROR_NATS, DRAW_SPAN_NATS, FLOAT16_RELATIVE_ERROR, TAIL_ERROR_NATS
 from tests.cache.dense import encoded, logits_of, one_by_hand, random_mask, records_of, scored_alone, with_blanks
 
 MASK = np.ones((1, 1), bool)
@@ -75,7 +76,8 @@ def test_round_trip_is_within_the_stated_bounds(
 
 def check_bounds(before: Records, after: Records) -> None:
     """Every field of the stored records is as near as its precision promises."""
-    precision = PRECISIONS[before.layout.precision]
+    name = before.layout.precision
+    precision = PRECISIONS[name]
     assert [field.dtype for field in after.fields()] == [
         field.dtype for field in Records.blank(after.layout, 0).fields()
     ]
@@ -89,13 +91,13 @@ def check_bounds(before: Records, after: Records) -> None:
     assert (np.abs(after.logprobs_TK - head_TK) <= precision.error_nats(head_TK) + 1e-5).all()
     if before.layout.num_draws:
         best_T1 = before.draw_logprobs_TM.max(axis=1, keepdims=True, initial=-np.inf)
-        near_TM = before.draw_logprobs_TM > best_T1 - precision.draw_span_nats
+        near_TM = before.draw_logprobs_TM > best_T1 - DRAW_SPAN_NATS[name]
         error_TM = np.abs(after.draw_logprobs_TM - before.draw_logprobs_TM)
         scale_TM = 2.0**-22 * np.abs(before.draw_logprobs_TM)
-        assert (error_TM <= precision.draw_error_nats + scale_TM)[near_TM].all()
-    np.testing.assert_allclose(after.tail_TR, before.tail_TR, atol=precision.tail_error_nats, rtol=2.0**-22)
-    for name in ("label_logprobs_T", "entropies_T"):
-        pair = getattr(after, name), getattr(before, name)
+        assert (error_TM <= DRAW_ERROR_NATS[name] + scale_TM)[near_TM].all()
+    np.testing.assert_allclose(after.tail_TR, before.tail_TR, atol=TAIL_ERROR_NATS[name], rtol=2.0**-22)
+    for fact in ("label_logprobs_T", "entropies_T"):
+        pair = getattr(after, fact), getattr(before, fact)
         np.testing.assert_allclose(*pair, rtol=FLOAT16_RELATIVE_ERROR, atol=1e-7)
 
 
