@@ -65,7 +65,7 @@ class Precision(Protocol):
         """Bytes of a head entry's code, and of a draw's."""
 
     def num_fields(self, layout: RecordLayout) -> int:
-        """F."""
+        """F, the fields of each record."""
 
     def encode(self, records: Records) -> Coded:
         """Codes of records whose draws ascend by id."""
@@ -89,7 +89,7 @@ class Rounded:
 
     @property
     def code_bytes(self) -> tuple[int, int]:
-        """Two bytes of which the higher is hardly ever used; one."""
+        """Two bytes for a head entry, of which the higher is hardly ever used, and one for a draw."""
         return 2, 1
 
     def num_fields(self, layout: RecordLayout) -> int:
@@ -143,7 +143,7 @@ class Lossless:
 
     @property
     def code_bytes(self) -> tuple[int, int]:
-        """Four each."""
+        """Four bytes each: a distance between bits of float32 may take them all."""
         return 4, 4
 
     def num_fields(self, layout: RecordLayout) -> int:
@@ -151,7 +151,7 @@ class Lossless:
         return 4 + layout.num_betas
 
     def error_nats(self, logprobs: NDArray[np.floating]) -> NDArray[np.float64]:
-        """None."""
+        """Nothing is lost."""
         return np.zeros(logprobs.shape)
 
     def encode(self, records: Records) -> Coded:

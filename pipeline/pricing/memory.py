@@ -72,7 +72,7 @@ class CaptureMemory:
 
     @property
     def known_parts(self) -> int:
-        """Both."""
+        """All that is counted here: weights and logits."""
         return self.weights + self.logits
 
 
