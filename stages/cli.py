@@ -160,7 +160,7 @@ def train_student(
 @main.command("eval")
 @config_options
 @json_option
-def evaluate(config: RunConfig, run: RunDirectory, as_json: bool) -> None:
+def eval_(config: RunConfig, run: RunDirectory, as_json: bool) -> None:
     """Measure student and baselines on held-out text.
 
     \b
@@ -235,7 +235,7 @@ def repair(run_dir: Path, roots: tuple[Path, ...]) -> None:
 @click.option("--positions", type=click.IntRange(min=1), default=12, show_default=True, help="Positions of each.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Teacher's choices shown.")
 @json_option
-def look(run_dir: Path, roots: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def inspect_(run_dir: Path, roots: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Look into a cache: text, choices, statistics.
 
     \b

@@ -208,9 +208,9 @@ def _do_steps(
         journal.log.shown_in_tensorboard(settings.tensorboard),
         Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress,
     ):
-        for lesson in reader:
-            result = learner.learn(lesson.step, lesson, lesson.num_scored)
-            done = lesson.step + 1
+        for batches in reader:
+            result = learner.learn(batches.step, batches, batches.num_scored)
+            done = batches.step + 1
             journal.log_skipped(done, result, learner)
             journal.refuse_endless_skipping(done, learner)
             alarms.hear(done, result)
