@@ -1,4 +1,4 @@
-"""The same config with some keys changed, for what one command runs on behalf of another."""
+"""The same config with some keys changed: by a flag, or for what one command runs on behalf of another."""
 
 from __future__ import annotations
 

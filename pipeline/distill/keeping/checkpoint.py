@@ -38,7 +38,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def checkpoint_bytes(settings: TrainSettings, weights: int) -> int:
-    """What one takes on disk, but for its JSON: weights, the optimizer's two moments, and the average that is kept."""
+    """What one takes on disk, but for its JSON: weights, the optimizer's two moments, the average where one is kept."""
     return (3 + (settings.ema_decay > 0)) * weights
 
 
