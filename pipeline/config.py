@@ -118,6 +118,12 @@ def dump_config(config: Section) -> bytes:
     return dump_yaml(config.model_dump(mode="json")).encode()
 
 
+def changed(config: SectionT, **sections: dict[str, Any]) -> SectionT:
+    """The config with some keys of some of its sections changed; nothing is validated again."""
+    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
+    return config.model_copy(update=update)
+
+
 def keys_of_kind(config: Section, kind: Kind, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> JSON value, for every key of one kind."""
     found: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from typing import IO, Any
 import xxhash
 
 from pipeline import lock_signature
-from pipeline.errors import ConfigError, DamagedDataError, StorageError
+from pipeline.errors import DamagedDataError, StorageError
 from pipeline.refusals import storage_errors
 from pipeline.strict_json import load_json
 
@@ -229,6 +229,11 @@ def digest_bytes(data: bytes) -> FileDigest:
     return FileDigest(len(data), xxhash.xxh3_128_hexdigest(data))
 
 
+def digest_json(value: Any) -> str:
+    """xxh3-128 of a JSON value: kept beside it in a file, it shows that no digit of it has changed unnoticed."""
+    return digest_bytes(canonical_json(value)).xxh3_128
+
+
 def digest_file(path: Path) -> FileDigest:
     """Size and xxh3-128 of a file, read in pieces."""
     hasher = xxhash.xxh3_128()
@@ -244,13 +249,6 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file: for identities that outlive this project's own files, such as model weights."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_file(path: Path, what: str, fix: str) -> Path:
-    """Return `path` if it is a file; otherwise a ConfigError that says what was wanted and what to do."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; expected {what}. {fix}")
-    return path
 
 
 def _temporary_name(path: Path) -> Path:

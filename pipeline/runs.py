@@ -200,3 +200,8 @@ class Outcome:
         """A pause, `where` in words, and why."""
         waits_for = reason.waits_for if isinstance(reason, PausedError) else None
         return cls("paused", f"paused {where}: {reason}", progress or {}, waits_for)
+
+    @classmethod
+    def paused_after_step(cls, done: int, num_steps: int, reason: str | PausedError) -> Outcome:
+        """A pause of a training of which `done` steps are done, and why."""
+        return cls.paused(f"after step {done:,} of {num_steps:,}", reason, {"steps": done, "of": num_steps})

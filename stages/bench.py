@@ -13,12 +13,13 @@ from pipeline.benches.shapes import known_shape
 from pipeline.benches.train import TrainSizes, bench_train
 from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.settings import DEFAULTS
+from pipeline.config import changed
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device
 from pipeline.runs import Session
 from stages.config import RunConfig
-from stages.prepare_bench import captured, changed, load_scorer, with_student, with_teacher
+from stages.prepare_bench import captured, load_scorer, with_student, with_teacher
 
 CODEC_TOKENS, READER_TOKENS = 40_000, 140_000
 READER_LENGTH = 1024

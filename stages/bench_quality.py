@@ -18,6 +18,7 @@ from pipeline.benches.quality.plan import RATE_FACTORS, Study, Trial, beginnings
 from pipeline.benches.quality.price import expected_seconds
 from pipeline.benches.results import Result
 from pipeline.cache import TeacherCache
+from pipeline.config import changed
 from pipeline.console import Progress, format_seconds, say, warn_once
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching.batches import RecordSource
@@ -33,7 +34,6 @@ from pipeline.models.sharing import num_threads
 from pipeline.models.student import load_student
 from pipeline.runs import Session
 from stages.config import RunConfig
-from stages.prepare_bench import changed
 from stages.quality_trainings import (
     Ground,
     arm_config,

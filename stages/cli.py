@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import __version__
+from pipeline.config import changed
 from pipeline.errors import ConfigError, DamagedDataError, MachineError
 from pipeline.runs import Outcome, RunDirectory, Session
 from stages.cli_bench import bench
@@ -150,7 +151,7 @@ def cache_teacher(config: RunConfig, session: Session, workers: int | None) -> O
     from stages.cache_teacher import run as stage
 
     if workers is not None:
-        config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"workers": workers})})
+        config = changed(config, teacher={"workers": workers})
     return stage(config, session)
 
 
@@ -179,14 +180,14 @@ def train_student(
     from stages.train_student import run as stage
 
     if workers is not None:
-        config = config.model_copy(update={"train": config.train.model_copy(update={"workers": workers})})
+        config = changed(config, train={"workers": workers})
     return stage(config, session, use_sealed_only=use_sealed_only, fork_from=fork_from)
 
 
 @main.command("eval")
 @config_options
 @json_option
-def evaluate(config: RunConfig, run: RunDirectory, as_json: bool) -> None:
+def eval_(config: RunConfig, run: RunDirectory, as_json: bool) -> None:
     """Measure student and baselines on held-out text.
 
     \b
@@ -261,7 +262,7 @@ def repair(run_dir: Path, roots: tuple[Path, ...]) -> None:
 @click.option("--positions", type=click.IntRange(min=1), default=12, show_default=True, help="Positions of each.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Teacher's choices shown.")
 @json_option
-def look(run_dir: Path, roots: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def inspect_(run_dir: Path, roots: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Look into a cache: text, choices, statistics.
 
     \b

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from pipeline.config import changed
 from pipeline.console import format_seconds, say
 from pipeline.distill.settings import WITHOUT_TEACHER
 from pipeline.errors import ConfigError
@@ -24,7 +24,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
     if config.demo is None:
         raise ConfigError("demo: the config has no demo section; see the bundled config named demo")
     started, root = time.monotonic(), session.run.root
-    config = _changed(config, teacher={"model": str(prepare_teacher.teacher_folder(config, root))})
+    config = changed(config, teacher={"model": str(prepare_teacher.teacher_folder(config, root))})
     labels_run = RunDirectory(root / "labels-only")
     labels_config = _labels_only(config, root)
     labels_session = Session(labels_run, session.pause, session.command)
@@ -42,7 +42,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
             return outcome
     say("\n── 5/6 eval")
     baselines = {LABELS_ONLY: str(labels_run.model)}
-    result = eval.run(_changed(config, eval={"baselines": baselines, "teacher": config.teacher.model}), session.run)
+    result = eval.run(changed(config, eval={"baselines": baselines, "teacher": config.teacher.model}), session.run)
     say("\n── 6/6 report")
     page = report.run(session.run, compare={LABELS_ONLY: labels_run})
 
@@ -54,13 +54,8 @@ def _labels_only(config: RunConfig, root: Path) -> RunConfig:
     """The same student, steps and seed, on labels only, at the learning rate that is best for it."""
     assert config.demo is not None
     train = WITHOUT_TEACHER | {"learning_rate": config.demo.labels_only_learning_rate}
-    changed = _changed(config, train=train, cache={"roots": [str(root / "cache"), *config.cache.roots]})
-    return changed.model_copy(update={"name": f"{config.name} on labels only"})
-
-
-def _changed(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
-    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
-    return config.model_copy(update=update)
+    config = changed(config, train=train, cache={"roots": [str(root / "cache"), *config.cache.roots]})
+    return config.model_copy(update={"name": f"{config.name} on labels only"})
 
 
 def _headline(result: EvalResult) -> str:

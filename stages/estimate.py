@@ -12,12 +12,13 @@ from pipeline.distill.training_workers import count_training_cards
 from pipeline.doctor.examine import refuse_unfit
 from pipeline.errors import MachineError
 from pipeline.models.device import choose_device, environment
+from pipeline.models.sharing import free_card
 from pipeline.models.student import load_student, refuse_leaks
 from pipeline.pause import PausedError
 from pipeline.pricing.estimate import Estimate, TrainingPrice
 from pipeline.pricing.standing import price_new_cache, price_planned_cache, steps_done
 from pipeline.pricing.table import tables
-from pipeline.pricing.training import num_steps_on, probe_training, release_memory
+from pipeline.pricing.training import num_steps_on, probe_training
 from pipeline.runs import RunDirectory
 from stages.config import RunConfig
 
@@ -37,7 +38,7 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
             standing = price_planned_cache(*found, places, settings, gigabytes, session_hours)
     except PausedError as full:  # a card that something else fills; a stage would pause, and here is nothing to save
         raise MachineError(str(full)) from full
-    release_memory()  # the teacher's: both models together may not fit
+    free_card()  # the teacher's: both models together may not fit
 
     # The training: the student does a few real steps on the records that were scored, or read.
     device, student = choose_device(config.student.device), config.student

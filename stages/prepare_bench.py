@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipeline.cache.teacher_cache import TeacherCache
+from pipeline.config import changed
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.settings import WITHOUT_TEACHER
 from pipeline.models import CausalModel
@@ -70,9 +69,3 @@ def captured(config: RunConfig, session: Session, name: str) -> TeacherCache:
     if outcome.state == "paused":
         raise PausedError(outcome.message)
     return TeacherCache.open(run.cache)
-
-
-def changed(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
-    """The config with some keys of some sections changed."""
-    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
-    return config.model_copy(update=update)

@@ -76,12 +76,12 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     try:
         room.check_beginning(journal.folder, ended=done == learner.num_steps)
     except PausedError as stop:
-        return _paused(done, learner.num_steps, stop)
+        return Outcome.paused_after_step(done, learner.num_steps, stop)
     journal.resume(checkpoint, learner)
     if paused := _train(session, settings, sequences, learner, journal, room, done):
         return paused
     if reason := room.shortage_of_model():  # only after a checkpoint: before it, the room for that one was there
-        return _paused(learner.num_steps, learner.num_steps, reason)
+        return Outcome.paused_after_step(learner.num_steps, learner.num_steps, reason)
 
     export_model(folder, causal.model, tokenizer, "# A small teacher, made by `sad-pipeline demo`\n")
     files.write_json(folder / _RECIPE, recipe)
@@ -134,12 +134,8 @@ def _train(
                 session.pause.note_save(time.monotonic() - started)
                 reason = reason or (room.shortage() if step + 1 < num_steps else None)
             if reason:
-                return _paused(step + 1, num_steps, reason)
+                return Outcome.paused_after_step(step + 1, num_steps, reason)
     return None
-
-
-def _paused(done: int, num_steps: int, reason: str | PausedError) -> Outcome:
-    return Outcome.paused(f"after step {done:,} of {num_steps:,}", reason, {"steps": done, "of": num_steps})
 
 
 def _texts(data: DataSettings, pause: PauseRequest) -> Iterator[str]:

@@ -87,7 +87,7 @@ def run(
             room.check_beginning(run.checkpoints, ended is not None, from_elsewhere)
         except PausedError as stop:
             done = 0 if checkpoint is None else checkpoint.step
-            return session.finish(STAGE, _paused(done, lessons.num_steps, stop))
+            return session.finish(STAGE, Outcome.paused_after_step(done, lessons.num_steps, stop))
 
         # Where it stands, and the steps from there on.
         if checkpoint is None and fork_from is not None:
@@ -96,7 +96,7 @@ def run(
             done = journal.resume(checkpoint, learner)
         done, paused = _train(session, config, lessons, learner, journal, room, done)
         if paused is None and (reason := room.shortage_of_model()):
-            paused = _paused(done, lessons.num_steps, reason)
+            paused = Outcome.paused_after_step(done, lessons.num_steps, reason)
         if paused is not None:
             return session.finish(STAGE, paused)
         return session.finish(STAGE, _finish(config, run, cache, tokenizer, lessons, learner, journal, done))
@@ -191,7 +191,7 @@ def _train(
         with working_together(num_ranks, job, learner.device, session.pause) as learner.ranks:
             return _do_steps(session, lessons, learner, journal, room, job.steps)
     except PausedError as stop:  # before all of them were there
-        return done, _paused(done, num_steps, stop)
+        return done, Outcome.paused_after_step(done, num_steps, stop)
 
 
 def _do_steps(
@@ -208,9 +208,9 @@ def _do_steps(
         journal.log.shown_in_tensorboard(settings.tensorboard),
         Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress,
     ):
-        for lesson in reader:
-            result = learner.learn(lesson.step, lesson, lesson.num_scored)
-            done = lesson.step + 1
+        for batches in reader:
+            result = learner.learn(batches.step, batches, batches.num_scored)
+            done = batches.step + 1
             journal.log_skipped(done, result, learner)
             journal.refuse_endless_skipping(done, learner)
             alarms.hear(done, result)
@@ -239,7 +239,7 @@ def _do_steps(
                 session.pause.note_save(time.monotonic() - started)
                 reason = reason or (None if ended else room.shortage())
             if reason:
-                return done, _paused(done, num_steps, reason)
+                return done, Outcome.paused_after_step(done, num_steps, reason)
             if ended:
                 break
             watch.start()
@@ -302,10 +302,6 @@ def _ending(done: int, lessons: Lessons, waiting: Waiting) -> str | None:
             "without improvement (train.patience)"
         )
     return f"{done:,} steps done" if done == lessons.num_steps else None
-
-
-def _paused(done: int, num_steps: int, reason: str | PausedError) -> Outcome:
-    return Outcome.paused(f"after step {done:,} of {num_steps:,}", reason, {"steps": done, "of": num_steps})
 
 
 def _complete(done: int, message: str) -> Outcome:

@@ -24,7 +24,7 @@ from pipeline.models.student import recompute_activations
 from pipeline.output_limit import OutputLimit
 from pipeline.pricing.training import memory_of, num_steps_on
 from stages.config import RunConfig, bundled_configs, load_run_config
-from tests.test_readme import wrong_with
+from tests.typed_commands import wrong_with
 
 LARGE = ("kaggle-p100", "kaggle-t4x2", "original-3.0", "kaggle-chat")
 OF_NOTEBOOKS = LARGE

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import files
-from pipeline.errors import ConfigError, DamagedDataError
+from pipeline.errors import DamagedDataError
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -93,10 +93,3 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     assert files.read_bytes(path) == b"{}" + b" " * 8
     with pytest.raises(DamagedDataError, match="10 bytes where at most 9"):
         files.read_json(path, max_bytes=9)
-
-
-def test_a_missing_file_is_a_config_error_with_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such file; expected a plan\. Run cache-teacher"):
-        files.require_file(tmp_path / "plan.json", "a plan", "Run cache-teacher.")
-    (tmp_path / "plan.json").touch()
-    assert files.require_file(tmp_path / "plan.json", "a plan", "") == tmp_path / "plan.json"

@@ -18,7 +18,7 @@ from pipeline.doctor.libraries import LEAST_VERSIONS
 from stages.config import load_run_config
 from tests.kaggle_kit import KIT, notebook, notebook_code, wheelhouse
 from tests.source_tree import ROOT
-from tests.test_readme import commands, is_key, wrong_with
+from tests.typed_commands import commands, is_key, wrong_with
 
 PAGE = (KIT / "README.md").read_text(encoding="utf-8")
 HOSTS = re.compile(r"pypi\.|pythonhosted|anaconda\.|conda-forge|index-url (?!https://download\.pytorch\.org/whl/cu126)")

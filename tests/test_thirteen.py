@@ -32,9 +32,8 @@ from stages.config import load_run_config
 from tests.distill import dense
 from tests.distill.cases import logits, on_logits
 from tests.stages.conftest import _one_thread, cached, toy, trained  # noqa: F401
-from tests.stages.test_tensorboard import shown
 from tests.stages.toys import Toy, run, status, tree
-from tests.stages.trainings import STAGE, checkpoint, metrics, train
+from tests.stages.trainings import STAGE, checkpoint, metrics, shown, train
 
 LARGE = ("kaggle-p100", "kaggle-t4x2", "original-3.0", "kaggle-chat")
 WILD = ("student.config.initializer_range=1.0", "student.config.hidden_size=256", "train.learning_rate=1e-6")

@@ -93,9 +93,9 @@ class OurLoop:
             self.cache, self._order, steps, self.sizes.batch_size, learner.device, with_records=kd_weight > 0
         )
         started = 0.0
-        for lesson in reader:
+        for batches in reader:
             started = started or time.perf_counter()
-            learner.learn(lesson.step, lesson, lesson.num_scored)
+            learner.learn(batches.step, batches, batches.num_scored)
             self._done += 1
         _wait(learner.device)
         return time.perf_counter() - started

@@ -4,6 +4,9 @@
     values   uint16 [S, T, K+M]            −log p of the same ids in steps of 1/32 nat
     columns  int32 [S, T, R+1]             log tail masses in steps of 1/256 nat; then two float16: label log p, entropy
 
+A log p above the floor is off by 1/64 nat at most, a log tail mass within ±65,536 nats by 1/512 (beyond, float32's own
+rounding dominates), label log p and entropy by 2^-11 of themselves in float16's normal range, 6e-5 to 65,504.
+
 S sequences of T positions. Masked positions are zeros in all three, which compress to nothing.
 """
 
@@ -20,15 +23,9 @@ from pipeline.cache.records import Records, check_records
 from pipeline.cache.schema import Arrays, ArraySchema, Facts
 
 VALUE_STEP_NATS = 1 / 32
-VALUE_ERROR_NATS = VALUE_STEP_NATS / 2
-"""Largest error of a stored log p that is not below the floor."""
 VALUE_FLOOR_NATS = -65535 * VALUE_STEP_NATS
 """Log p below this (probabilities under e^-2047) is stored as this."""
 TAIL_STEP_NATS = 1 / 256
-TAIL_ERROR_NATS = TAIL_STEP_NATS / 2
-"""Largest error of a stored log tail mass between ±65,536 nats; beyond, float32's own rounding dominates."""
-FLOAT16_RELATIVE_ERROR = 2.0**-11
-"""Largest relative error of label log p and entropy in float16's normal range, 6e-5 to 65,504."""
 
 _EMPTY_TAIL = -(2**31)
 _TAIL_LIMIT = 2**31 - 1

@@ -102,7 +102,7 @@ class RecordLayout:
 
     @property
     def num_betas(self) -> int:
-        """R."""
+        """R, how many temperatures have a stored log tail mass."""
         return len(self.betas)
 
     @property

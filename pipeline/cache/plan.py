@@ -111,12 +111,12 @@ class Plan:
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """V, the effective vocabulary."""
         return self.layout.vocab_size
 
     @property
     def head_size(self) -> int:
-        """K."""
+        """K, the ids that are kept with their log p: see `RecordLayout`."""
         return self.layout.head_size
 
     @property

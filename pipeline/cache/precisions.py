@@ -7,7 +7,11 @@ of which each record has one. What is stored of `fine` and `small`:
     fields       floor and step of the head's law, gap from the floor down to the best draw, R log tail masses (less
                  β·floor, as differences to the next β), then −label log p and entropy as float16
 
-`lossless` stores bits of float32, the head's and the draws' as distances from the row's lowest.
+How far they may be off: a head entry by `error_nats`, the others by half a step. That is 1/16 nat (`fine`) or 1/8 nat
+(`small`) of a draw within 255 steps of the row's best, 1/512 nat of a log tail mass, and 2^-11 of label log p and
+entropy themselves in float16's normal range, 6e-5 to 65,504.
+
+`lossless` stores bits of float32, the head's and the draws' as distances from the row's lowest: nothing is off.
 
 Letters: **n** records, **K** head ids, **M** draws, **R** stored betas. Nats everywhere.
 """
@@ -26,8 +30,6 @@ from pipeline.cache.schema import Facts
 from pipeline.cache.value_law import FLOOR_STEP_NATS, TARGET_BETAS, ValueLaw
 
 TAIL_STEP_NATS = 1 / 256
-FLOAT16_RELATIVE_ERROR = 2.0**-11
-"""Largest relative error of label log p and entropy in float16's normal range, 6e-5 to 65,504"""
 _GAP_STEP_NATS = 1 / 8
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _LIMIT = 2**30  # a field beyond it (4 million nats) is stored as it
@@ -63,7 +65,7 @@ class Precision(Protocol):
         """Bytes of a head entry's code, and of a draw's."""
 
     def num_fields(self, layout: RecordLayout) -> int:
-        """F."""
+        """F, the fields of each record."""
 
     def encode(self, records: Records) -> Coded:
         """Codes of records whose draws ascend by id."""
@@ -77,14 +79,6 @@ class Precision(Protocol):
     def error_nats(self, logprobs: NDArray[np.floating]) -> NDArray[np.float64]:
         """Largest error of a head entry's stored log p."""
 
-    @property
-    def draw_error_nats(self) -> float:
-        """Largest error of a draw's log p, within its span of the row's best draw."""
-
-    @property
-    def tail_error_nats(self) -> float:
-        """Largest error of a log tail mass."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rounded:
@@ -95,7 +89,7 @@ class Rounded:
 
     @property
     def code_bytes(self) -> tuple[int, int]:
-        """Two bytes of which the higher is hardly ever used; one."""
+        """Two bytes for a head entry, of which the higher is hardly ever used, and one for a draw."""
         return 2, 1
 
     def num_fields(self, layout: RecordLayout) -> int:
@@ -105,21 +99,6 @@ class Rounded:
     def error_nats(self, logprobs: NDArray[np.floating]) -> NDArray[np.float64]:
         """See `ValueLaw`; entries further than its span below the likeliest are stored as that far below."""
         return self.law.error_nats(logprobs)
-
-    @property
-    def draw_error_nats(self) -> float:
-        """Half a step."""
-        return self.draw_step_nats / 2
-
-    @property
-    def draw_span_nats(self) -> float:
-        """A draw further below the row's best one is stored as about this far below."""
-        return _MAX_DRAW_CODE * self.draw_step_nats
-
-    @property
-    def tail_error_nats(self) -> float:
-        """Half a step."""
-        return TAIL_STEP_NATS / 2
 
     def encode(self, records: Records) -> Coded:
         """Codes of records whose draws ascend by id."""
@@ -164,7 +143,7 @@ class Lossless:
 
     @property
     def code_bytes(self) -> tuple[int, int]:
-        """Four each."""
+        """Four bytes each: a distance between bits of float32 may take them all."""
         return 4, 4
 
     def num_fields(self, layout: RecordLayout) -> int:
@@ -172,18 +151,8 @@ class Lossless:
         return 4 + layout.num_betas
 
     def error_nats(self, logprobs: NDArray[np.floating]) -> NDArray[np.float64]:
-        """None."""
+        """Nothing is lost."""
         return np.zeros(logprobs.shape)
-
-    @property
-    def draw_error_nats(self) -> float:
-        """None."""
-        return 0.0
-
-    @property
-    def tail_error_nats(self) -> float:
-        """None."""
-        return 0.0
 
     def encode(self, records: Records) -> Coded:
         """Codes of records whose draws ascend by id."""

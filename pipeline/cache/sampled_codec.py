@@ -4,8 +4,8 @@
     columns  −label log p and entropy, a byte each [2, n]: 16 times their square roots, finer where they are small
 
 A repeated id is a difference of 0, which is shorter than a count beside each id. Counts are exact; label log p and
-entropy are there for statistics and for choosing what to learn, not for the loss. Positions outside the loss mask read
-back as id 0 alone.
+entropy are there for statistics and for choosing what to learn, not for the loss: x nats are off by √x/16 + 1/1024 at
+most, an eighth of a nat at 4. Positions outside the loss mask read back as id 0 alone.
 """
 
 from __future__ import annotations
@@ -68,12 +68,6 @@ class SampledCodec(ChunkedCodec):
         """Label log p and entropy of one chunk, from its row of `columns`."""
         facts_2n = np.square(columns.reshape(2, self.chunk_positions).astype(np.float32) / np.float32(_FACT_SCALE))
         return -facts_2n[0], facts_2n[1]
-
-
-def fact_error_nats(facts: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Largest error of a label's −log p or an entropy: √x/16 nats and a little, an eighth of a nat at 4."""
-    roots: NDArray[np.float64] = np.sqrt(np.clip(facts, 0.0, FACT_LIMIT_NATS).astype(np.float64))
-    return roots / _FACT_SCALE + 1 / (4 * _FACT_SCALE**2)
 
 
 def drawn_ids(records: Records) -> NDArray[np.uint32]:

@@ -42,7 +42,7 @@ class Seal:
     def save(self, path: Path) -> None:
         """Write the seal, whole or not at all; its shard must be durable by now."""
         content = asdict(self) | {"format": SEAL_FORMAT}
-        files.write_json(path, content | {"digest": _digest(content)})
+        files.write_json(path, content | {"digest": files.digest_json(content)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -53,7 +53,7 @@ class Seal:
             raise DamagedDataError(f"{error}. {REPAIR}") from error
         digest = value.pop("digest", None)
         try:
-            damaged = digest != _digest(value)
+            damaged = digest != files.digest_json(value)
         except RecursionError as error:
             raise DamagedDataError(f"{path}: is not a seal: it is nested too deeply. {REPAIR}") from error
         version = value.pop("format", None)
@@ -83,11 +83,6 @@ class Seal:
             f"{path}: the plan has no shard {self.shard!r} of sequences {self.first} to {self.first + self.count}. "
             f"{REPAIR}"
         )
-
-
-def _digest(content: dict[str, Any]) -> str:
-    """xxh3-128 of everything else in the file, so that no digit of it can change unnoticed."""
-    return files.digest_bytes(files.canonical_json(content)).xxh3_128
 
 
 def _form_problem(value: dict[str, Any], expected: set[str]) -> str | None:

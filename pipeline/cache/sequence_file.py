@@ -69,7 +69,7 @@ class StoredSequences:
 
     @classmethod
     def of(cls, plan: Plan, path: Path) -> Self:
-        """Those of a plan."""
+        """The sequences of a plan, from its sequences.shard at `path`."""
         return cls(path, plan.num_sequences, plan.sequence_length, plan.sequences_digest)
 
     def select(self, rows: slice | NDArray[np.integer]) -> Sequences:

@@ -68,13 +68,6 @@ class StatisticsSum:
         return statistics
 
 
-def shard_statistics(records: Records, loss_mask_ST: NDArray[np.bool_]) -> Statistics:
-    """Statistics of S whole sequences at once."""
-    total = StatisticsSum()
-    total.add(records, loss_mask_ST)
-    return total.result()
-
-
 def merge(parts: Sequence[Statistics]) -> Statistics:
     """Statistics of several shards together: means weighted by scored positions, medians from the joined histograms."""
     num_scored = sum(part["num_scored"] for part in parts)

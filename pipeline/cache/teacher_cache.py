@@ -40,7 +40,6 @@ class CachedSequence:
     loss_mask_T: NDArray[np.bool_]
     document_starts: NDArray[np.bool_]
     """[T+1]"""
-    position_ids_T: NDArray[np.int64]
     records: Records
     split: int
     num_bytes: int
@@ -113,7 +112,6 @@ class TeacherCache:
             input_ids=sequences.input_ids[0],
             loss_mask_T=sequences.loss_mask[0],
             document_starts=sequences.document_starts[0],
-            position_ids_T=sequences.position_ids(slice(0, 1))[0],
             records=records,
             split=int(sequences.split[0]),
             num_bytes=int(sequences.num_bytes[0]),

@@ -105,7 +105,7 @@ class DataReport:
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values, with a digest so that no figure of it can change unnoticed."""
         value = asdict(self)
-        return value | {"digest": _digest(value)}
+        return value | {"digest": files.digest_json(value)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DataReport:
@@ -113,7 +113,7 @@ class DataReport:
         try:
             parts = dict(value)
             digest = parts.pop("digest", None)
-            damaged = digest is not None and digest != _digest(parts)
+            damaged = digest is not None and digest != files.digest_json(parts)
             parts["dropped"] = {reason: Dropped(**dropped) for reason, dropped in value["dropped"].items()}
             parts["train"], parts["validation"] = SplitCounts(**value["train"]), SplitCounts(**value["validation"])
             report = cls(**parts)
@@ -188,10 +188,6 @@ class DataReport:
             for name, count in sorted(self.unused_columns.items())
         ]
         return lines
-
-
-def _digest(value: dict[str, Any]) -> str:
-    return files.digest_bytes(files.canonical_json(value)).xxh3_128
 
 
 def _count(counts: dict[str, int], names: Iterable[str]) -> None:

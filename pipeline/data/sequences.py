@@ -43,7 +43,7 @@ class Sequences:
 
     @property
     def num_sequences(self) -> int:
-        """S."""
+        """S, packed rows."""
         return int(self.input_ids.shape[0])
 
     @property
@@ -84,11 +84,11 @@ class SequenceSource(Protocol):
 
     @property
     def num_sequences(self) -> int:
-        """S."""
+        """S, packed rows."""
 
     @property
     def sequence_length(self) -> int:
-        """T."""
+        """T, positions a sequence."""
 
     @property
     def split(self) -> NDArray[np.uint8]:

@@ -8,8 +8,9 @@ anyone may call it), `keeping`, `optimization`, `weighting`, `batching`, `step_r
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipeline.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from pipeline.distill.loss.record_tensors import RecordTensors
@@ -18,8 +19,4 @@ if TYPE_CHECKING:
 __all__ = ["LossParts", "RecordTensors", "distillation_loss"]
 _HOMES = {"LossParts": "losses", "RecordTensors": "loss.record_tensors", "distillation_loss": "losses"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -12,7 +12,7 @@ from pipeline.console import warn_once
 from pipeline.distill.batching.batches import Batch
 from pipeline.distill.guards.finite_guard import Suspects, tell
 from pipeline.distill.guards.memory_guard import MemoryGuard
-from pipeline.distill.keeping.checkpoint import Checkpoint, Tensors
+from pipeline.distill.keeping.checkpoint import Checkpoint, Tensors, checkpoint_bytes
 from pipeline.distill.keeping.student_weights import load_weights, unique_tensors
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.optimization.ema import WeightAverage
@@ -122,8 +122,8 @@ class Learner:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """What a checkpoint takes on disk, but for its JSON: weights, the optimizer's two moments, the average."""
-        return (3 + (self.average is not None)) * self.weights_bytes
+        """What a checkpoint takes on disk, but for its JSON."""
+        return checkpoint_bytes(self.settings, self.weights_bytes)
 
     @property
     def weights_bytes(self) -> int:

@@ -19,7 +19,7 @@ class Stopwatch:
         self._started = time.monotonic()
 
     def start(self) -> None:
-        """Training goes on."""
+        """From here on seconds count as training."""
         self._started = time.monotonic()
 
     def stop(self, positions: int) -> float:

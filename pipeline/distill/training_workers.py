@@ -143,8 +143,8 @@ def _take_part(place: str, count: int, job: Job) -> None:
         reader = BatchReader(
             cache, job.order, job.steps, settings.batch_size, device, settings.needs_teacher, learner.ranks
         )
-        for lesson in reader:
-            learner.learn(lesson.step, lesson, lesson.num_scored)
+        for batches in reader:
+            learner.learn(batches.step, batches, batches.num_scored)
 
 
 def _until_the_end(seconds: float) -> None:

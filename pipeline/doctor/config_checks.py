@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.console import format_bytes
+from pipeline.distill.keeping.checkpoint import checkpoint_bytes
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor.asked import Asked, AskedCache, AskedModel, Found
 from pipeline.doctor.check import Check
@@ -14,7 +15,7 @@ from pipeline.errors import MachineError
 from pipeline.models.device import dtype_for
 from pipeline.models.probe import CUDA_MEMORY_SHARE
 from pipeline.models.sizes import ModelSize
-from pipeline.pricing.memory import CaptureMemory, TrainingMemory, all_checkpoints_bytes, checkpoint_bytes
+from pipeline.pricing.memory import CaptureMemory, TrainingMemory, all_checkpoints_bytes
 
 _FLOAT32_BYTES = 4
 _LARGEST_SHARD_BYTES = 512e6

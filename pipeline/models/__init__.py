@@ -5,8 +5,9 @@ The names below load torch only when they are first asked for.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipeline.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from pipeline.models.causal import CausalModel
@@ -14,15 +15,10 @@ if TYPE_CHECKING:
     from pipeline.models.teacher import Teacher
 
 __all__ = ["CausalModel", "Head", "Teacher"]
-
 _HOMES = {
-    "CausalModel": "pipeline.models.causal",
-    "Head": "pipeline.models.head",
-    "Teacher": "pipeline.models.teacher",
+    "CausalModel": "causal",
+    "Head": "head",
+    "Teacher": "teacher",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)

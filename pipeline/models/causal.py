@@ -57,7 +57,7 @@ class CausalModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The type of the weights."""
         return _output(self.model).dtype
 
     @property

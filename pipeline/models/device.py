@@ -189,5 +189,5 @@ def _no_kernels(name: str, capability: Capability, built_for: list[str]) -> str:
 
 
 def dotted(capability: Capability) -> str:
-    """7.5"""
+    """A capability as NVIDIA writes it: 7.5."""
     return f"{capability[0]}.{capability[1]}"

@@ -35,7 +35,7 @@ def use_card(number: int, device: Device) -> None:
 
 
 def free_card() -> None:
-    """Give back what models that are gone held of the card, so that another process can have it."""
+    """Give back what models that are gone held of the card, so that another one, or another process, can have it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ class Unscored:
         self._in_a_row = 0
 
     def sealed_one(self) -> None:
-        """A shard was scored."""
+        """A shard was scored: shards that cannot be are counted in a row from here."""
         self._in_a_row = 0
 
     def note(self, span: ShardSpan, error: NumericsError) -> None:

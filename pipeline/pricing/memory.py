@@ -10,7 +10,7 @@ from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.distill.settings import TrainSettings
 from pipeline.models.probe import LOGITS_BUFFERS, usual_chunk
 
-_FLOAT32_BYTES = 4
+_FLOAT32_BYTES, _HALF_BYTES = 4, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class TrainingMemory:
     """its two moments"""
     average: int
     head_chunk: int
-    """logits of a chunk [chunk_positions, V] and the gradient of the output matrix [V, D], in float32"""
+    """logits of a chunk [chunk_positions, V] and the gradient of the output matrix [V, D], in float32; with products in
+    half precision also the gradient by those logits and the matrix in it, and what a chunk adds to the matrix's"""
     peak: int | None
     """measured over a step on a card, activations included; None on a CPU"""
 
@@ -40,12 +41,15 @@ class TrainingMemory:
     ) -> Self:
         """Of a student with so many bytes of weights, of which so many are `trained`; `matrix` counts V·D elements."""
         elsewhere = settings.ema_device == "host" and on_card
+        half = settings.dtype in ("float16", "bfloat16") or (settings.dtype == "auto" and on_card)
+        logits = settings.chunk_positions * vocab_size
         return cls(
             parameters=weights,
             gradients=trained,
             optimizer=2 * trained,
             average=trained if settings.ema_decay > 0 and not elsewhere else 0,
-            head_chunk=_FLOAT32_BYTES * (settings.chunk_positions * vocab_size + matrix),
+            head_chunk=_FLOAT32_BYTES * (logits + matrix)
+            + half * (_HALF_BYTES * (logits + matrix) + _FLOAT32_BYTES * matrix),
             peak=peak,
         )
 
@@ -71,13 +75,8 @@ class CaptureMemory:
 
     @property
     def known_parts(self) -> int:
-        """Both."""
+        """All that is counted here: weights and logits."""
         return self.weights + self.logits
-
-
-def checkpoint_bytes(settings: TrainSettings, weights: int) -> int:
-    """What one checkpoint takes on disk: weights, two moments of the optimizer, and the average where one is kept."""
-    return (3 + (settings.ema_decay > 0)) * weights
 
 
 def all_checkpoints_bytes(checkpoint: int, weights: int) -> int:

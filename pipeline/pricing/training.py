@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import statistics
 import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from pipeline.cache.records import Records
 from pipeline.console import Progress
@@ -48,13 +46,6 @@ class TrainingProbe:
 def num_steps_on(num_sequences: int, settings: TrainSettings) -> int:
     """Optimizer steps of a whole training on so many sequences."""
     return count_steps(settings, num_sequences / (settings.batch_size * settings.accumulation))
-
-
-def release_memory() -> None:
-    """Let go of a model that nothing refers to any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def probe_training(

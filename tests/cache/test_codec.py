@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from pipeline.cache.codec import ByteCodec, make_codec, whole_chunks
 from pipeline.cache.codec_v1 import CodecV1
 from pipeline.cache.layout import RecordLayout
-from pipeline.cache.precisions import FLOAT16_RELATIVE_ERROR, PRECISIONS, Rounded
+from pipeline.cache.precisions import PRECISIONS, Rounded
 from pipeline.cache.records import Records
-from pipeline.cache.value_law import SPAN_NATS
 from pipeline.errors import NumericsError
+from tests.cache.bounds import check_bounds, kl_nats
 from tests.cache.dense import encoded, logits_of, one_by_hand, random_mask, records_of, scored_alone, with_blanks
 
 MASK = np.ones((1, 1), bool)
@@ -32,16 +31,6 @@ def stored(records: Records, sequence_length: int) -> Records:
 
 def layout_of(vocab_size: int, head_size: int, num_draws: int, precision: str) -> RecordLayout:
     return RecordLayout.for_vocabulary(vocab_size, head_size, num_draws, 0.7, precision)
-
-
-def kl_nats(exact: Records, found: Records, temperature: float) -> NDArray[np.float64]:
-    """KL(exact ‖ found) over the K+1 outcomes of each softened target."""
-    total_N = np.zeros(len(exact))
-    for before, after in zip(exact.soften(temperature), found.soften(temperature), strict=True):
-        p, q = (np.atleast_2d(x.astype(np.float64).T).T for x in (before, after))
-        none = np.isneginf(p)
-        total_N += (np.exp(p) * (np.where(none, 0.0, p) - np.where(none, 0.0, q))).sum(axis=1)
-    return total_N
 
 
 @settings(max_examples=80, deadline=None)
@@ -71,32 +60,6 @@ def test_round_trip_is_within_the_stated_bounds(
     codec = ByteCodec(layout, sequence_length)
     after = scored_alone(codec.decode(encoded(codec, with_blanks(before, mask_ST), mask_ST)), mask_ST)
     check_bounds(before.with_ascending_draws(), after)
-
-
-def check_bounds(before: Records, after: Records) -> None:
-    """Every field of the stored records is as near as its precision promises."""
-    precision = PRECISIONS[before.layout.precision]
-    assert [field.dtype for field in after.fields()] == [
-        field.dtype for field in Records.blank(after.layout, 0).fields()
-    ]
-    assert np.array_equal(before.ids_TK, after.ids_TK)
-    assert np.array_equal(before.draw_ids_TM, after.draw_ids_TM)
-    if not isinstance(precision, Rounded):
-        for one, other in zip(before.fields(), after.fields(), strict=True):
-            assert one.tobytes() == np.ascontiguousarray(other).tobytes()
-        return
-    head_TK = np.maximum(before.logprobs_TK, before.logprobs_TK.max(axis=1, keepdims=True) - SPAN_NATS)
-    assert (np.abs(after.logprobs_TK - head_TK) <= precision.error_nats(head_TK) + 1e-5).all()
-    if before.layout.num_draws:
-        best_T1 = before.draw_logprobs_TM.max(axis=1, keepdims=True, initial=-np.inf)
-        near_TM = before.draw_logprobs_TM > best_T1 - precision.draw_span_nats
-        error_TM = np.abs(after.draw_logprobs_TM - before.draw_logprobs_TM)
-        scale_TM = 2.0**-22 * np.abs(before.draw_logprobs_TM)
-        assert (error_TM <= precision.draw_error_nats + scale_TM)[near_TM].all()
-    np.testing.assert_allclose(after.tail_TR, before.tail_TR, atol=precision.tail_error_nats, rtol=2.0**-22)
-    for name in ("label_logprobs_T", "entropies_T"):
-        pair = getattr(after, name), getattr(before, name)
-        np.testing.assert_allclose(*pair, rtol=FLOAT16_RELATIVE_ERROR, atol=1e-7)
 
 
 ROWS = {

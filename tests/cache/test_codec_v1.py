@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache import codec_v1 as codec
-from pipeline.cache.codec_v1 import CodecV1
+from pipeline.cache.codec_v1 import VALUE_FLOOR_NATS, CodecV1
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import Records
 from pipeline.errors import NumericsError
+from tests.cache.bounds import FLOAT16_RELATIVE_ERROR, V1_TAIL_ERROR_NATS, V1_VALUE_ERROR_NATS
 from tests.cache.dense import logits_of, one_by_hand, records_of
 
 MASK = np.ones((1, 1), bool)
@@ -45,19 +45,17 @@ def test_round_trip_is_within_the_stated_bounds(
     scored = mask_ST.reshape(-1)
     before, after = records.rows(scored), CodecV1(layout, sequence_length).decode(arrays).rows(scored)
     assert np.array_equal(before.ids_TK, after.ids_TK)
-    floored_TK = np.maximum(before.logprobs_TK, codec.VALUE_FLOOR_NATS)
-    np.testing.assert_allclose(after.logprobs_TK, floored_TK, atol=codec.VALUE_ERROR_NATS, rtol=0)
-    np.testing.assert_allclose(after.tail_TR, before.tail_TR, atol=codec.TAIL_ERROR_NATS, rtol=2.0**-23)
+    floored_TK = np.maximum(before.logprobs_TK, VALUE_FLOOR_NATS)
+    np.testing.assert_allclose(after.logprobs_TK, floored_TK, atol=V1_VALUE_ERROR_NATS, rtol=0)
+    np.testing.assert_allclose(after.tail_TR, before.tail_TR, atol=V1_TAIL_ERROR_NATS, rtol=2.0**-23)
     for name in ("label_logprobs_T", "entropies_T"):
-        np.testing.assert_allclose(
-            getattr(after, name), getattr(before, name), rtol=codec.FLOAT16_RELATIVE_ERROR, atol=1e-7
-        )
+        np.testing.assert_allclose(getattr(after, name), getattr(before, name), rtol=FLOAT16_RELATIVE_ERROR, atol=1e-7)
     for row in range(len(before)):
         for (id_before, logp_before), (id_after, logp_after) in zip(
             _draws(before, row), _draws(after, row), strict=True
         ):
             assert id_before == id_after
-            assert logp_after == pytest.approx(max(logp_before, codec.VALUE_FLOOR_NATS), abs=codec.VALUE_ERROR_NATS)
+            assert logp_after == pytest.approx(max(logp_before, VALUE_FLOOR_NATS), abs=V1_VALUE_ERROR_NATS)
 
 
 def test_arrays_hold_what_the_page_says() -> None:
@@ -79,7 +77,7 @@ def test_softening_after_storage_is_off_by_two_roundings_at_most() -> None:
     stored = uniform.decode(uniform.encode(records, np.ones((5, 10), bool)))
     for temperature in (1.0, 1.7, 2.6, 4.0):
         for before, after in zip(records.soften(temperature), stored.soften(temperature), strict=True):
-            np.testing.assert_allclose(after, before, atol=2 * codec.VALUE_ERROR_NATS + 0.003)
+            np.testing.assert_allclose(after, before, atol=2 * V1_VALUE_ERROR_NATS + 0.003)
 
 
 @pytest.mark.parametrize("field", ["logprobs_TK", "draw_logprobs_TM", "label_logprobs_T", "entropies_T", "tail_TR"])

@@ -13,8 +13,8 @@ from pipeline.cache.layout import RecordLayout
 from pipeline.cache.precisions import PRECISIONS, Rounded
 from pipeline.cache.records import PADDING_ID, Records
 from pipeline.errors import NumericsError
+from tests.cache.bounds import check_bounds, kl_nats
 from tests.cache.dense import encoded, logits_of, random_mask, records_of, scored_alone, with_blanks
-from tests.cache.test_codec import check_bounds, kl_nats
 
 
 def layout_of(vocab_size: int, head_size: int, precision: str = "fine", head_mass: float = 0.6) -> RecordLayout:

@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.cache import TeacherCache, codec_v1, sampled_codec
+from pipeline.cache import TeacherCache
 from pipeline.cache.precisions import PRECISIONS
 from pipeline.cache.verify import verify_cache
+from tests.cache.bounds import (
+    DRAW_ERROR_NATS,
+    FLOAT16_RELATIVE_ERROR,
+    TAIL_ERROR_NATS,
+    V1_TAIL_ERROR_NATS,
+    V1_VALUE_ERROR_NATS,
+    sampled_fact_error_nats,
+)
 from tests.cache.golden import GOLDEN, LAYOUTS, TEMPERATURES
 
 ROUNDED = 1e-5
@@ -40,12 +48,12 @@ def array_of(value: list[Any]) -> NDArray[np.float64]:
 def bounds(folder: Path, logprobs_TK: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
     """Largest errors of head log-probs, draws and tail masses."""
     if folder.name == "cache-v1":
-        return np.full_like(logprobs_TK, codec_v1.VALUE_ERROR_NATS), codec_v1.VALUE_ERROR_NATS, codec_v1.TAIL_ERROR_NATS
+        return np.full_like(logprobs_TK, V1_VALUE_ERROR_NATS), V1_VALUE_ERROR_NATS, V1_TAIL_ERROR_NATS
     layout = TeacherCache.open(folder).plan.layout
     if layout.kind == "sampled":
         return np.zeros_like(logprobs_TK), 0.0, 0.0
-    precision = PRECISIONS[layout.precision]
-    return precision.error_nats(logprobs_TK), precision.draw_error_nats, precision.tail_error_nats
+    name = layout.precision
+    return PRECISIONS[name].error_nats(logprobs_TK), DRAW_ERROR_NATS[name], TAIL_ERROR_NATS[name]
 
 
 def assert_within(found: NDArray[Any], known: NDArray[np.float64], bound: Any, name: str) -> None:
@@ -77,9 +85,9 @@ def test_records(folder: Path, expected: dict[str, Any]) -> None:
     scored = sequences.loss_mask.reshape(-1)
     known = {name: array_of(value)[scored] for name, value in expected["records"].items()}
     head_TK, draws, tail = bounds(folder, known["logprobs_TK"])
-    fact = 16 * codec_v1.FLOAT16_RELATIVE_ERROR
+    fact = 16 * FLOAT16_RELATIVE_ERROR
     if cache.plan.layout.kind == "sampled":
-        fact = float(sampled_codec.fact_error_nats(np.array([16.0]))[0])
+        fact = float(sampled_fact_error_nats(np.array([16.0]))[0])
     allowed = {"logprobs_TK": head_TK, "draw_logprobs_TM": draws, "tail_TR": tail}
     allowed |= {"label_logprobs_T": fact, "entropies_T": fact, "ids_TK": 0.0, "draw_ids_TM": 0.0}
     for name, bound in allowed.items():

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import PADDING_ID, Records
-from pipeline.cache.sampled_codec import FACT_LIMIT_NATS, SampledCodec, fact_error_nats
+from pipeline.cache.sampled_codec import FACT_LIMIT_NATS, SampledCodec
 from pipeline.errors import NumericsError
+from tests.cache.bounds import sampled_fact_error_nats
 from tests.cache.dense import encoded, logits_of, random_mask, records_of, scored_alone, with_blanks
 
 
@@ -39,7 +40,7 @@ def test_round_trip(
         assert np.array_equal(getattr(after, name), getattr(before, name)), name
     for name in ("label_logprobs_T", "entropies_T"):
         exact = np.clip(getattr(before, name), -FACT_LIMIT_NATS, FACT_LIMIT_NATS)
-        assert (np.abs(getattr(after, name) - exact) <= fact_error_nats(np.abs(exact)) + 1e-6).all()
+        assert (np.abs(getattr(after, name) - exact) <= sampled_fact_error_nats(np.abs(exact)) + 1e-6).all()
 
 
 def test_arrays_hold_what_the_page_says() -> None:

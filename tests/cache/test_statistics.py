@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.records import Records
-from pipeline.cache.statistics import StatisticsSum, merge, shard_statistics
+from pipeline.cache.statistics import Statistics, StatisticsSum, merge
 from tests.cache.dense import log_softmax, logits_of, records_of, tail_mask
 
 LAYOUT = RecordLayout(400, 32, 4)
@@ -23,8 +23,15 @@ def _part(start: int, stop: int) -> tuple[Records, np.ndarray]:
     return RECORDS.rows(slice(start * 8, stop * 8)), MASK[start:stop]
 
 
+def statistics_of(records: Records, mask_ST: np.ndarray) -> Statistics:
+    """Of whole sequences at once."""
+    total = StatisticsSum()
+    total.add(records, mask_ST)
+    return total.result()
+
+
 def test_against_the_dense_formula() -> None:
-    statistics = shard_statistics(RECORDS, MASK)
+    statistics = statistics_of(RECORDS, MASK)
     scored = MASK.reshape(-1)
     logp_NV = log_softmax(LOGITS)[scored]
     assert statistics["num_scored"] == scored.sum()
@@ -39,7 +46,7 @@ def test_against_the_dense_formula() -> None:
 
 
 def test_the_cut_into_parts_changes_no_bit() -> None:
-    whole = json.dumps(shard_statistics(RECORDS, MASK))
+    whole = json.dumps(statistics_of(RECORDS, MASK))
     for cuts in ([0, 5, 12], [0, 1, 2, 3, 12], list(range(13))):
         total = StatisticsSum()
         for start, stop in pairwise(cuts):
@@ -48,8 +55,8 @@ def test_the_cut_into_parts_changes_no_bit() -> None:
 
 
 def test_merged_shards_speak_as_one() -> None:
-    parts = [shard_statistics(*_part(start, stop)) for start, stop in ((0, 3), (3, 4), (4, 12))]
-    merged, whole = merge(parts), shard_statistics(RECORDS, MASK)
+    parts = [statistics_of(*_part(start, stop)) for start, stop in ((0, 3), (3, 4), (4, 12))]
+    merged, whole = merge(parts), statistics_of(RECORDS, MASK)
     assert merged.keys() == whole.keys()
     for name, value in whole.items():
         assert merged[name] == pytest.approx(value)
@@ -57,11 +64,11 @@ def test_merged_shards_speak_as_one() -> None:
 
 @pytest.mark.parametrize("sequences", [0, 3])
 def test_nothing_scored(sequences: int) -> None:
-    statistics = shard_statistics(Records.blank(LAYOUT, sequences * 8), np.zeros((sequences, 8), bool))
+    statistics = statistics_of(Records.blank(LAYOUT, sequences * 8), np.zeros((sequences, 8), bool))
     assert statistics["num_scored"] == 0
     assert statistics["retained_mass_median_tau_2"] == 0.0
-    both = merge([statistics, shard_statistics(RECORDS, MASK)])
-    assert both["entropy_mean_nats"] == pytest.approx(shard_statistics(RECORDS, MASK)["entropy_mean_nats"])
+    both = merge([statistics, statistics_of(RECORDS, MASK)])
+    assert both["entropy_mean_nats"] == pytest.approx(statistics_of(RECORDS, MASK)["entropy_mean_nats"])
 
 
 def test_nothing_to_merge() -> None:
@@ -70,6 +77,6 @@ def test_nothing_to_merge() -> None:
 
 def test_a_head_that_is_the_whole_vocabulary_retains_everything() -> None:
     logits_NV = logits_of(8, 20)
-    statistics = shard_statistics(records_of(RecordLayout(20, 20, 0), logits_NV), np.ones((1, 8), bool))
+    statistics = statistics_of(records_of(RecordLayout(20, 20, 0), logits_NV), np.ones((1, 8), bool))
     assert statistics["retained_mass_mean_tau_3"] == 1.0
     assert statistics["retained_mass_histogram_tau_3"][-1] == 8

@@ -80,10 +80,10 @@ def assert_same(found: Batch, expected: Batch) -> None:
 
 def test_it_gives_every_micro_batch_of_every_step_in_order(cache: TeacherCache) -> None:
     seen = 0
-    for lesson in make_reader(cache):
-        rows = order().sequences_for_step(lesson.step)
-        assert lesson.num_scored == int(cache.sequences.select(rows).loss_mask.sum())
-        for row, batch in zip(rows, lesson, strict=True):
+    for batches in make_reader(cache):
+        rows = order().sequences_for_step(batches.step)
+        assert batches.num_scored == int(cache.sequences.select(rows).loss_mask.sum())
+        for row, batch in zip(rows, batches, strict=True):
             assert_same(batch, load_batch(cache, np.array([row]), CPU, with_records=True))
             assert batch.scored_n is not None
             mask_T = cache.sequences.select(slice(row, row + 1)).loss_mask[0]
@@ -96,8 +96,8 @@ def test_it_gives_every_micro_batch_of_every_step_in_order(cache: TeacherCache) 
 def test_it_holds_a_few_micro_batches_however_many_a_step_has(cache: TeacherCache, read: list[HostBatch]) -> None:
     """Six a step: were whole steps read ahead, all eighteen would be there before the first is asked for twice."""
     taken = 0
-    for lesson in make_reader(cache):
-        for _ in lesson:
+    for batches in make_reader(cache):
+        for _ in batches:
             taken += 1
             assert settled(read) <= taken + READ_AHEAD + 1
             if taken == 3:
@@ -105,9 +105,9 @@ def test_it_holds_a_few_micro_batches_however_many_a_step_has(cache: TeacherCach
 
 
 def test_what_is_not_taken_of_a_step_is_not_given_to_the_next(cache: TeacherCache) -> None:
-    for lesson in make_reader(cache):
-        row = order().sequences_for_step(lesson.step)[0]
-        assert_same(next(iter(lesson)), load_batch(cache, np.array([row]), CPU, with_records=True))
+    for batches in make_reader(cache):
+        row = order().sequences_for_step(batches.step)[0]
+        assert_same(next(iter(batches)), load_batch(cache, np.array([row]), CPU, with_records=True))
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_taken(
@@ -123,7 +123,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_taken(
     monkeypatch.setattr(batches_module, "_read", failing)
     taken: list[Batch] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        taken.extend(batch for lesson in make_reader(cache) for batch in lesson)
+        taken.extend(batch for batches in make_reader(cache) for batch in batches)
     assert len(taken) == ACCUMULATION + 2
     assert threads() == []
 
@@ -144,10 +144,10 @@ def test_what_went_wrong_in_the_thread_is_raised_again_by_who_goes_on(
 
     def go_on() -> None:
         try:
-            for lesson in make_reader(cache):
+            for batches in make_reader(cache):
                 with pytest.raises(RuntimeError):
-                    list(lesson)
-                assert len(list(lesson)) == ACCUMULATION
+                    list(batches)
+                assert len(list(batches)) == ACCUMULATION
         except RuntimeError as error:
             found.append(str(error))
 
@@ -174,8 +174,8 @@ def test_waiting_is_counted_in_the_middle_of_a_step_too(cache: TeacherCache, mon
 
     monkeypatch.setattr(batches_module, "_read", slow)
     reader, started = make_reader(cache), time.monotonic()
-    for lesson in reader:
-        for _ in lesson:
+    for batches in reader:
+        for _ in batches:
             pass
     elapsed = time.monotonic() - started
     assert 0.5 * elapsed < reader.wait_seconds <= elapsed

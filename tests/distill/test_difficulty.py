@@ -87,7 +87,7 @@ def test_what_cannot_be_trusted_is_measured_again(
     elif damage == "plan and digest":  # whole, and of another cache
         value = json.loads(text) | {"plan_hash": "0" * 64}
         del value["digest"]
-        files.write_json(path, value | {"digest": difficulty_module._digest(value)})
+        files.write_json(path, value | {"digest": files.digest_json(value)})
     measured.clear()
     assert np.array_equal(measure(cache, tmp_path), first)
     assert measured == ([] if damage == "nothing" else [int(path.stem)])

@@ -68,10 +68,10 @@ def test_the_reader_takes_them_in_the_order_of_a_cache() -> None:
     live, _ = make_live()
     order = DataOrder([(0, 3)], seed=1, window_shards=1, batch=2)
     reader = BatchReader(live, order, range(2), 1, torch.device("cpu"), with_records=True)
-    for step, lesson in enumerate(reader):
+    for step, batches in enumerate(reader):
         indices = order.sequences_for_step(step)
-        assert lesson.num_scored == live.sequences.scored_counts[indices].sum()
-        for index, batch in zip(indices, lesson.batches, strict=True):
+        assert batches.num_scored == live.sequences.scored_counts[indices].sum()
+        for index, batch in zip(indices, batches.batches, strict=True):
             expected = live.sequences.select(slice(None)).input_ids[index, :-1].astype(np.int64)
             assert np.array_equal(batch.input_ids_BT[0].numpy(), expected)
             _, records = copy.copy(live).read(np.array([index]))

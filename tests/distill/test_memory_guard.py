@@ -257,13 +257,13 @@ def test_a_step_taken_half_from_the_reader_can_be_taken_again(cache: TeacherCach
     """Whatever was taken before: the same micro-batches again, and the next step's are its own."""
     order = DataOrder([(0, NUM_TRAIN)], seed=1, window_shards=1, batch=6)
     reader = BatchReader(cache, order, range(3), 2, CPU, with_records=True)
-    for lesson in reader:
-        stream: Iterator[Batch] = iter(lesson)
-        for _ in range(lesson.step):
+    for batches in reader:
+        stream: Iterator[Batch] = iter(batches)
+        for _ in range(batches.step):
             next(stream)
-        if lesson.step == 1:
+        if batches.step == 1:
             with pytest.raises(KeyError):  # what fails inside ends the stream
                 stream.throw(KeyError)  # type: ignore[attr-defined]
-        again = [number for batch in lesson for number in batch.sequences]
-        assert again == order.sequences_for_step(lesson.step).tolist()
-        assert lesson.num_scored == sum(batch.num_scored for batch in lesson)
+        again = [number for batch in batches for number in batch.sequences]
+        assert again == order.sequences_for_step(batches.step).tolist()
+        assert batches.num_scored == sum(batch.num_scored for batch in batches)

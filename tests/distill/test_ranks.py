@@ -111,12 +111,12 @@ def test_readers_of_two_ranks_read_a_step_between_them(cache: TeacherCache) -> N
     read: list[list[int]] = [[] for _ in range(3)]
     for number in range(2):
         reader = BatchReader(cache, order, range(3), 2, CPU, True, Ranks(number, 2))
-        for lesson in reader:
-            rows = order.sequences_for_step(lesson.step)
-            assert lesson.num_scored == int(cache.sequences.select(slice(None)).loss_mask[rows].sum()), "of all ranks"
-            own = [row for batch in lesson for row in batch.sequences]
-            assert own == [row for batch in lesson for row in batch.sequences], "read again, as after memory ran out"
-            read[lesson.step] += own
+        for batches in reader:
+            rows = order.sequences_for_step(batches.step)
+            assert batches.num_scored == int(cache.sequences.select(slice(None)).loss_mask[rows].sum()), "of all ranks"
+            own = [row for batch in batches for row in batch.sequences]
+            assert own == [row for batch in batches for row in batch.sequences], "read again, as after memory ran out"
+            read[batches.step] += own
     assert read == [order.sequences_for_step(step).tolist() for step in range(3)]
 
 

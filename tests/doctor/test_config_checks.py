@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.cache.settings import CacheSettings
+from pipeline.distill.keeping.checkpoint import checkpoint_bytes
 from pipeline.distill.learner import Learner
 from pipeline.doctor.asked import Asked, AskedCache, AskedModel, Found
 from pipeline.doctor.check import Check, faults
@@ -17,7 +18,7 @@ from pipeline.doctor.examine import device_of, examine
 from pipeline.machine import Disk, HostMemory
 from pipeline.models import CausalModel
 from pipeline.models.sizes import ModelSize, size_of_block
-from pipeline.pricing.memory import all_checkpoints_bytes, checkpoint_bytes
+from pipeline.pricing.memory import all_checkpoints_bytes
 from pipeline.pricing.rough import rough_bytes_per_token
 from pipeline.pricing.training import memory_of
 from stages.config import load_run_config
@@ -164,7 +165,7 @@ def test_a_teacher_too_large_for_the_card_is_told_before_it_is_loaded() -> None:
 
 
 def test_a_card_held_by_others_is_told() -> None:
-    held = machine(dataclasses.replace(P100, free_bytes=3 * GB), built_for=WHEEL_12_6)
+    held = machine(dataclasses.replace(P100, free_bytes=33 * GB // 10), built_for=WHEEL_12_6)
     [fault] = faults(examine(held, of_kaggle()))
     assert "nvidia-smi lists what uses the card" in fault.fix
 

@@ -99,7 +99,7 @@ def share_of(state: bytes, folder: str, difficulty: str, rank: int, world: int, 
         steps = range(known["step"], stop)
         ranks = Ranks(rank, world)  # as a training of several processes has them: who takes what is the product's word
         reader = BatchReader(lessons.source, lessons.order, steps, rows, torch.device("cpu"), False, ranks)
-        return [(lesson.step, rank, [row for batch in lesson for row in batch.sequences]) for lesson in reader]
+        return [(batches.step, rank, [row for batch in batches for row in batch.sequences]) for batches in reader]
 
 
 def joined(shares: list[Share]) -> list[list[int]]:

@@ -20,11 +20,11 @@ import pytest
 from pipeline import output_limit
 from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.errors import StorageError
+from tests.mounts import mounted
 from tests.reliability.points import ONLY, Share, again, shares
 from tests.reliability.scenes import Crash, Recording, Scene, lay_out, read_tree
 from tests.reliability.tally import LONG, Tally
 from tests.reliability.volume import Operation, Tree
-from tests.stages.test_bad_disk import mounted
 
 SCENES = ["capture", "training"]
 SHORT_WRITE = "short write"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import files, output_limit
+from tests.mounts import mounted
 from tests.stages.refusals import nothing_half_written, refuse
 from tests.stages.toys import Toy, copy, flip_a_bit, run, status, tree
 from tests.stages.trainings import what_counts
@@ -113,18 +113,6 @@ def test_a_damaged_plan(toy: Toy, cached: Path, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ the disk
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
-    """A file system mounted for the block; skips where this user may not mount."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() != 0 or subprocess.run(["mount", *arguments, str(folder)], capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

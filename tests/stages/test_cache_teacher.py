@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +17,10 @@ import torch
 from pipeline.cache import TeacherCache
 from pipeline.cache.precisions import PRECISIONS
 from tests import tiny
-from tests.stages.toys import REPOSITORY, Toy, copy, stamps, start, status, temporaries, tree, wait
+from tests.stages.processes import wait_for, wait_for_seals
+from tests.stages.toys import REPOSITORY, Toy, copy, sealed, stamps, start, status, temporaries, tree, wait
 
 STAGE = "cache-teacher"
-
-
-def sealed(run_dir: Path) -> int:
-    """How many shards are sealed in a run."""
-    return len(list(run_dir.glob("cache/shards/*.seal.json")))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Return as soon as it is so."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "no progress"
-        time.sleep(0.002)
-
-
-def wait_for_seals(run_dir: Path, count: int) -> None:
-    """Return as soon as `count` shards are sealed."""
-    wait_for(lambda: sealed(run_dir) >= count)
 
 
 # ------------------------------------------------------------------ what it leaves

@@ -18,10 +18,9 @@ from pipeline.cache import TeacherCache
 from pipeline.errors import MachineError
 from pipeline.models.sharing import count_busy_cards, count_workers
 from pipeline.output_limit import folder_bytes
+from tests.stages.processes import children, is_running, wait_for, wait_for_seals
 from tests.stages.refusals import nothing_half_written, refuse
-from tests.stages.test_cache_teacher import sealed, wait_for, wait_for_seals
-from tests.stages.test_output_limits import limit
-from tests.stages.toys import Toy, copy, start, status, temporaries, tree, wait
+from tests.stages.toys import Toy, copy, limit, sealed, start, status, temporaries, tree, wait
 
 STAGE = "cache-teacher"
 SMALL = [f"--set=cache.{key}" for key in ("batch_size=1", "shard_positions=64")]
@@ -45,20 +44,6 @@ def half(toy: Toy, tmp_path: Path) -> Iterator[tuple[BaseProcess, Path]]:
     yield process, tmp_path / "run"
     process.kill()
     process.join()
-
-
-def children(process: BaseProcess) -> list[int]:
-    """Process ids of the teachers: one more child keeps account of what processes share."""
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
-    return [pid for pid in map(int, found) if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process; one that has ended and that nobody has asked about does not run."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
 
 
 def test_the_bytes_are_those_of_one_process(toy: Toy, cached: Path, tmp_path: Path) -> None:

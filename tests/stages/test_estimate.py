@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cache import TeacherCache
 from pipeline.cache.plan import SEQUENCES_NAME
-from tests.stages.toys import Toy, copy, stamps, tree
+from tests.stages.toys import Toy, copy, half_sealed, stamps, tree
 
 BYTES_TOLERANCE = 0.06  # a probe sees a fifth of the text, and none of a file's own few kilobytes
 ONE_SHARD = ("--set", "cache.shard_positions=100000")
@@ -20,14 +20,6 @@ def estimated(toy: Toy, run_dir: Path, *more: str) -> dict[str, Any]:
     """What `estimate --json` says; stdout must be that object alone."""
     value: dict[str, Any] = json.loads(toy.ran("estimate", run_dir, "--json", *more).stdout)
     return value
-
-
-def half_sealed(cached: Path, run_dir: Path, kept: int = 5) -> Path:
-    """A copy of a cache with all but `kept` shards gone."""
-    copy(cached, run_dir)
-    for path in sorted(run_dir.glob("cache/shards/*"))[2 * kept :]:
-        path.unlink()
-    return run_dir
 
 
 @pytest.fixture(scope="module")

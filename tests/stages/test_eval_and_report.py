@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.cache import TeacherCache
-from tests.stages.toys import Toy, copy, run, status, temporaries, tree
+from tests.stages.toys import Toy, copy, rows_of, run, status, temporaries, tree
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +22,6 @@ def evaluated(toy: Toy, cached: Path, trained: Path, tmp_path_factory: pytest.Te
     baseline = trained / "student" / "model"
     toy.ran("eval", run_dir, "--set", f"eval.baselines={{same: {baseline}}}", "--set", f"eval.teacher={toy.teacher}")
     return run_dir
-
-
-def rows_of(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of eval.json."""
-    rows: list[dict[str, Any]] = json.loads((run_dir / "eval" / "eval.json").read_text(encoding="utf-8"))["rows"]
-    return rows
 
 
 def dense_log_softmax(folder: Path, ids: np.ndarray, starts: np.ndarray) -> torch.Tensor:

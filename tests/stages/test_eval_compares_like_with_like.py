@@ -14,8 +14,7 @@ from pipeline import files
 from pipeline.evaluation import candidates
 from tests import tiny
 from tests.stages.refusals import refuse
-from tests.stages.test_eval_and_report import rows_of
-from tests.stages.toys import Toy, copy, make_toy, run, status, tree
+from tests.stages.toys import Toy, copy, make_toy, rows_of, run, status, tree
 
 QWEN2 = json.dumps({"model_type": "qwen2", **tiny.ARCHITECTURES["qwen2"]})
 

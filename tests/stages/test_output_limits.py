@@ -16,21 +16,11 @@ from pipeline.models.teacher import Teacher
 from pipeline.output_limit import folder_bytes
 from stages import cache_teacher
 from tests.stages.refusals import refuse
-from tests.stages.toys import Ended, Toy, copy, stamps, status, temporaries, tree
+from tests.stages.toys import Ended, Toy, copy, limit, sealed, stamps, status, temporaries, tree
 from tests.stages.trainings import checkpoint, what_counts
 
 KILO = 1000
 OF_A_RUN = ("status.json", "config.yaml", ".lock")
-
-
-def limit(num_bytes: float) -> list[str]:
-    """The flag that allows so many bytes."""
-    return ["--max-output-gb", f"{num_bytes / 1e9:.9f}"]
-
-
-def sealed(run_dir: Path) -> int:
-    """How many shards are sealed in a run."""
-    return len(list(run_dir.glob("cache/shards/*.seal.json")))
 
 
 def lasting(run_dir: Path) -> tuple[dict[str, str], dict[str, int]]:

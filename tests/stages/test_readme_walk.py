@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.stages.toys import run
-from tests.test_readme import README, blocks, commands
+from tests.typed_commands import README, blocks, commands
 
 
 @pytest.mark.slow

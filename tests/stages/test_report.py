@@ -14,8 +14,7 @@ from pipeline.runs import RunDirectory
 from stages import report
 from tests.evaluation.studies import real_study
 from tests.stages.refusals import refuse
-from tests.stages.test_eval_and_report import rows_of
-from tests.stages.toys import Toy, copy, flip_a_bit, run, status, tree
+from tests.stages.toys import Toy, copy, flip_a_bit, rows_of, run, status, tree
 from tests.stages.trainings import checkpoint
 
 PAGE = "report/report.html"

@@ -13,8 +13,7 @@ from pipeline.cache import TeacherCache
 from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory
 from stages import estimate
-from tests.stages.test_estimate import half_sealed
-from tests.stages.toys import Toy, copy, run
+from tests.stages.toys import Toy, copy, half_sealed, run
 
 
 @pytest.fixture

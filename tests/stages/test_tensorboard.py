@@ -9,17 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.stages.toys import Toy, tree
-from tests.stages.trainings import STAGE, metrics, train, what_counts
+from tests.stages.trainings import STAGE, metrics, shown, train, what_counts
 
 WANTED = ["--set", "train.tensorboard=true"]
-
-
-def shown(run_dir: Path) -> dict[str, dict[int, float]]:
-    """Tag -> step -> value, as TensorBoard's own reader gives them."""
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    reader = accumulator.EventAccumulator(str(run_dir / "student" / "tensorboard"), size_guidance={"scalars": 0})
-    reader.Reload()
-    return {tag: {event.step: event.value for event in reader.Scalars(tag)} for tag in reader.Tags()["scalars"]}
 
 
 def expected(run_dir: Path, kind: str, key: str, weights: str | None = None) -> dict[int, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pipeline.models import Teacher
 from pipeline.models.capture_workers import CaptureWorkers
 from pipeline.models.causal import CausalModel
 from stages import cache_teacher, train_student
+from tests.stages.processes import wait_for
 from tests.stages.refusals import refuse
 from tests.stages.toys import Toy, copy, stamps, start, status, temporaries, tree, wait
 from tests.stages.trainings import checkpoint, train, what_counts
@@ -225,14 +225,6 @@ def test_a_session_that_is_over_makes_no_plan(toy: Toy, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ signals
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Return as soon as it is so."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "no progress"
-        time.sleep(0.002)
 
 
 def begin(toy: Toy, cached: Path, stage: str, run_dir: Path) -> BaseProcess:

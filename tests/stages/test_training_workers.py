@@ -16,9 +16,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.errors import DamagedDataError, MachineError
+from tests.stages.processes import children, is_running, wait_for
 from tests.stages.refusals import refuse
-from tests.stages.test_cache_teacher import wait_for
-from tests.stages.test_capture_workers import children, is_running
 from tests.stages.toys import Toy, copy, flip_a_bit, start, status, temporaries, tree, wait
 from tests.stages.trainings import STAGE, checkpoint, metrics, train
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StorageError
-from tests.stages.test_cache_teacher import wait_for
+from tests.stages.processes import wait_for
 from tests.stages.toys import REPOSITORY, Toy, status, tree
 from tests.stages.trainings import STAGE, checkpoint, train
 

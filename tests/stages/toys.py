@@ -133,6 +133,11 @@ def run_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
     )
 
 
+def limit(num_bytes: float) -> list[str]:
+    """The flag that allows so many bytes."""
+    return ["--max-output-gb", f"{num_bytes / 1e9:.9f}"]
+
+
 def start(arguments: list[str], log: Path, die_at: int | None = None) -> BaseProcess:
     """Start a command in a process of its own, forked from one that has only done the imports.
 
@@ -214,9 +219,28 @@ def status(run_dir: Path) -> dict[str, Any]:
     return value
 
 
+def sealed(run_dir: Path) -> int:
+    """How many shards are sealed in a run."""
+    return len(list(run_dir.glob("cache/shards/*.seal.json")))
+
+
+def rows_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of eval.json."""
+    rows: list[dict[str, Any]] = json.loads((run_dir / "eval" / "eval.json").read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
 def copy(source: Path, target: Path) -> Path:
     """A copy of a folder."""
     return Path(shutil.copytree(source, target))
+
+
+def half_sealed(cached: Path, run_dir: Path, kept: int = 5) -> Path:
+    """A copy of a cache with all but `kept` shards gone."""
+    copy(cached, run_dir)
+    for path in sorted(run_dir.glob("cache/shards/*"))[2 * kept :]:
+        path.unlink()
+    return run_dir
 
 
 def flip_a_bit(path: Path, at: float = 0.5) -> None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.stages.toys import (
     Ended,
     Toy,
@@ -34,3 +36,11 @@ def what_counts(run_dir: Path) -> dict[str, str]:
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (run_dir / "student" / "metrics.jsonl").read_text().splitlines()]
+
+
+def shown(run_dir: Path) -> dict[str, dict[int, float]]:
+    """Tag -> step -> value, as TensorBoard's own reader gives them."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reader = accumulator.EventAccumulator(str(run_dir / "student" / "tensorboard"), size_guidance={"scalars": 0})
+    reader.Reload()
+    return {tag: {event.step: event.value for event in reader.Scalars(tag)} for tag in reader.Tags()["scalars"]}

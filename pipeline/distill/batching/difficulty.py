@@ -75,15 +75,11 @@ def _path(folder: Path, span: ShardSpan) -> Path:
 
 def _content(cache: TeacherCache, span: ShardSpan, nats: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
     content: dict[str, Any] = _identity(cache, span) | {measure: nats[measure].tolist() for measure in _MEASURES}
-    return content | {"digest": _digest(content)}
+    return content | {"digest": files.digest_json(content)}
 
 
 def _identity(cache: TeacherCache, span: ShardSpan) -> dict[str, Any]:
     return {"format": FORMAT, "plan_hash": cache.plan.hash, "first": span.first, "count": span.count}
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return files.digest_bytes(files.canonical_json(content)).xxh3_128
 
 
 def _kept(folder: Path, cache: TeacherCache, span: ShardSpan) -> dict[str, NDArray[np.float64]] | None:
@@ -98,7 +94,7 @@ def _kept(folder: Path, cache: TeacherCache, span: ShardSpan) -> dict[str, NDArr
         return None
     digest = content.pop("digest", None)
     expected = _identity(cache, span)
-    if digest != _digest(content) or {key: content.get(key) for key in expected} != expected:
+    if digest != files.digest_json(content) or {key: content.get(key) for key in expected} != expected:
         warn_once(f"difficulty is measured again: {path} is damaged, or of another plan")
         return None
     return {measure: np.array(content[measure], np.float64) for measure in _MEASURES}

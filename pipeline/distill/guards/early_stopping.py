@@ -27,7 +27,7 @@ class Waiting:
         return type(self)(self.lowest_ce, evaluations, patience is not None and evaluations >= patience)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """What a checkpoint keeps of it, for `of`."""
         return asdict(self)
 
     @classmethod

@@ -58,7 +58,7 @@ class MemoryGuard:
         return used / total
 
     def rows(self) -> int:
-        """Sequences a pass."""
+        """How many sequences go through the model at once."""
         return -(-self._rows // self.parts)
 
     def watch(self) -> None:

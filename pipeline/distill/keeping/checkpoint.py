@@ -24,6 +24,7 @@ from safetensors import torch as safetensors
 from pipeline import files
 from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
+from pipeline.distill.settings import TrainSettings
 from pipeline.errors import DamagedDataError, IdentityError
 from pipeline.links import refuse_links_out
 from pipeline.refusals import TOO_MANY_FILES, refused_unread
@@ -34,6 +35,11 @@ KEPT = 2
 """Checkpoints of a training that are kept; a third is there while it is written"""
 
 Tensors = dict[str, torch.Tensor]
+
+
+def checkpoint_bytes(settings: TrainSettings, weights: int) -> int:
+    """What one takes on disk, but for its JSON: weights, the optimizer's two moments, the average where one is kept."""
+    return (3 + (settings.ema_decay > 0)) * weights
 
 
 @dataclass(frozen=True, slots=True)

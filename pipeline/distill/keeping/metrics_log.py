@@ -67,7 +67,7 @@ class MetricsLog:
             self._board.add(line)
 
     def timings(self, line: dict[str, Any]) -> None:
-        """Log what it took."""
+        """Log what steps took of the machine."""
         files.append_lines(self._timings, [_to_json(line)])
         if self._board is not None:
             self._board.add(line | {"kind": "machine"})

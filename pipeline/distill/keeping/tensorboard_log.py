@@ -39,7 +39,7 @@ class TensorBoardLog:
         self._writer.flush()
 
     def close(self) -> None:
-        """Nothing more is added."""
+        """Finish the file of events: nothing more is added."""
         self._writer.close()
 
 

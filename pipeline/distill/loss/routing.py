@@ -103,10 +103,10 @@ class Normalised:
 
     @property
     def asks_entropy(self) -> bool:
-        """As the router does."""
+        """Whether the router needs the student's entropy at each position."""
         return self.router.asks_entropy
 
     def route(self, signals_n6: Tensor) -> Tensor:
-        """r_k over mean_k."""
+        """The router's weights r_k, each over its mean in earlier steps [n, 3]."""
         columns = zip(self.router.route(signals_n6).unbind(dim=1), self.means, strict=True)
         return torch.stack([column_n / mean for column_n, mean in columns], dim=1)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pipeline.benches.quality.figures import results_of
-from tests.evaluation.study.test_findings import ALL, finding
+from tests.evaluation.study.findings import ALL, finding
 
 
 def test_figures_goals_and_names() -> None:

@@ -84,8 +84,8 @@ CACHE = [
         "pipeline/cache/seal.py",
         (
             "a seal is written under its own name", RENAME, MARKS_OF_CAPTURE,
-            'files.write_json(path, content | {"digest": _digest(content)})',
-            'path.write_bytes(files.canonical_json(content | {"digest": _digest(content)}))',
+            'files.write_json(path, content | {"digest": files.digest_json(content)})',
+            'path.write_bytes(files.canonical_json(content | {"digest": files.digest_json(content)}))',
         ),
         (
             "the digest of a seal is not compared", HASH, f"{_CACHE}seal.py::test_damaged_seals",

@@ -126,13 +126,13 @@ TRAINING = [
         (
             "the digest of difficulties is not compared", HASH,
             "tests/distill/test_difficulty.py::test_what_cannot_be_trusted_is_measured_again",
-            "    if digest != _digest(content) or {", "    if {",
+            "    if digest != files.digest_json(content) or {", "    if {",
         ),
         (
             "the plan of difficulties is not compared", IDENTITY,
             "tests/distill/test_difficulty.py::test_what_cannot_be_trusted_is_measured_again",
-            "    if digest != _digest(content) or {key: content.get(key) for key in expected} != expected:",
-            "    if digest != _digest(content):",
+            "    if digest != files.digest_json(content) or {key: content.get(key) for key in expected} != expected:",
+            "    if digest != files.digest_json(content):",
         ),
     ),
 ]  # fmt: skip
