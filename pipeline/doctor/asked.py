@@ -240,9 +240,12 @@ def _how_to_bring(settings: DataSettings) -> str:
 
 
 def _tokens_of(data: DataSettings, text: Found | None) -> int | None:
-    """About how many tokens a new cache will hold, those to validate on included."""
+    """About how many tokens a new cache will hold, those to validate on included; None where sizes do not tell it."""
     if data.max_tokens is not None:
         return round(data.max_tokens * (1 + data.validation_fraction))
     if data.source not in _READ_AS_TEXT or text is None or text.problem:
         return None
-    return sum(path.stat().st_size for path in source_files(data).values()) // _BYTES_A_TOKEN_OF_TEXT
+    files = source_files(data).values()
+    if data.max_documents is not None or any(path.suffix == ".gz" for path in files):
+        return None
+    return sum(path.stat().st_size for path in files) // _BYTES_A_TOKEN_OF_TEXT

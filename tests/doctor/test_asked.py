@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def test_a_config_of_folders_never_asks_the_hub(llama_folder: Path, texts_folder
     [
         ("text", {}, None),
         ("text", {"max_tokens": 1000, "validation_fraction": 0.1}, 1100),
+        ("text", {"max_documents": 3}, None),
         ("hub", {"dataset": "some/set"}, None),
         ("hub", {"dataset": "some/set", "max_tokens": 2000, "validation_fraction": 0.1}, 2200),
     ],
@@ -88,9 +90,18 @@ def test_how_much_text_there_is(
     data = DataSettings(source=source_name, path=str(texts_folder), **more)
     found = look(RunDirectory(tmp_path), str(llama_folder), data, Knocked("it is far away")).cache
     assert found is not None
-    if source_name == "text" and tokens is None:
+    if source_name == "text" and not more:
         tokens = sum(path.stat().st_size for path in texts_folder.iterdir()) // 4
     assert found.tokens_left == tokens
+
+
+def test_the_size_of_packed_files_tells_no_tokens(llama_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 1000))
+    data = DataSettings(source="jsonl", path=str(tmp_path / "texts"))
+    found = look(RunDirectory(tmp_path / "run"), str(llama_folder), data, Knocked("it is far away")).cache
+    assert found is not None
+    assert found.tokens_left is None
 
 
 def test_what_is_not_there_is_told_in_the_words_of_the_stages(tmp_path: Path, llama_folder: Path) -> None:
