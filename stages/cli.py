@@ -244,7 +244,7 @@ def verify(run_dir: Path, roots: tuple[Path, ...], as_json: bool) -> None:
 def repair(run_dir: Path, roots: tuple[Path, ...]) -> None:
     """Take damaged shards out, so that they are made again.
 
-    What it cannot mend it says; then the exit code is 4.
+    Lists what it cannot repair; then the exit code is 4.
 
     \b
     Example: sad-pipeline repair artifacts/demo

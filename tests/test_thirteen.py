@@ -174,6 +174,7 @@ def test_06_memory_gets_its_room(toy: Toy, cached: Path, tmp_path: Path, monkeyp
         return logits_float32(self, hidden_nD, *args)
 
     monkeypatch.setattr(MemoryGuard, "__init__", with_probe)
+    monkeypatch.setattr(memory_guard, "CHUNK_BEFORE_ROWS", 64)  # a step here has 128 positions
     monkeypatch.setattr(learner_module, "WeightAverage", lambda *args: homes.append(args[2]) or average(*args))
     monkeypatch.setattr(LlamaMLP, "forward", counted)
     monkeypatch.setattr(Head, "logits_float32", with_logits)

@@ -103,7 +103,7 @@ def test_what_is_only_called_plan_in_another_root_is_passed_over_and_said(
     other.parent.mkdir(parents=True)
     other.write_bytes(content)
     assert earlier_plan(tmp_path / "new", [tmp_path / "input"]) is None
-    with pytest.raises(IncompleteInputError, match=r"no plan\.json"):
+    with pytest.raises(IncompleteInputError, match=r"no cache here \(looked for plan\.json"):
         TeacherCache.open(tmp_path / "new", tmp_path / "input")
     plan, _, _ = make_cache(tmp_path / "input" / "output")
     assert TeacherCache.open(tmp_path / "new", tmp_path / "input").complete

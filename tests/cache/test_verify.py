@@ -200,7 +200,7 @@ def test_damage_in_a_read_only_root_is_left_alone(tmp_path: Path, capsys: pytest
 
 
 def test_without_a_plan_that_is_all_there_is_to_say(tmp_path: Path) -> None:
-    with pytest.raises(IncompleteInputError, match=r"no plan\.json"):
+    with pytest.raises(IncompleteInputError, match=r"no cache here \(looked for plan\.json"):
         verify_cache(tmp_path)
     make_cache(tmp_path)
     (tmp_path / "plan.json").write_text("{}")

@@ -133,7 +133,7 @@ def test_the_page_is_written_whole_and_tells_what_is_missing(cached: Path, evalu
     assert run("report", str(partial)).code == 0
     assert (partial / "report" / "report.html").is_file()
     (tmp_path / "empty").mkdir()
-    assert run("report", str(tmp_path / "empty")).code == 0
+    assert run("report", str(tmp_path / "empty")).code == 6
 
 
 def test_the_page_sets_another_run_beside_this_one(evaluated: Path, trained: Path, tmp_path: Path) -> None:

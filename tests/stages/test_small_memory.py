@@ -14,12 +14,12 @@ from pipeline.distill.guards.memory_guard import MemoryGuard
 from tests.stages.toys import Toy, status, tree
 from tests.stages.trainings import STAGE, checkpoint, metrics, train, what_counts
 
-SIZES = ["--set", "train.chunk_positions=256", "--set", "train.checkpoint_every=5"]
+SIZES = ["--set", "train.chunk_positions=512", "--set", "train.checkpoint_every=5"]
 
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card of 100 bytes on which 256 positions and 4 sequences, or 64 and 3, are too many at once."""
+    """A card of 100 bytes on which 512 positions and 4 sequences, or 256 and one, are too many at once."""
     real = MemoryGuard.__init__
 
     def with_probe(self: MemoryGuard, *args: Any) -> None:
@@ -40,19 +40,20 @@ def test_pieces_get_smaller_and_a_resume_goes_on_with_them(toy: Toy, cached: Pat
     ended = train(toy, cached, tmp_path / "straight", *SIZES)
     said = [line for line in ended.stderr.splitlines() if "train.memory_guard" in line]
     assert [line.rpartition("from here on ")[2] for line in said] == [
-        "the output matrix takes 128 positions at once instead of 256",
-        "the output matrix takes 64 positions at once instead of 128",
+        "the output matrix takes 256 positions at once instead of 512",
         "a step is 2 passes of 2 sequences instead of 4, its batch stays the same",
+        "a step is 4 passes of 1 sequences instead of 2, its batch stays the same",
+        "the output matrix takes 128 positions at once instead of 256",
     ]
-    assert decisions(tmp_path / "straight", 12) == {"chunk_positions": 64, "parts": 2}
+    assert decisions(tmp_path / "straight", 12) == {"chunk_positions": 128, "parts": 4}
     timed = [
         json.loads(line) for line in (tmp_path / "straight" / "student" / "timings.jsonl").read_text().splitlines()
     ]
-    assert [line["memory_share"] for line in timed] == [0.87, 0.86, 0.84] + [0.84] * 9
+    assert [line["memory_share"] for line in timed] == [0.89, 0.87, 0.86, 0.84] + [0.84] * 8
 
     for step in range(1, 13):
         again = train(toy, cached, tmp_path / "stopped", *SIZES, "--time-budget", "1e-6")
-        assert ("from here on" in again.stderr) == (step <= 3), "what was decided is not decided again"
+        assert ("from here on" in again.stderr) == (step <= 4), "what was decided is not decided again"
     assert status(tmp_path / "stopped")["state"] == "complete"
     assert what_counts(tmp_path / "stopped") == what_counts(tmp_path / "straight")
 
@@ -70,8 +71,8 @@ def test_a_fork_decides_for_itself(toy: Toy, cached: Path, tmp_path: Path) -> No
     train(toy, cached, tmp_path / "run", *SIZES)
     options = [*SIZES, "--set", "train.batch_size=2", "--set", "train.steps=14", "--fork-from", str(tmp_path / "run")]
     train(toy, cached, tmp_path / "fork", *options)
-    assert decisions(tmp_path / "fork", 12) == {"chunk_positions": 256, "parts": 1}
-    assert decisions(tmp_path / "fork", 14) == {"chunk_positions": 128, "parts": 1}
+    assert decisions(tmp_path / "fork", 12) == {"chunk_positions": 512, "parts": 1}
+    assert decisions(tmp_path / "fork", 14) == {"chunk_positions": 256, "parts": 2}
 
 
 @pytest.mark.parametrize("fits", [32, 0], ids=["one sequence a pass", "nothing"])
@@ -95,7 +96,7 @@ def test_a_validation_that_runs_out_is_done_again_in_smaller_pieces(
         assert "with 1 sequence a pass and 64 positions" in ended.stderr
         return
     assert ended.code == 0
-    assert decisions(tmp_path / "run", 12) == {"chunk_positions": 64, "parts": 4}
+    assert decisions(tmp_path / "run", 12) == {"chunk_positions": 128, "parts": 4}
     for found, expected in zip(metrics(tmp_path / "run"), metrics(trained), strict=True):
         assert found["ce"] == pytest.approx(expected["ce"], rel=1e-4)
 
