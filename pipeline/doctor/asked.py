@@ -82,6 +82,7 @@ class Asked:
     cache: AskedCache | None = None
     cache_settings: CacheSettings | None = None
     train_settings: TrainSettings | None = None
+    sequence_length: int | None = None
     trained_bytes: int = 0
     """what the run's training has left on disk already"""
 
@@ -123,6 +124,7 @@ def look_at_config(
         cache=standing,
         cache_settings=cache,
         train_settings=train,
+        sequence_length=data.sequence_length,
         trained_bytes=folder_bytes(run.student) if run.student.is_dir() else 0,
     )
 

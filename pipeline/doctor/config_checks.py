@@ -28,6 +28,7 @@ def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
             parameters = f", {model.size.num_parameters:,} parameters" if model.size else ""
             yield _found(model.role, model.found, parameters)
             yield check_dtype(machine, model)
+            yield from _check_length(model, asked.sequence_length)
     if asked.text is not None:
         yield _found("text", asked.text)
     if asked.cache is not None:
@@ -35,6 +36,17 @@ def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
     yield from check_sizes(machine, asked)
     if asked.cache is not None:
         yield _check_room(machine, asked, asked.cache)
+
+
+def _check_length(model: AskedModel, num_positions: int | None) -> Iterator[Check]:
+    """A fault where sequences are longer than a model is made for."""
+    longest = None if model.size is None else model.size.max_positions
+    if num_positions is not None and longest is not None and num_positions > longest:
+        found = f"data.sequence_length is {num_positions:,}"
+        fix = f"--set data.sequence_length={longest}, or a smaller one"
+        yield Check(
+            "length", "fault", found, f"at most {longest:,} positions: the {model.role} is made for no more", fix
+        )
 
 
 def check_dtype(machine: Machine, model: AskedModel) -> Check:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pipeline.models.causal import max_positions
 from pipeline.models.loading import empty_model, make_model
 
 
@@ -21,6 +22,8 @@ class ModelSize:
     """rows of its output matrix, padding rows included"""
     matrix: int
     """elements of the output matrix, V·D"""
+    max_positions: int | None = None
+    """the longest sequence it is made for; None where its config does not say"""
 
 
 def size_of_folder(folder: Path, trust_remote_code: bool = False) -> ModelSize:
@@ -38,4 +41,5 @@ def _count(model: Any) -> ModelSize:
     output = model.get_output_embeddings()
     matrix = 0 if output is None else output.weight.numel()
     rows = model.config.get_text_config().vocab_size if output is None else output.weight.shape[0]
-    return ModelSize(sum(parameter.numel() for parameter in model.parameters()), int(rows), matrix)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelSize(num_parameters, int(rows), matrix, max_positions(model.config))

@@ -85,7 +85,7 @@ def test_memory_by_sizes_is_memory_by_a_learner() -> None:
     counted = memory_of(learner, weights).known_parts
     block = tiny.ARCHITECTURES["llama"] | {"model_type": "llama"}
     student = AskedModel("student", "cpu", "auto", Found("fresh"), size=size_of_block(block, tiny.VOCAB_SIZE))
-    assert student.size == ModelSize(weights // 4, tiny.VOCAB_SIZE, tiny.VOCAB_SIZE * 32)
+    assert student.size == ModelSize(weights // 4, tiny.VOCAB_SIZE, tiny.VOCAB_SIZE * 32, max_positions=128)
     tight = dataclasses.replace(CPU, memory=HostMemory(counted - 1, counted - 1))
     exact = dataclasses.replace(CPU, memory=HostMemory(counted, counted))
     asked = Asked(student=student, train_settings=settings)

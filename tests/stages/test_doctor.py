@@ -127,6 +127,17 @@ def test_a_p100_without_kernels_is_the_first_thing_said(monkeypatch: pytest.Monk
     assert (code, value["fit"], value["checks"][0]["fix"]) == (5, False, P100_FIX)
 
 
+def test_sequences_that_are_longer_than_a_model_is_made_for(toy: Toy, tmp_path: Path) -> None:
+    """As cache-teacher and train-student would refuse them; both models are told."""
+    options = ("--set", "data.sequence_length=129", "--set", "student.config.max_position_embeddings=64")
+    code, value = diagnosed(*toy.command("doctor", tmp_path / "run")[1:], *options)
+    wrong = [(check["name"], check["fix"]) for check in value["checks"] if check["state"] == "fault"]
+    assert code == 5
+    assert wrong == [("length", f"--set data.sequence_length={most}, or a smaller one") for most in (128, 64)]
+    ended = toy.run("cache-teacher", tmp_path / "run", *options)
+    assert (ended.code, "at most 128" in ended.stderr) == (2, True)
+
+
 def test_what_a_config_lacks_is_told_all_at_once(toy: Toy, tmp_path: Path) -> None:
     code, value = diagnosed(
         *toy.command("doctor", tmp_path / "run")[1:],
