@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import transformers
 from numpy.typing import NDArray
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from pipeline.console import warn_once
@@ -134,6 +135,15 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files into a folder that `files.publish_folder` makes durable."""
         self._fast.save_pretrained(str(folder))
+
+    def save_beside(self, folder: Path, max_positions: int | None) -> None:
+        """The same beside a model, whose longest text is the tokenizer's then; None where the model has no longest."""
+        before = self._fast.model_max_length
+        self._fast.model_max_length = max_positions or VERY_LARGE_INTEGER
+        try:
+            self.save(folder)
+        finally:
+            self._fast.model_max_length = before
 
     def fingerprint(self) -> dict[str, Any]:
         """What its ids stand for and how it cuts texts; nothing in it depends on the version of a library."""

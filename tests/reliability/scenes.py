@@ -23,6 +23,7 @@ from pipeline.distill import journal
 from pipeline.distill.keeping.checkpoint import Checkpoint
 from stages import train_student
 from tests.reliability.shim import Before, Shim
+from tests.reliability.tally import LONG
 from tests.reliability.volume import Operation, Tree, Volume
 from tests.stages.toys import Ended, Toy, make_toy, run
 
@@ -69,10 +70,10 @@ class Recording:
         for number, operation in enumerate(self.operations):
             before = volume.tree()
             yield Crash(f"{name}, {number}", operation.kind, before)
-            if operation.kind == "write" and len(operation.data) > 1:
+            for length in _torn_lengths(operation):
                 torn = Volume(before)
-                torn.apply(replace(operation, data=operation.data[: len(operation.data) // 2]))
-                yield Crash(f"{name}, {number} torn", "torn write", torn.tree())
+                torn.apply(replace(operation, data=operation.data[:length]))
+                yield Crash(f"{name}, {number} torn at {length}", "torn write", torn.tree())
             volume.apply(operation)
 
 
@@ -257,6 +258,13 @@ def fingerprint(tree: Tree) -> str:
     for path, content in entries:
         hasher.update(f"{path}\0{-1 if content is None else len(content)}\0".encode() + (content or b""))
     return hasher.hexdigest()
+
+
+def _torn_lengths(operation: Operation) -> list[int]:
+    """How many bytes of a write may be there when all stops: half; in the long size also one, quarters, all but one."""
+    whole = len(operation.data) if operation.kind == "write" else 0
+    lengths = (1, whole // 4, whole // 2, 3 * whole // 4, whole - 1) if LONG else (whole // 2,)
+    return sorted({length for length in lengths if 0 < length < whole})
 
 
 def distinct(crashes: Iterable[Crash], seen: set[str]) -> list[Crash]:

@@ -11,6 +11,7 @@ from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
 from pipeline.data.tokenizer import Tokenizer, tokenizer_differences
 from pipeline.errors import DamagedDataError
+from pipeline.models.causal import max_positions
 from pipeline.models.loading import save_model
 from pipeline.models.student import drop_padding_rows
 
@@ -38,7 +39,7 @@ def export_model(folder: Path, model: Any, tokenizer: Tokenizer, card: str) -> N
 
     def fill(staging: Path) -> None:
         save_model(model, staging)
-        tokenizer.save(staging)
+        tokenizer.save_beside(staging, max_positions(model.config))
         # The card is left out: it is for its owner to write on.
         write_commit(staging, {path.name: files.digest_file(path) for path in sorted(staging.iterdir())})
         (staging / _CARD).write_bytes(card.encode())
