@@ -5,16 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline import files
+from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.config import differences
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, DamagedDataError
 
 
+def save_planned_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write it with the digests of its files, into a folder that `files.publish_folder` makes durable.
+
+    A fingerprint says what ids mean; what else its files hold is carried into the student's, and told by digests alone.
+    """
+    tokenizer.save(folder)
+    write_commit(folder, {path.name: files.digest_file(path) for path in sorted(folder.iterdir())})
+
+
 def planned_tokenizer(folder: Path, planned: dict[str, Any]) -> Tokenizer:
-    """The tokenizer in `folder`; DamagedDataError where it does not behave as the plan's fingerprint says.
+    """The tokenizer in `folder`; DamagedDataError where it does not behave as the plan's fingerprint says, or its files
+    are not as they were written. (A cache of an earlier version has no digests of them.)
 
     Cached ids mean what that tokenizer says, so another one would give every token of a student a wrong name.
     """
+    if (folder / COMMIT).is_file():
+        try:
+            check_commit(folder)
+        except DamagedDataError as error:
+            raise DamagedDataError(f"{error}. {_FIX}") from error
     try:
         tokenizer = Tokenizer.load(folder)
         tokenizer = tokenizer.within(planned.get("vocab_size", tokenizer.vocab_size))

@@ -7,6 +7,7 @@ teacher's weights. A later start computes the cheap side of it again and refuses
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.config import Section, differences, keys_of_kind
 from pipeline.console import say, warn_once
 from pipeline.data.documents import source_fingerprint
 from pipeline.data.packing import PACKING_VERSION
-from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.data.planned_tokenizer import planned_tokenizer, save_planned_tokenizer
 from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
@@ -117,7 +118,8 @@ def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher
         planned_tokenizer(find_tokenizer(folders), plan.identity["tokenizer"])
     except (DamagedDataError, IncompleteInputError) as error:
         say(f"{error}\nWriting the tokenizer again.")
-        files.publish_folder(folder / TOKENIZER_FOLDER, _tokenizer(plan, planned_teacher(plan, teacher)).save)
+        tokenizer = _tokenizer(plan, planned_teacher(plan, teacher))
+        files.publish_folder(folder / TOKENIZER_FOLDER, partial(save_planned_tokenizer, tokenizer))
 
 
 def _differences(name: str, planned: dict[str, Any], describe: Callable[[], dict[str, Any]]) -> list[str]:

@@ -1,8 +1,8 @@
 """Stopped at any operation, and stopped again while it goes on: the same command gives the same bytes.
 
 One straight run is recorded, operation by operation. From the record the disk is rebuilt as a process that was killed
-there leaves it (before each operation, and with half of each write), and the command is run again on it. Places that
-leave the same disk are one point.
+there leaves it (before each operation, and with half of each write; in the long size with other lengths of it too), and
+the command is run again on it. Places that leave the same disk are one point.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tests.reliability.volume import Operation
 
 SCENES = ["capture", "training"]
 KINDS = {"create", "write", "torn write", "fsync", "rename", "mkdir", "chmod"}
-PLACES = {"capture": 560, "training": 1100} if LONG else {"capture": 250, "training": 250}
-AT_LEAST = {"capture": 415, "training": 840} if LONG else {"capture": 180, "training": 185}  # disks
+PLACES = {"capture": 1400, "training": 2050} if LONG else {"capture": 250, "training": 250}
+AT_LEAST = {"capture": 900, "training": 1560} if LONG else {"capture": 180, "training": 185}  # disks
 SEEDS = {"capture": 100, "training": 140} if LONG else {"capture": 10, "training": 10}
 STATES_A_SEED = 40 if LONG else 16
-AGAIN = {"capture": 500, "training": 3300} if LONG else {"capture": 45, "training": 95}  # disks that are no others' too
+AGAIN = {"capture": 790, "training": 2900} if LONG else {"capture": 45, "training": 95}  # disks that are no others' too
 _again: dict[str, list[Crash]] = {}
 
 

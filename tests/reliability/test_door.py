@@ -19,6 +19,7 @@ from pipeline import files
 from pipeline.cache.verify import Problem, repair
 from pipeline.distill.keeping import export
 from pipeline.distill.keeping.checkpoint import save_checkpoint
+from tests import tiny
 from tests.cache.dense import make_cache
 from tests.reliability.marks import broken_marks
 from tests.reliability.scenes import lay_out, read_tree
@@ -152,7 +153,7 @@ def test_an_export_that_fails_leaves_the_model_that_was_there(
     class Tokenizer:
         vocab_size = 1
 
-        def save(self, staging: Path) -> None:
+        def save_beside(self, staging: Path, _: object) -> None:
             assert (staging / "weights").read_bytes() == NEW
             raise ZeroDivisionError
 
@@ -160,6 +161,6 @@ def test_an_export_that_fails_leaves_the_model_that_was_there(
     monkeypatch.setattr(export, "save_model", lambda model, staging: (staging / "weights").write_bytes(NEW))
     lay_out(tmp_path / "disk", MODEL)
     with pytest.raises(ZeroDivisionError):
-        export.export_model(tmp_path / "disk" / "m", None, Tokenizer(), "")  # type: ignore[arg-type]
+        export.export_model(tmp_path / "disk" / "m", tiny.make_model("llama"), Tokenizer(), "")  # type: ignore[arg-type]
     assert read_tree(tmp_path / "disk") == MODEL
     tally.point("export_model, a failure")

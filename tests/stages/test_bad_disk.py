@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import files, output_limit
+from pipeline.commits import COMMIT, write_commit
 from tests.mounts import mounted
 from tests.stages.refusals import nothing_half_written, refuse
 from tests.stages.toys import Toy, copy, flip_a_bit, run, status, tree
@@ -52,7 +53,7 @@ def test_a_damaged_shard_is_found_repaired_and_computed_again(
     nothing_half_written(run_dir)
 
 
-@pytest.mark.parametrize("damage", ["other", "cut", "gone"])
+@pytest.mark.parametrize("damage", ["other", "cut", "spare", "gone"])
 def test_another_tokenizer_beside_the_plan_is_noticed_and_mended(
     damage: str, toy: Toy, cached: Path, tmp_path: Path
 ) -> None:
@@ -64,8 +65,13 @@ def test_another_tokenizer_beside_the_plan_is_noticed_and_mended(
         ids = value["model"]["vocab"]
         ids["a"], ids["b"] = ids["b"], ids["a"]
         vocabulary.write_text(json.dumps(value))
+        (folder / COMMIT).unlink()  # whole, and of something else
+        write_commit(folder, {path.name: files.digest_file(path) for path in folder.iterdir()})
     elif damage == "cut":
         vocabulary.write_bytes(vocabulary.read_bytes()[:100])
+    elif damage == "spare":  # what nothing here reads, and the student's tokenizer would hold as well
+        path = folder / "tokenizer_config.json"
+        path.write_text(path.read_text().replace("model_max_length", "model_mar_length"))
     else:
         shutil.rmtree(folder)
     code = 6 if damage == "gone" else 4
@@ -75,6 +81,13 @@ def test_another_tokenizer_beside_the_plan_is_noticed_and_mended(
     toy.ran("cache-teacher", run_dir)
     assert tree(run_dir / "cache") == tree(cached / "cache")
     assert run("verify", str(run_dir)).code == 0
+
+
+def test_a_tokenizer_without_digests_is_that_of_an_earlier_version(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    run_dir = copy(cached, tmp_path / "run")
+    (run_dir / "cache" / "tokenizer" / "COMMIT.json").unlink()
+    assert run("verify", str(run_dir)).code == 0
+    toy.ran("train-student", run_dir, "--set", "train.steps=1")
 
 
 def test_what_cannot_be_repaired_is_said_with_its_exit_code(cached: Path, tmp_path: Path) -> None:
