@@ -112,7 +112,7 @@ def test_models_and_tokenizers_are_saved_only_into_a_published_folder() -> None:
         f"{module.path}:{call.lineno}"
         for module in modules()
         for name, call in module.calls()
-        if name.endswith(("tokenizer.save", "save_model"))
+        if name.endswith(("tokenizer.save", "tokenizer.save_beside", "save_model"))
         and not any(first <= call.lineno <= last for first, last in filled_by_publish(module))
     ]
     assert not loose

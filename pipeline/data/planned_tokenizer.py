@@ -12,13 +12,17 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, DamagedDataError
 
 
-def save_planned_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write it with the digests of its files, into a folder that `files.publish_folder` makes durable.
+def publish_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Replace `folder` by the tokenizer, with the digests of its files; readers see the old or the new.
 
     A fingerprint says what ids mean; what else its files hold is carried into the student's, and told by digests alone.
     """
-    tokenizer.save(folder)
-    write_commit(folder, {path.name: files.digest_file(path) for path in sorted(folder.iterdir())})
+
+    def fill(staging: Path) -> None:
+        tokenizer.save(staging)
+        write_commit(staging, {path.name: files.digest_file(path) for path in sorted(staging.iterdir())})
+
+    files.publish_folder(folder, fill)
 
 
 def planned_tokenizer(folder: Path, planned: dict[str, Any]) -> Tokenizer:

@@ -7,11 +7,9 @@ teacher's weights. A later start computes the cheap side of it again and refuses
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
 from pipeline.cache.plan import TOKENIZER_FOLDER, Plan
 from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.settings import CacheSettings
@@ -19,7 +17,7 @@ from pipeline.config import Section, differences, keys_of_kind
 from pipeline.console import say, warn_once
 from pipeline.data.documents import source_fingerprint
 from pipeline.data.packing import PACKING_VERSION
-from pipeline.data.planned_tokenizer import planned_tokenizer, save_planned_tokenizer
+from pipeline.data.planned_tokenizer import planned_tokenizer, publish_tokenizer
 from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
@@ -118,8 +116,7 @@ def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher
         planned_tokenizer(find_tokenizer(folders), plan.identity["tokenizer"])
     except (DamagedDataError, IncompleteInputError) as error:
         say(f"{error}\nWriting the tokenizer again.")
-        tokenizer = _tokenizer(plan, planned_teacher(plan, teacher))
-        files.publish_folder(folder / TOKENIZER_FOLDER, partial(save_planned_tokenizer, tokenizer))
+        publish_tokenizer(_tokenizer(plan, planned_teacher(plan, teacher)), folder / TOKENIZER_FOLDER)
 
 
 def _differences(name: str, planned: dict[str, Any], describe: Callable[[], dict[str, Any]]) -> list[str]:

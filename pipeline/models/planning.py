@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +25,7 @@ from pipeline.cache.settings import CacheSettings
 from pipeline.console import say, warn_once
 from pipeline.data.documents import pinned, read_documents
 from pipeline.data.packing import PACKING_VERSION, REPEATABLE_VERSIONS
-from pipeline.data.planned_tokenizer import save_planned_tokenizer
+from pipeline.data.planned_tokenizer import publish_tokenizer
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.report import DataReport
 from pipeline.data.settings import DataSettings
@@ -103,7 +102,7 @@ def plan_capture(
     pause.check()
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     files.write_json(folder / DATA_REPORT_NAME, report.to_json())
-    files.publish_folder(folder / TOKENIZER_FOLDER, partial(save_planned_tokenizer, tokenizer))
+    publish_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
     plan = Plan(
         identity=make_identity(data, teacher, cache, tokenizer),
         layout=opening.layout,

@@ -10,10 +10,10 @@ MODELS = [
         "pipeline/models/planning.py",
         (
             "a plan before its tokenizer", ORDER, MARKS_OF_CAPTURE,
-            "    files.publish_folder(folder / TOKENIZER_FOLDER, partial(save_planned_tokenizer, tokenizer))\n", "",
+            "    publish_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)\n", "",
             "    plan.save(folder / PLAN_NAME)\n",
             ("    plan.save(folder / PLAN_NAME)\n"
-            "    files.publish_folder(folder / TOKENIZER_FOLDER, partial(save_planned_tokenizer, tokenizer))\n"),
+            "    publish_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)\n"),
         ),
         (
             "a plan before its data report", ORDER, MARKS_OF_CAPTURE,
