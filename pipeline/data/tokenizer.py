@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,6 @@ class Tokenizer:
     @classmethod
     def load(cls, reference: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
         """The tokenizer in a folder, or of a hub id. ConfigError says what is missing."""
-        reference = os.path.expanduser(reference)
         try:
             with reading_errors(Path(reference)):
                 fast = transformers.AutoTokenizer.from_pretrained(
