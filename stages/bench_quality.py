@@ -50,7 +50,7 @@ from stages.quality_workers import Workers
 MANY, BEGINNING = 4, 3
 """times the steps of the first study: in the one with many, and on labels alone before either begins. A real student
 comes trained; and one of random weights takes its first leaps by chance, which then drown what arms differ by"""
-_MANY_RATE = 0.5**0.5  # of the first study's middle rate, also of the beginning: where the search for the best begins
+_BEGINNING_RATE = 8**-0.5  # of the study's middle rate: labels alone want less of it
 LARGE_VOCAB, LARGE_HEAD = 49_152, 256
 _CONFIRMED = ("labels", "full", "default", "compact", "sampled")
 _CONFIRMING_SEEDS = 3
@@ -131,10 +131,10 @@ def studies_of(
             arm_config(config, arm, changes)
     rate = config.train.learning_rate
     before = 0 if config.student.config is None else BEGINNING * config.train.steps
-    few = Study("", config.train.steps, rate, vocab_size, arms, num_seeds, before, _MANY_RATE * rate)
+    few = Study("", config.train.steps, rate, vocab_size, arms, num_seeds, before, _BEGINNING_RATE * rate)
     if short:
         return {ground: [few]}
-    many = replace(few, name="many", steps=MANY * few.steps, learning_rate=_MANY_RATE * rate)
+    many = replace(few, name="many", steps=MANY * few.steps)
     studies = {ground: [few, many]}
     if config.demo is not None and vocab_size < LARGE_VOCAB and names is None:
         arms = tuple(arm for arm in arms_of(LARGE_HEAD, LARGE_VOCAB) if arm.name in _CONFIRMED)
