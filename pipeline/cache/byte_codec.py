@@ -64,8 +64,8 @@ class ByteCodec(ChunkedCodec):
             for name, part in parts.items()
         }
 
-    def decode_chunk(self, rows: Arrays) -> Records:
-        """Records of one chunk; zeros outside the loss mask."""
+    def decode_chunk(self, rows: Arrays, out: Records) -> None:
+        """Put the records of one chunk into `out`; zeros outside the loss mask."""
         layout, positions = self.layout, self.chunk_positions
         head, draws, fields = layout.head_size, layout.num_draws, self.precision.num_fields(layout)
         ids = rows["ids"].reshape(self._id_bytes, positions, head)
@@ -77,17 +77,9 @@ class ByteCodec(ChunkedCodec):
             from_planes(draw_codes.reshape(self._code_bytes[1], positions, draws)),
             from_zigzag(from_planes(field_planes.reshape(_FIELD_BYTES, fields, positions))),
         )
-        numbers = self.precision.decode(coded, layout)
-        return Records(
-            layout,
-            ids_from_planes(ids, layout.vocab_size),
-            numbers.logprobs_nK,
-            numbers.tail_nR,
-            ids_from_planes(draw_ids.reshape(self._id_bytes, positions, draws), layout.vocab_size),
-            numbers.draw_logprobs_nM,
-            numbers.label_logprobs_n,
-            numbers.entropies_n,
-        )
+        ids_from_planes(ids, layout.vocab_size, out.ids_TK)
+        ids_from_planes(draw_ids.reshape(self._id_bytes, positions, draws), layout.vocab_size, out.draw_ids_TM)
+        self.precision.decode(coded, out)
 
     def facts_of_chunk(self, columns: NDArray[np.uint8]) -> Facts:
         """Label log p and entropy of one chunk: the last two fields, at the end of its row."""

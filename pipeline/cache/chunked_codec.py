@@ -58,11 +58,18 @@ class ChunkedCodec(ABC):
         by_chunk = everywhere.reshape(num_planes, chunks, -1).swapaxes(0, 1)
         return np.ascontiguousarray(by_chunk).reshape(chunks, -1)
 
-    def decode(self, arrays: Arrays) -> Records:
-        """Records of all positions of the arrays, those that fill up the last chunk too; ValueError for nonsense."""
+    def decode(self, arrays: Arrays, out: Records | None = None) -> Records:
+        """Records of all positions of the arrays, those that fill up the last chunk too; ValueError for nonsense.
+
+        They are put into `out` where it is given, which has room for as many.
+        """
         [num_chunks] = {len(array) for array in arrays.values()}
-        parts = [self.decode_chunk({name: rows[chunk] for name, rows in arrays.items()}) for chunk in range(num_chunks)]
-        return Records.concatenate(parts) if parts else Records.blank(self.layout, 0)
+        size = self.chunk_positions
+        records = Records.empty(self.layout, num_chunks * size) if out is None else out
+        for chunk in range(num_chunks):
+            rows = {name: rows[chunk] for name, rows in arrays.items()}
+            self.decode_chunk(rows, records.rows(slice(chunk * size, (chunk + 1) * size)))
+        return records
 
     def facts(self, columns: NDArray[np.uint8]) -> Facts:
         """Label log p and entropy of all positions of rows of `columns`, without what else a record holds."""
@@ -74,5 +81,5 @@ class ChunkedCodec(ABC):
         """Label log p and entropy of one chunk, from its row of `columns`."""
 
     @abstractmethod
-    def decode_chunk(self, rows: Arrays) -> Records:
-        """Records of one chunk, from its row of each array."""
+    def decode_chunk(self, rows: Arrays, out: Records) -> None:
+        """Put the records of one chunk, from its row of each array, into `out`."""

@@ -32,8 +32,11 @@ class RecordCodec(Protocol):
     def encode(self, records: Records, loss_mask_ST: NDArray[np.bool_]) -> Arrays:
         """Arrays of S sequences, S·T records; NumericsError where a scored one holds NaN or an infinity."""
 
-    def decode(self, arrays: Arrays) -> Records:
-        """Records of all positions of the arrays, those that fill up the last chunk too; ValueError for nonsense."""
+    def decode(self, arrays: Arrays, out: Records | None = None) -> Records:
+        """Records of all positions of the arrays, those that fill up the last chunk too; ValueError for nonsense.
+
+        They are put into `out` where it is given, which has room for as many.
+        """
 
     def facts(self, columns: NDArray[Any]) -> Facts:
         """Label log p and entropy of the same positions, from rows of the array `columns` alone."""

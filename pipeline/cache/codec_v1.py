@@ -74,8 +74,11 @@ class CodecV1:
             arrays[array.name] = rows.reshape(array.shape)
         return arrays
 
-    def decode(self, arrays: Arrays) -> Records:
-        """Records of all positions of the arrays, sequence after sequence; ValueError where an id is outside V."""
+    def decode(self, arrays: Arrays, out: Records | None = None) -> Records:
+        """Records of all positions of the arrays, sequence after sequence; ValueError where an id is outside V.
+
+        They are put into `out` where it is given, which has room for as many.
+        """
         layout = self.layout
         ids, values, columns = (
             array.reshape(-1, array.shape[-1]) for array in (arrays["ids"], arrays["values"], arrays["columns"])
@@ -83,7 +86,7 @@ class CodecV1:
         head, num_betas = layout.head_size, layout.num_betas
         logprobs = values * np.float32(-VALUE_STEP_NATS)
         label_n, entropy_n = self.facts(columns)
-        return Records(
+        records = Records(
             layout,
             _decode_ids(ids[:, :head], layout),
             logprobs[:, :head],
@@ -93,6 +96,10 @@ class CodecV1:
             label_n,
             entropy_n,
         )
+        if out is None:
+            return records
+        out.put(records)
+        return out
 
     def facts(self, columns: NDArray[np.int32]) -> Facts:
         """Label log p and entropy of all positions, from rows of `columns` alone."""

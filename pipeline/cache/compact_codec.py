@@ -47,21 +47,18 @@ class CompactCodec(ChunkedCodec):
                 rows[chunk].reshape(-1, present_nK.size)[:, : entries_PX.shape[1]] = entries_PX
         return {**heads, "columns": np.concatenate([counts, padded["columns"]], axis=1)}
 
-    def decode_chunk(self, rows: Arrays) -> Records:
-        """Records of one chunk; id 0 alone outside the loss mask."""
+    def decode_chunk(self, rows: Arrays, out: Records) -> None:
+        """Put the records of one chunk into `out`; id 0 alone outside the loss mask."""
         head_size = self.layout.head_size
         counts_n, columns = np.split(rows["columns"], [self.chunk_positions])
         if int(counts_n.max()) > head_size:
             raise ValueError(f"a head of {int(counts_n.max())} ids, where at most {head_size} are kept")
         present_nK = _present(counts_n, head_size)
         heads = {name: _spread_out(name, rows[name], present_nK) for name in _OF_THE_HEAD}
-        records = self._padded.decode_chunk({**heads, "columns": columns})
+        self._padded.decode_chunk({**heads, "columns": columns}, out)
         missing_nK = ~_present(np.maximum(counts_n, 1), head_size)
-        return replace(
-            records,
-            ids_TK=np.where(missing_nK, np.uint32(PADDING_ID), records.ids_TK),
-            logprobs_TK=np.where(missing_nK, np.float32(-np.inf), records.logprobs_TK),
-        )
+        out.ids_TK[missing_nK] = PADDING_ID
+        out.logprobs_TK[missing_nK] = -np.inf
 
     def facts_of_chunk(self, columns: NDArray[np.uint8]) -> Facts:
         """Label log p and entropy of one chunk, which lie where they do without the counts: at the end."""

@@ -21,12 +21,18 @@ def ids_to_planes(ids_nX: NDArray[np.uint32], vocab_size: int) -> NDArray[np.uin
     return to_planes(np.diff(ids_nX, axis=1, prepend=np.uint32(0)), id_bytes(vocab_size))
 
 
-def ids_from_planes(planes_PnX: NDArray[np.uint8], vocab_size: int) -> NDArray[np.uint32]:
-    """The ids again; ValueError where one is outside the vocabulary."""
+def ids_from_planes(
+    planes_PnX: NDArray[np.uint8], vocab_size: int, out: NDArray[np.uint32] | None = None
+) -> NDArray[np.uint32]:
+    """The ids again, in `out` where it is given; ValueError where one is outside the vocabulary."""
     differences_nX = narrow_from_planes(planes_PnX)
     # So few of so few bytes cannot overflow 32 bits; others in a bad file could.
     narrow = differences_nX.shape[1] << (8 * len(planes_PnX)) <= 2**32
-    ids_nX = np.cumsum(differences_nX, axis=1, dtype=np.uint32 if narrow else np.uint64)
+    if out is None:
+        out = np.empty(differences_nX.shape, np.uint32)
+    ids_nX = np.cumsum(differences_nX, axis=1, dtype=out.dtype if narrow else np.uint64, out=out if narrow else None)
     if ids_nX.size and int(ids_nX[:, -1].max()) >= vocab_size:
         raise ValueError(f"an id is {int(ids_nX.max())}, outside the vocabulary of {vocab_size}")
-    return ids_nX.astype(np.uint32, copy=False)
+    if not narrow:
+        out[...] = ids_nX
+    return out

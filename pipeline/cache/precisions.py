@@ -46,17 +46,6 @@ class Coded:
     fields_Fn: NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Numbers:
-    """The numbers of n records, as they are read back."""
-
-    logprobs_nK: NDArray[np.float32]
-    tail_nR: NDArray[np.float32]
-    draw_logprobs_nM: NDArray[np.float32]
-    label_logprobs_n: NDArray[np.float32]
-    entropies_n: NDArray[np.float32]
-
-
 class Precision(Protocol):
     """One way to store numbers, with what it promises of them."""
 
@@ -70,8 +59,8 @@ class Precision(Protocol):
     def encode(self, records: Records) -> Coded:
         """Codes of records whose draws ascend by id."""
 
-    def decode(self, coded: Coded, layout: RecordLayout) -> Numbers:
-        """The numbers again; ValueError for codes that no encoder writes."""
+    def decode(self, coded: Coded, out: Records) -> None:
+        """Put the numbers into `out`; ValueError for codes that no encoder writes."""
 
     def facts(self, fields_2n: NDArray[np.int32]) -> Facts:
         """Label log p and entropy, from the last two fields."""
@@ -109,17 +98,16 @@ class Rounded:
         fields: list[NDArray[Any]] = [floors_n, steps_n, gaps_n, *_encode_tail(records, floor_n), *halves]
         return Coded(codes_nK, draw_codes_nM, np.stack(fields).astype(np.int32))
 
-    def decode(self, coded: Coded, layout: RecordLayout) -> Numbers:
-        """The numbers again; ValueError for codes that no encoder writes."""
+    def decode(self, coded: Coded, out: Records) -> None:
+        """Put the numbers into `out`; ValueError for codes that no encoder writes."""
         floors_n, steps_n, gaps_n, *tail = coded.fields_Fn[:-2]
         floor_n = floors_n * FLOOR_STEP_NATS
         best_n = (floor_n - gaps_n * _GAP_STEP_NATS).astype(np.float32)
-        return Numbers(
-            self.law.decode(floors_n, steps_n, coded.codes_nK),
-            _decode_tail(np.stack(tail, axis=1), floor_n, layout),
-            best_n[:, None] - coded.draw_codes_nM.astype(np.float32) * np.float32(self.draw_step_nats),
-            *self.facts(coded.fields_Fn[-2:]),
-        )
+        self.law.decode(floors_n, steps_n, coded.codes_nK, out.logprobs_TK)
+        out.tail_TR[...] = _decode_tail(np.stack(tail, axis=1), floor_n, out.layout)
+        np.multiply(coded.draw_codes_nM, np.float32(-self.draw_step_nats), out=out.draw_logprobs_TM, dtype=np.float32)
+        out.draw_logprobs_TM[...] += best_n[:, None]
+        out.label_logprobs_T[...], out.entropies_T[...] = self.facts(coded.fields_Fn[-2:])
 
     def facts(self, fields_2n: NDArray[np.int32]) -> Facts:
         """Label log p and entropy, from the last two fields."""
@@ -161,15 +149,13 @@ class Lossless:
         fields = [head_n, draws_n, *records.tail_TR.T, records.label_logprobs_T, records.entropies_T]
         return Coded(codes_nK, draw_codes_nM, np.stack([np.ascontiguousarray(x).view(np.int32) for x in fields]))
 
-    def decode(self, coded: Coded, layout: RecordLayout) -> Numbers:
-        """The numbers again; any codes are some numbers."""
+    def decode(self, coded: Coded, out: Records) -> None:
+        """Put the numbers into `out`; any codes are some numbers."""
         floats_Fn = np.ascontiguousarray(coded.fields_Fn).view(np.float32)
-        return Numbers(
-            _from_distances(floats_Fn[0], coded.codes_nK.astype(np.uint32, copy=False)),
-            np.ascontiguousarray(floats_Fn[2:-2].T),
-            _from_distances(floats_Fn[1], coded.draw_codes_nM),
-            *self.facts(coded.fields_Fn[-2:]),
-        )
+        out.logprobs_TK[...] = _from_distances(floats_Fn[0], coded.codes_nK.astype(np.uint32, copy=False))
+        out.tail_TR[...] = floats_Fn[2:-2].T
+        out.draw_logprobs_TM[...] = _from_distances(floats_Fn[1], coded.draw_codes_nM)
+        out.label_logprobs_T[...], out.entropies_T[...] = self.facts(coded.fields_Fn[-2:])
 
     def facts(self, fields_2n: NDArray[np.int32]) -> Facts:
         """Label log p and entropy, from the last two fields."""

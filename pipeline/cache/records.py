@@ -62,6 +62,21 @@ class Records:
                 raise ValueError(f"records: {name} must have shape {shape}, found {found}")
 
     @classmethod
+    def empty(cls, layout: RecordLayout, num_positions: int) -> Self:
+        """Room for so many records; what is in it means nothing until they are put there."""
+        count = num_positions
+        return cls(
+            layout,
+            np.empty((count, layout.head_size), np.uint32),
+            np.empty((count, layout.head_size), np.float32),
+            np.empty((count, layout.num_betas), np.float32),
+            np.empty((count, layout.num_tail_draws), np.uint32),
+            np.empty((count, layout.num_tail_draws), np.float32),
+            np.empty(count, np.float32),
+            np.empty(count, np.float32),
+        )
+
+    @classmethod
     def blank(cls, layout: RecordLayout, num_positions: int) -> Self:
         """Zeros everywhere (a ragged head: id 0 alone), as masked positions hold; a scorer fills the others in."""
         count, head, draws = num_positions, layout.head_size, layout.num_tail_draws
@@ -105,6 +120,11 @@ class Records:
             self.label_logprobs_T,
             self.entropies_T,
         )
+
+    def put(self, records: Records) -> None:
+        """Copy as many records of the same layout to where these are."""
+        for own, new in zip(self.fields(), records.fields(), strict=True):
+            own[...] = new
 
     def rows(self, rows: slice | NDArray[Any]) -> Self:
         """The records of some positions: a slice, an array of indices, or a mask."""

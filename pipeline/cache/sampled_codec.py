@@ -49,20 +49,14 @@ class SampledCodec(ChunkedCodec):
             "columns": self.placed(steps_2n[:, :, None], loss_mask_ST),
         }
 
-    def decode_chunk(self, rows: Arrays) -> Records:
-        """Records of one chunk; id 0 alone outside the loss mask."""
+    def decode_chunk(self, rows: Arrays, out: Records) -> None:
+        """Put the records of one chunk into `out`; id 0 alone outside the loss mask."""
         layout, positions = self.layout, self.chunk_positions
         planes = rows["ids"].reshape(id_bytes(layout.vocab_size), positions, layout.num_draws)
-        label_n, entropy_n = self.facts_of_chunk(rows["columns"])
-        return Records(
-            layout,
-            *unique_with_counts(ids_from_planes(planes, layout.vocab_size), layout.head_size),
-            np.full((positions, layout.num_betas), -np.inf, np.float32),
-            np.zeros((positions, 0), np.uint32),
-            np.zeros((positions, 0), np.float32),
-            label_n,
-            entropy_n,
-        )
+        ids_nN = ids_from_planes(planes, layout.vocab_size)
+        out.ids_TK[...], out.logprobs_TK[...] = unique_with_counts(ids_nN, layout.head_size)
+        out.tail_TR[...] = -np.inf
+        out.label_logprobs_T[...], out.entropies_T[...] = self.facts_of_chunk(rows["columns"])
 
     def facts_of_chunk(self, columns: NDArray[np.uint8]) -> Facts:
         """Label log p and entropy of one chunk, from its row of `columns`."""

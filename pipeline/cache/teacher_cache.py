@@ -120,9 +120,7 @@ class TeacherCache:
     def read(self, indices: NDArray[np.integer[Any]]) -> tuple[Sequences, Records]:
         """n sequences in the order asked for, with their n·T records; IncompleteInputError where one is not sealed."""
         wanted = np.asarray(indices, dtype=np.int64)
-        parts = [self._read_run(span, start, stop) for span, start, stop in self._runs(wanted)]
-        records = Records.concatenate(parts) if parts else Records.blank(self.plan.layout, 0)
-        return self.sequences.select(wanted), records
+        return self.sequences.select(wanted), self._records(wanted)
 
     def facts(self, span: ShardSpan) -> Facts:
         """Label log p and entropy of every position of a sealed shard, [count, T] each; zeros where none is scored.
@@ -178,18 +176,28 @@ class TeacherCache:
             runs.append((span, start, index + 1))
         return runs
 
-    def _read_run(self, span: ShardSpan, start: int, stop: int) -> Records:
-        codec = codec_of(self.plan)
-        schema, (chunk, offset) = codec.schema(span.count), divmod(start - span.first, codec.chunk_sequences)
-        with self._lock:
-            file = self._shard_file(span, schema)
-            arrays = {array.name: file.read(array.name, chunk, chunk + 1) for array in schema}
-        try:
-            records = codec.decode(arrays)
-        except ValueError as error:
-            raise DamagedDataError(f"{file.path}: sequences {start} to {stop}: {error}. {REPAIR}") from error
-        length = self.plan.sequence_length
-        return records.rows(slice(offset * length, (offset + stop - start) * length))
+    def _records(self, wanted: NDArray[np.int64]) -> Records:
+        """Their records, each chunk unpacked to where it is wanted. A run that is not all of its chunk is copied."""
+        codec, length, place = codec_of(self.plan), self.plan.sequence_length, 0
+        records = Records.empty(self.plan.layout, 0)
+        for span, start, stop in self._runs(wanted):
+            schema, (chunk, offset) = codec.schema(span.count), divmod(start - span.first, codec.chunk_sequences)
+            with self._lock:
+                file = self._shard_file(span, schema)
+                arrays = {array.name: file.read(array.name, chunk, chunk + 1) for array in schema}
+            if not place:  # not before a chunk was read: that is as large as the plan says, and so the plan is believed
+                records = Records.empty(self.plan.layout, len(wanted) * length)
+            count = stop - start
+            run = records.rows(slice(place, place + count * length))
+            try:
+                if count == codec.chunk_sequences:
+                    codec.decode(arrays, out=run)
+                else:
+                    run.put(codec.decode(arrays).rows(slice(offset * length, (offset + count) * length)))
+            except ValueError as error:
+                raise DamagedDataError(f"{file.path}: sequences {start} to {stop}: {error}. {REPAIR}") from error
+            place += count * length
+        return records
 
     def _shard_file(self, span: ShardSpan, schema: tuple[ArraySchema, ...]) -> ShardFile:
         if span.index not in self.shards:

@@ -83,8 +83,9 @@ class ValueLaw:
         floors_N: NDArray[np.int32],
         numbers_N: NDArray[np.int32],
         codes_NK: NDArray[np.uint16] | NDArray[np.uint32],
-    ) -> NDArray[np.float32]:
-        """Log-probabilities [N, K]; ValueError for numbers that no encoder writes.
+        logprobs_NK: NDArray[np.float32],
+    ) -> None:
+        """Put log-probabilities into `logprobs_NK`; ValueError for numbers that no encoder writes.
 
         In blocks of rows, whose scratch is small enough to be used again: fresh pages take longer than the arithmetic.
         """
@@ -93,7 +94,6 @@ class ValueLaw:
             raise ValueError(f"a row's step has a number outside 0..{num_steps - 1}")
         if codes_NK.size and int(codes_NK.max()) >= width:
             raise ValueError(f"a value has the code {int(codes_NK.max())}, outside 0..{width - 1}")
-        logprobs_NK = np.empty(codes_NK.shape, np.float32)
         table, begins_N1 = self._table_JW.reshape(-1), (numbers_N * np.int32(width))[:, None]
         floors_N1 = (floors_N * FLOOR_STEP_NATS).astype(np.float32)[:, None]
         num_rows = max(1, _BLOCK_ENTRIES // max(1, codes_NK.shape[1]))
@@ -103,7 +103,6 @@ class ValueLaw:
             # All places were checked above; "wrap" spares the copy that "raise" makes of its output.
             table.take(codes_NK[rows] + begins_N1[rows], out=out_bK, mode="wrap")
             out_bK += floors_N1[rows]
-        return logprobs_NK
 
     def _choose_steps(
         self,
