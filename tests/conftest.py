@@ -36,6 +36,12 @@ def texts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_texts(tmp_path_factory.mktemp("texts"))
 
 
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """Where a test writes its config."""
+    return tmp_path / "my.yaml"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A long run of the reliability suites does what is left of it."""
     done = tally.passed_before()

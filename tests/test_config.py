@@ -17,13 +17,6 @@ from pipeline.errors import ConfigError
 from stages.config import RunConfig, bundled_configs, load_run_config
 from tests.minimal_config import MINIMAL, load
 
-
-@pytest.fixture
-def config_file(tmp_path: Path) -> Path:
-    """Where one is written."""
-    return tmp_path / "my.yaml"
-
-
 # ------------------------------------------------------------------ who wins
 
 

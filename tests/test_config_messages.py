@@ -13,12 +13,6 @@ from stages.config import RunConfig, load_run_config
 from tests.minimal_config import load
 
 
-@pytest.fixture
-def config_file(tmp_path: Path) -> Path:
-    """Where one is written."""
-    return tmp_path / "my.yaml"
-
-
 @pytest.mark.parametrize(
     ("override", "unknown", "nearest"),
     [

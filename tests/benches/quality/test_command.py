@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -13,13 +12,10 @@ import pytest
 
 from pipeline.cache import TeacherCache
 from pipeline.evaluation.study.results import load_results
-from tests.benches.quality.toy_study import ARMS, Study, quality, read
+from tests.benches.quality.toy_study import ARMS, MARKS, Study, quality, read
 from tests.stages.toys import run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the memory of the machine is told on Linux"),
-]
+pytestmark = MARKS
 
 
 def test_figures_of_every_arm(study: Study) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,10 @@ from pipeline.benches.quality.arms import FULL_CANDIDATES
 from pipeline.benches.quality.plan import MOST_BEYOND, Trial
 from stages import bench_quality
 from stages.quality_trainings import Ground, train
-from tests.benches.quality.toy_study import ARMS, MIDDLE_RATE, Study, quality, read, step_of
+from tests.benches.quality.toy_study import ARMS, MARKS, MIDDLE_RATE, Study, quality, read, step_of
 from tests.stages.toys import copy
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the memory of the machine is told on Linux"),
-]
+pytestmark = MARKS
 
 
 def test_each_arm_is_at_the_rate_that_is_best_for_its_seeds(study: Study) -> None:

@@ -13,13 +13,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.pause import PauseRequest
-from tests.benches.quality.toy_study import ARMS, Study, quality, words
+from tests.benches.quality.toy_study import ARMS, MARKS, Study, quality, words
 from tests.stages.toys import REPOSITORY, run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the memory of the machine is told on Linux"),
-]
+pytestmark = MARKS
 
 
 def test_done_again_it_trains_nothing_and_says_the_same(study: Study) -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from stages.config import load_run_config
 from tests.stages.toys import Ended, run
 
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the memory of the machine is told on Linux"),
+]
 TINY = (
     "{model_type: llama, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, "
     "max_position_embeddings: 64}"
