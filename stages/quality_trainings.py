@@ -15,11 +15,12 @@ from pipeline.benches.quality.arms import BEGINNING, Arm
 from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
 from pipeline.cache.roots import find_tokenizer
-from pipeline.config import differences, dump_config, keys_of_kind, parse_config
+from pipeline.config import differences, dump_config, parse_config
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.lessons import spread
 from pipeline.distill.batching.live_records import whole_teacher
+from pipeline.distill.keeping.identity import Identity, training_identity
 from pipeline.distill.keeping.metrics_log import read_log
 from pipeline.errors import ConfigError, IdentityError, NumericsError
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
@@ -28,7 +29,7 @@ from pipeline.evaluation.study.results import Setting
 from pipeline.models import CausalModel
 from pipeline.models.device import choose_device
 from pipeline.models.settings import StudentSettings
-from pipeline.models.student import load_student, student_identity
+from pipeline.models.student import load_student
 from pipeline.pause import PausedError
 from pipeline.plain_yaml import load_yaml
 from pipeline.runs import RunDirectory, Session
@@ -195,13 +196,9 @@ def _train(ground: Ground, trial: Trial, config: RunConfig, run: RunDirectory) -
     return min(float(line["ce"]) for line in lines if line["kind"] == "validation" and line["ce"] is not None)
 
 
-def _identity(ground: Ground, trial: Trial, config: RunConfig) -> dict[str, Any]:
-    return {
-        "plan": ground.cache_of(trial.arm).plan.hash,
-        "live": trial.arm.live,
-        "student": student_identity(config.student),
-        "train": keys_of_kind(config.train, "schedule"),
-    }
+def _identity(ground: Ground, trial: Trial, config: RunConfig) -> Identity:
+    plan = ground.cache_of(trial.arm).plan
+    return training_identity(plan, config.student, config.train) | {"live": trial.arm.live}
 
 
 def refuse_another_order(default: TeacherCache, cache: TeacherCache) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.cache import Plan, TeacherCache
 from pipeline.cache.roots import find_tokenizer
-from pipeline.config import keys_of_kind
 from pipeline.console import Progress
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.tokenizer import Tokenizer
@@ -19,8 +17,9 @@ from pipeline.distill.batching.lessons import Lessons, plan_lessons
 from pipeline.distill.checkpoint_room import CheckpointRoom
 from pipeline.distill.guards.alarms import Alarms
 from pipeline.distill.guards.early_stopping import Waiting
-from pipeline.distill.journal import Best, Journal, frozen_shards_of
+from pipeline.distill.journal import Best, Journal
 from pipeline.distill.keeping.export import export_model, is_exported, model_card
+from pipeline.distill.keeping.identity import Identity, frozen_shards_of, training_identity
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.student_commit import begun_student, hub_of
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
@@ -33,7 +32,7 @@ from pipeline.doctor.examine import refuse_unfit_for_student
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
-from pipeline.models.student import load_student, recompute_activations, refuse_leaks, student_identity
+from pipeline.models.student import load_student, recompute_activations, refuse_leaks
 from pipeline.pause import PausedError
 from pipeline.runs import Outcome, RunDirectory, Session
 from stages.config import RunConfig
@@ -140,14 +139,9 @@ def _as_begun(config: RunConfig, plan: Plan, folders: list[Path]) -> RunConfig:
 
 def _identity(
     cache: TeacherCache, config: RunConfig, records_from: Teacher | None, checkpoints: Path, use_sealed_only: bool
-) -> dict[str, Any]:
+) -> Identity:
     """What makes a training this one; the plan says which teacher, also where that is asked anew."""
-    training: dict[str, Any] = {
-        "plan": cache.plan.hash,
-        "frozen_shards": None,
-        "student": student_identity(config.student),
-        "train": keys_of_kind(config.train, "schedule"),
-    }
+    training = training_identity(cache.plan, config.student, config.train) | {"frozen_shards": None}
     if records_from is not None:
         training["records"] = records_from.layout.to_json()
     if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first

@@ -21,8 +21,8 @@ from pipeline.distill.keeping.checkpoint import (
     retire_checkpoints,
     retire_leftovers,
     save_checkpoint,
-    training_hash,
 )
+from pipeline.distill.keeping.identity import Identity, training_hash
 from pipeline.distill.keeping.metrics_log import MetricsLog
 from pipeline.distill.keeping.student_weights import load_weights, unique_tensors
 from pipeline.distill.learner import Learner
@@ -48,7 +48,7 @@ class Journal:
     `student_hub` says where the student came from, so that a later start finds the same one there.
     """
 
-    def __init__(self, folder: Path, training: dict[str, Any], student_hub: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, training: Identity, student_hub: dict[str, str] | None = None) -> None:
         self.folder, self.training = folder, training
         self._student_hub = {} if student_hub is None else {"student_hub": student_hub}
         self.log = MetricsLog(folder)
@@ -265,22 +265,3 @@ def _to_fork_from(origin: Path) -> Checkpoint:
             "begin afresh with a student's weights, set student.model to its student/model folder."
         )
     return checkpoint
-
-
-def frozen_shards_of(training: dict[str, Any], folder: Path, roots: Iterable[Path]) -> list[int] | None:
-    """The shards that an earlier start of this training, on an unfinished cache, was frozen to; None if there is none.
-
-    `training` is its identity but for those shards; its checkpoints are in `folder` or in read-only roots.
-    """
-    rest = _without_shards(training)
-
-    def is_frozen(state: dict[str, Any]) -> bool:
-        other = state.get("training") or {}
-        return other.get("frozen_shards") is not None and _without_shards(other) == rest
-
-    earlier = newest_checkpoint([folder], is_frozen, roots=roots)
-    return None if earlier is None else list(earlier.state["training"]["frozen_shards"])
-
-
-def _without_shards(training: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in training.items() if key != "frozen_shards"}

@@ -9,7 +9,6 @@ counts; an older one is deleted only after a newer one has been read back.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -62,11 +61,6 @@ class Checkpoint:
         except (SafetensorError, ValueError, KeyError) as error:
             raise DamagedDataError(f"{path}: holds no tensors: {error}") from error
         return tensors
-
-
-def training_hash(training: dict[str, Any]) -> str:
-    """SHA-256 of what identifies a training: its cache, its student, its schedule keys."""
-    return hashlib.sha256(files.canonical_json(training)).hexdigest()
 
 
 def save_checkpoint(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.plan import Plan
-from pipeline.config import keys_of_kind
 from pipeline.distill.keeping.checkpoint import newest_checkpoint
+from pipeline.distill.keeping.identity import schedule_identity
 from pipeline.distill.settings import TrainSettings
 from pipeline.models.settings import StudentSettings
 from pipeline.models.source import hub_commit, is_hub_id
@@ -23,7 +23,7 @@ def begun_student(
     """
     if student.model is None or not is_hub_id(student.model):
         return student
-    own = {"plan": plan.hash, "train": keys_of_kind(train, "schedule")}
+    own = schedule_identity(plan, train)
 
     def is_own(state: dict[str, Any]) -> bool:
         training = state.get("training") or {}

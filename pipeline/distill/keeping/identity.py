@@ -1,0 +1,53 @@
+"""What makes a training this one and no other: compared with what is on disk before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.cache.plan import Plan
+from pipeline.config import keys_of_kind
+from pipeline.distill.keeping.checkpoint import newest_checkpoint
+from pipeline.distill.settings import TrainSettings
+from pipeline.models.settings import StudentSettings
+from pipeline.models.student import student_identity
+
+Identity = dict[str, Any]
+"""As JSON, which checkpoints keep."""
+
+
+def schedule_identity(plan: Plan, train: TrainSettings) -> Identity:
+    """What it learns from and how, whichever student it is that learns."""
+    return {"plan": plan.hash, "train": keys_of_kind(train, "schedule")}
+
+
+def training_identity(plan: Plan, student: StudentSettings, train: TrainSettings) -> Identity:
+    """The same with the student that learns."""
+    return schedule_identity(plan, train) | {"student": student_identity(student)}
+
+
+def training_hash(training: Identity) -> str:
+    """SHA-256 of an identity."""
+    return hashlib.sha256(files.canonical_json(training)).hexdigest()
+
+
+def frozen_shards_of(training: Identity, folder: Path, roots: Iterable[Path]) -> list[int] | None:
+    """The shards that an earlier start of this training, on an unfinished cache, was frozen to; None if there is none.
+
+    `training` is its identity but for those shards; its checkpoints are in `folder` or in read-only roots.
+    """
+    rest = _without_shards(training)
+
+    def is_frozen(state: dict[str, Any]) -> bool:
+        other = state.get("training") or {}
+        return other.get("frozen_shards") is not None and _without_shards(other) == rest
+
+    earlier = newest_checkpoint([folder], is_frozen, roots=roots)
+    return None if earlier is None else list(earlier.state["training"]["frozen_shards"])
+
+
+def _without_shards(training: Identity) -> Identity:
+    return {key: value for key, value in training.items() if key != "frozen_shards"}
