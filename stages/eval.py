@@ -22,15 +22,19 @@ from pipeline.evaluation.trained import find_student
 from pipeline.models.device import choose_device, environment
 from pipeline.models.planning import load_teacher
 from pipeline.runs import RunDirectory
-from stages.config import RunConfig
+from stages.config import RunConfig, roots_of_run
 
 STAGE = "eval"
 
 
 def run(config: RunConfig, run: RunDirectory) -> EvalResult:
-    """Measure one model after another on the cache's validation sequences, and let each write a little."""
+    """Measure one model after another on the cache's validation sequences, and let each write a little.
+
+    Where the config names no roots of the cache, those count that the run was trained with.
+    """
     settings = config.eval
-    with run.at_work(STAGE), TeacherCache.open(run.cache, *map(Path, config.cache.roots)) as cache:
+    roots = [Path(root) for root in config.cache.roots] or roots_of_run(run.root)
+    with run.at_work(STAGE), TeacherCache.open(run.cache, *roots) as cache:
         tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
         indices = held_out_indices(cache, settings.max_sequences)
         refuse_unfit(run.root, config.student.device)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.cache.settings import DEFAULTS
 from pipeline.config import keys_of_kind
 from pipeline.distill.checkpoint_room import CheckpointRoom
 from pipeline.distill.keeping.checkpoint import KEPT
@@ -103,6 +104,13 @@ def test_one_cache_serves_three_configs() -> None:
 
     first, *others = (identity(load_run_config(name)) for name in ("kaggle-p100", "kaggle-t4x2", "original-3.0"))
     assert [other == first for other in others] == [True, True]
+
+
+@pytest.mark.parametrize("name", OF_NOTEBOOKS)
+def test_a_compact_cache_is_one_word_away(name: str) -> None:
+    cache = load_run_config(name, ("cache.kind=compact",)).cache
+    own = DEFAULTS["compact"]
+    assert {key: getattr(cache, key) for key in own} == own
 
 
 @pytest.mark.parametrize("name", OF_NOTEBOOKS)

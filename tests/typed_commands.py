@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from pipeline.config import Section
+from pipeline.errors import ConfigError
 from pipeline.plain_yaml import load_yaml
 from stages.cli import main
-from stages.config import RunConfig, bundled_configs
+from stages.config import RunConfig, bundled_configs, load_run_config
 from tests.source_tree import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -84,6 +85,11 @@ def _wrong_with_config(options: dict[str, Any]) -> str | None:
         if not equals or not is_key(key):
             return f"no config key {key}"
         load_yaml(value)
+    if reference in bundled_configs():
+        try:
+            load_run_config(str(reference), tuple(overrides or ()))
+        except ConfigError as error:
+            return str(error)
     return None
 
 

@@ -52,7 +52,10 @@ class CacheSettings(Section):
         if kind != "compact" and self.head_mass != fields["head_mass"].default:
             raise ValueError(f"cache.head_mass is of the kind compact; leave it out for {kind}")
         if kind == "compact" and self.head_size > MAX_RAGGED_HEAD:
-            raise ValueError(f"cache.head_size of the kind compact: at most {MAX_RAGGED_HEAD}")
+            raise ValueError(
+                f"cache.head_size of the kind compact: expected at most {MAX_RAGGED_HEAD}, found {self.head_size}; "
+                f"leave it out for the kind's own, {DEFAULTS[kind]['head_size']}"
+            )
         if kind == "sampled":
             for name in ("head_size", "precision"):
                 if getattr(self, name) != fields[name].default:

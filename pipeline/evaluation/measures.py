@@ -37,7 +37,8 @@ def held_out_indices(cache: TeacherCache, max_sequences: int | None = None) -> n
     spans = [span for span in cache.sealed if span.split == VALIDATION]
     if not spans:
         raise IncompleteInputError(
-            f"{cache.folders[0]}: no validation shard is sealed. Run `sad-pipeline cache-teacher` to the end."
+            f"{cache.folders[0]}: no validation shard is sealed here. Run `sad-pipeline cache-teacher` to the end, or "
+            "name the folder that has them in cache.roots."
         )
     return spread(np.concatenate([np.arange(span.first, span.stop) for span in spans]), max_sequences)
 

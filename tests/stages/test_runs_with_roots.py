@@ -66,6 +66,16 @@ def test_a_config_that_cannot_be_read_keeps_nobody_from_verifying(cached: Path, 
     assert "name them with --root" in ended.stderr.replace("\n", " ")
 
 
+def test_it_is_evaluated_with_the_roots_it_was_trained_with(toy: Toy, later: tuple[Path, Path]) -> None:
+    """A cache that was complete before lies in the root alone, its validation shards too."""
+    root, run_dir = later
+    shutil.copytree(run_dir / "cache", root / "second")
+    shutil.rmtree(run_dir / "cache")
+    toy.ran("train-student", run_dir, "--set", f"cache.roots=[{root}]")
+    toy.ran("eval", run_dir)
+    assert (run_dir / "eval" / "eval.json").is_file()
+
+
 def test_shards_in_roots_take_no_room_of_this_run(toy: Toy, later: tuple[Path, Path], cached: Path) -> None:
     root, run_dir = later
     ended = toy.ran("estimate", run_dir, "--json", "--set", f"cache.roots=[{root}]")
