@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import cProfile
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +22,13 @@ from pipeline import files
 from pipeline.benches.results import Result, measured
 from pipeline.benches.rounds import alternate, median_ratio
 from pipeline.benches.shapes import SHAPES, layout_of, make_shape, plan_of, random_sequences
-from pipeline.cache.records import Records
 from pipeline.cache.seal import Seal
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.sequences import Sequences
 from pipeline.models.device import choose_dtype, environment
 from pipeline.models.probe import chunk_within, shard_positions_of
+from pipeline.models.shard_scorer import Scored, beside_packing
 from pipeline.models.teacher import Teacher
 
 GOALS = {"cpu": 0.82, "cuda": 0.95}
@@ -73,10 +72,12 @@ class CaptureBench:
         files.remove_folder(self.folder)
         plan = plan_of(self.teacher, self.sequences, sequences_digest="")
         writer = CacheWriter(self.folder, plan, self.sequences, environment(self.teacher.device))
-        return writer.write(plan.shards[0], self._score())
+        with beside_packing(self._score(), self.teacher.device) as records:
+            return writer.write(plan.shards[0], records)
 
-    def _score(self) -> Iterator[Records]:
-        return (self.teacher.score(self.sequences, batch_B) for batch_B in self._batches())
+    def _score(self) -> Scored:
+        for batch_B in self._batches():
+            yield self.teacher.score(self.sequences, batch_B)
 
     def _batches(self) -> list[np.ndarray]:
         size = self.teacher.batch_size

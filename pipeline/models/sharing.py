@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -32,6 +34,14 @@ def use_card(number: int, device: Device) -> None:
     """Run on the card of this number from here on, where this process is to run on a card at all."""
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(number)
+
+
+def on_its_card(device: torch.device) -> Callable[[], None] | None:
+    """What a new thread must call before it works with what lies on `device`; None where there is nothing to do.
+
+    A thread begins on the first card, and would take memory of it for what it has there.
+    """
+    return partial(torch.cuda.set_device, device) if device.type == "cuda" else None
 
 
 def free_card() -> None:

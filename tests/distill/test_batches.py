@@ -104,6 +104,19 @@ def test_it_holds_a_few_micro_batches_however_many_a_step_has(cache: TeacherCach
                 return
 
 
+def test_its_thread_works_on_the_card_of_its_rank_before_it_reads(
+    cache: TeacherCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread begins on the first card, where pinning memory would take some of what another rank needs."""
+    done: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda card: done.append((threading.current_thread().name, card)))
+    monkeypatch.setattr(batches_module, "_read", lambda *_, **__: done.append("read") or pytest.fail("enough"))
+    card = torch.device("cuda", 1)
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        next(iter(BatchReader(cache, order(), range(STEPS), batch_size=1, device=card, with_records=True)))
+    assert done == [("batch-reader", card), "read"]
+
+
 def test_what_is_not_taken_of_a_step_is_not_given_to_the_next(cache: TeacherCache) -> None:
     for batches in make_reader(cache):
         row = order().sequences_for_step(batches.step)[0]

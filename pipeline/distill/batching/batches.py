@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -19,6 +16,8 @@ from pipeline.data.sequences import Sequences, SequenceSource
 from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.loss.record_tensors import HostRecords, RecordTensors, on_host, to_device
 from pipeline.distill.ranks import Ranks
+from pipeline.models.sharing import on_its_card
+from pipeline.read_ahead import ReadAhead
 
 READ_AHEAD = 4
 
@@ -180,31 +179,27 @@ class BatchReader:
         ranks: Ranks | None = None,
     ) -> None:
         """`ranks` are those that share each step; without them all of it is read."""
-        self.wait_seconds = 0.0
-        # A cache is for one thread at a time, and the loop validates on it while this thread reads: a copy has its own
-        # open files.
+        # A cache is for one thread at a time, and the loop validates on it while another reads: a copy has its own open
+        # files.
         self._own_source, self._source, self._order, self._steps = source, copy.copy(source), order, steps
         self._share = (ranks or Ranks()).share(order.batch)
         self._left = 0  # micro-batches of the step under way that were not taken yet
         self._batch_size, self._device, self._with_records = batch_size, device, with_records
-        self._queue: queue.Queue[tuple[int, HostBatch] | BaseException] = queue.Queue(maxsize=READ_AHEAD)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._read_ahead, name="batch-reader", daemon=True)
+        self._ahead = ReadAhead(self._host_batches(), READ_AHEAD, "batch-reader", on_its_card(device))
+
+    @property
+    def wait_seconds(self) -> float:
+        """That the loop has waited for micro-batches."""
+        return self._ahead.wait_seconds
 
     def __iter__(self) -> Iterator[StepBatches]:
-        self._thread.start()
-        try:
+        with self._ahead:
             for step in self._steps:
                 self._left = -(-(self._share.stop - self._share.start) // self._batch_size)
                 num_scored, first = self._take()
                 yield StepBatches(step, num_scored, self._batches_of_step(first), self._read_again)
                 while self._left:  # what was not asked for must not be taken for the next step's
                     self._take()
-        finally:
-            self._stopped.set()
-            while self._thread.is_alive():
-                self._drain()
-                self._thread.join(timeout=0.05)
 
     def _batches_of_step(self, first: HostBatch) -> Iterator[Batch]:
         yield first.to(self._device)
@@ -221,39 +216,18 @@ class BatchReader:
 
     def _take(self) -> tuple[int, HostBatch]:
         """The next micro-batch, with the number of scored positions of its whole step."""
-        started = time.monotonic()
-        item = self._queue.get()
-        self.wait_seconds += time.monotonic() - started
-        if isinstance(item, BaseException):
-            self._queue.put(item)  # the thread's last word, for whoever asks again
-            raise item
+        item = next(self._ahead)
         self._left -= 1
         return item
 
-    def _read_ahead(self) -> None:
-        try:
-            for step in self._steps:
-                indices = self._order.sequences_for_step(step)
-                num_scored = int(self._source.sequences.scored_counts[indices].sum())
-                for part in self._parts(indices[self._share]):
-                    pinned = self._device.type == "cuda"
-                    self._put((num_scored, _read(self._source, part, self._with_records, pinned)))
-                    if self._stopped.is_set():
-                        return
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: tuple[int, HostBatch] | BaseException) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def _drain(self) -> None:
-        while not self._queue.empty():
-            self._queue.get_nowait()
+    def _host_batches(self) -> Generator[tuple[int, HostBatch], None, None]:
+        """All that this rank takes, one step after another."""
+        pinned = self._device.type == "cuda"
+        for step in self._steps:
+            indices = self._order.sequences_for_step(step)
+            num_scored = int(self._source.sequences.scored_counts[indices].sum())
+            for part in self._parts(indices[self._share]):
+                yield num_scored, _read(self._source, part, self._with_records, pinned)
 
 
 def _read(source: RecordSource, indices: np.ndarray, with_records: bool, pinned: bool) -> HostBatch:
