@@ -31,7 +31,7 @@ METADATA = {
     "is_private": r"true",
     "enable_gpu": r"true",
     "enable_internet": r"true|false",
-    "machine_shape": r"NvidiaTeslaT4Highmem",
+    "machine_shape": r"NvidiaTeslaT4",
 }
 SOURCES = ("dataset_sources", "competition_sources", "kernel_sources", "model_sources")
 
