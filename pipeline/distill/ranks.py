@@ -34,6 +34,7 @@ _NEWS_SECONDS = 30.0  # a broken connection is seen before the end of the proces
 _LOADING = timedelta(minutes=30)  # until all have loaded what the first one has
 _BEGINNING = timedelta(minutes=2)  # to find each other once all are there
 _STUCK = timedelta(minutes=30)  # more than the others of a step can be behind the first
+_WATCHDOG = timedelta(minutes=40)  # torch's own patience with a card's sum, which is not to end before ours
 _FOR_GOOD = timedelta(days=365)  # the others wait while the first validates and saves; they end when it ends
 
 
@@ -74,18 +75,21 @@ class _Joined(Ranks):
     def add(self, tensors: Sequence[Tensor]) -> None:
         for bucket in buckets(tensors):
             sums_n = torch.cat([tensor.flatten() for tensor in bucket]) if len(bucket) > 1 else bucket[0].flatten()
-            self._finish(partial(dist.all_reduce, sums_n, group=self._device, async_op=True))
+            self._finish(partial(dist.all_reduce, sums_n, group=self._device, async_op=True), _STUCK)
             for tensor, sum_n in zip(bucket, torch.split(sums_n, [*map(Tensor.numel, bucket)]), strict=True):
                 tensor.copy_(sum_n.view_as(tensor))
 
-    def _finish(self, begin: Callable[[], dist.Work | None]) -> None:
+    def _finish(self, begin: Callable[[], dist.Work | None], patience: timedelta = _FOR_GOOD) -> None:
         """Do what all ranks do together, and look for news meanwhile: a card would wait for a lost one without end."""
         with _lost(self._news):
+            deadline = time.monotonic() + patience.total_seconds()
             work = begin()
             assert work is not None, "every rank is of these groups"
             while not work.is_completed():
                 self._news(_POLL_SECONDS)
-            work.wait()
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"a sum over all took more than {patience.total_seconds() / 60:.0f} minutes")
+            work.wait()  # what failed is complete too: this raises why
 
 
 def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -129,14 +133,14 @@ def joined(
         if time.monotonic() > deadline:
             raise _never_came(sum(store.check([other]) for other in here), count)
     patience = _FOR_GOOD if number else _STUCK
-    with _on_loopback():
+    with _within_this_machine():
         with _lost(news):
             dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=_BEGINNING)
         on_device = None
         try:
             host = on_device = dist.new_group(backend="gloo", timeout=patience)
             if device.type == "cuda":
-                on_device = dist.new_group(backend="nccl", timeout=_STUCK)
+                on_device = dist.new_group(backend="nccl", timeout=_WATCHDOG)
             yield _Joined(number, count, news, host, on_device)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)  # whatever was asked for is done before the connections go
@@ -168,12 +172,19 @@ def _never_came(num_here: int, count: int) -> MachineError:
 
 
 @contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Connections stay within this machine, and no name is looked up to find out which one it is."""
-    device = "lo" if sys.platform.startswith("linux") else "lo0"
-    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, device))
+def _within_this_machine() -> Iterator[None]:
+    """Connections stay within this machine, and no name is looked up to find out which one it is.
+
+    Where a card's sum fails torch does not abort the process a minute later, which has to say so and to end the others.
+    """
+    loopback = "lo" if sys.platform.startswith("linux") else "lo0"
+    values = {
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    }
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.cache import TeacherCache
@@ -159,6 +162,27 @@ def test_whoever_waits_for_the_others_hears_a_pause() -> None:
         pass
 
 
+@pytest.mark.parametrize("before", [None, "1"])
+def test_torch_leaves_it_to_this_process_to_end(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its watchdog would abort the process, after a failed sum or after the patience that a group of cards is given."""
+    name, groups = "TORCH_NCCL_ASYNC_ERROR_HANDLING", list[tuple[str, timedelta, str | None]]()
+    monkeypatch.delenv(name, raising=False) if before is None else monkeypatch.setenv(name, before)
+
+    def new_group(backend: str, timeout: timedelta) -> Any:
+        groups.append((backend, timeout, os.environ.get(name)))
+        return SimpleNamespace(abort=lambda: None)
+
+    monkeypatch.setattr(dist, "new_group", new_group)
+    for other in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(dist, other, lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    with joined(meeting_place(), 0, 1, torch.device("cuda"), time.sleep):
+        pass
+    [_, (backend, timeout, handling)] = groups
+    assert (backend, handling, os.environ.get(name)) == ("nccl", "0", before)
+    assert timeout > ranks_module._STUCK + timedelta(seconds=ranks_module._NEWS_SECONDS)
+
+
 # ------------------------------------------------------------------ sums
 
 
@@ -167,6 +191,37 @@ def test_buckets_keep_the_order_and_are_bounded(monkeypatch: pytest.MonkeyPatch)
     tensors = [torch.zeros(size) for size in (4, 6, 1, 25, 0, 9, 2)]
     assert [[len(tensor) for tensor in bucket] for bucket in buckets(tensors)] == [[4, 6], [1], [25], [0, 9], [2]]
     assert list(buckets([])) == []
+
+
+def summing(monkeypatch: pytest.MonkeyPatch, is_completed: bool, wait: Callable[[], object]) -> Ranks:
+    """One of two ranks, whose sums on cards come to this."""
+    work = SimpleNamespace(is_completed=lambda: is_completed, wait=wait)
+    monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: work)
+    monkeypatch.setattr(ranks_module, "_NEWS_SECONDS", 0.0)
+    end = time.monotonic() + 10
+
+    def news(seconds: float) -> None:
+        assert time.monotonic() < end, "waits without end"
+        time.sleep(seconds)
+
+    return ranks_module._Joined(0, 2, news, None, None)
+
+
+def test_a_sum_that_never_comes_is_not_awaited_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_module, "_STUCK", timedelta(seconds=0.1))
+    ranks = summing(monkeypatch, False, lambda: None)
+    with pytest.raises(MachineError, match=r"lost each other.*--workers 1 .*a sum over all took more than 0 minutes"):
+        ranks.add([torch.ones(3), torch.ones(2)])
+
+
+def test_a_sum_that_failed_half_way_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait() -> None:
+        raise dist.DistBackendError("remote process exited")
+
+    tensors = [torch.ones(3), torch.ones(2)]
+    with pytest.raises(MachineError, match=r"lost each other.*remote process exited"):
+        summing(monkeypatch, True, wait).add(tensors)
+    assert all(bool((tensor == 1).all()) for tensor in tensors)
 
 
 @pytest.mark.parametrize("count", [2, 4])  # four ranks of six sequences: shares of one and of two
