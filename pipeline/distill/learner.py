@@ -75,7 +75,8 @@ class Learner:
         normaliser = max(1, num_scored)
         suspects, sums = self._accumulate(step, batches, temperature, weights, normaliser)
         if self.ranks.count > 1:
-            self._add_ranks(suspects, sums)
+            with self.memory.fits("the sum over processes (--workers 1 has none)"):
+                self._add_ranks(suspects, sums)
         sums |= self.loss_weights.figures() | self.loss_weights.gradient_norm() | self._clip()
         # The one transfer of a step: asking a card for each number would make it wait each time.
         values = torch.cat([torch.stack(list(sums.values())), suspects.flags()]).tolist()
@@ -248,7 +249,7 @@ class Learner:
 
     def _update(self, step: int, trouble: Trouble | None) -> None:
         if trouble is None:
-            with self.memory.update_fits():
+            with self.memory.fits("the optimizer"):
                 self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

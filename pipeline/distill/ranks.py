@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.errors import MachineError
+from pipeline.models.memory import is_out_of_memory
 
 News = Callable[[float], object]
 """Raises what became of another process, as soon as it is known within so many seconds"""
@@ -152,10 +153,15 @@ def joined(
 
 @contextlib.contextmanager
 def _lost(news: News) -> Iterator[None]:
-    """MachineError where torch finds in the block that another process is lost, unless `news` has more to say."""
+    """MachineError where torch finds in the block that another process is lost, unless `news` has more to say.
+
+    A card whose memory runs out passes on: that is nobody's loss.
+    """
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         news(_NEWS_SECONDS)
         raise MachineError(
             "train.workers: the processes of this training lost each other. Run the same command again, with "

@@ -13,8 +13,14 @@ from pipeline.pause import PausedError
 
 ArgumentsP = ParamSpec("ArgumentsP")
 ResultT = TypeVar("ResultT")
-# cuBLAS takes its workspace, and CUDA its context, past PyTorch's allocator: these come as plain RuntimeErrors.
-_OTHER_SIGNS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+# cuBLAS takes its workspace, CUDA its context and NCCL its buffers past PyTorch's allocator: these come as plain
+# RuntimeErrors. NCCL's tells the last thing it logged, which is either of two.
+_OTHER_SIGNS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "Cuda failure 2 'out of memory'",
+    "Failed to CUDA calloc",
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -224,6 +224,31 @@ def test_a_sum_that_failed_half_way_is_not_taken(monkeypatch: pytest.MonkeyPatch
     assert all(bool((tensor == 1).all()) for tensor in tensors)
 
 
+NCCL = "unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5\nLast error:\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 32.00 MiB"),
+        dist.DistBackendError(f"{NCCL}Cuda failure 2 'out of memory'"),
+        dist.DistBackendError(f"{NCCL}Failed to CUDA calloc async 40 bytes"),
+    ],
+)
+def test_a_card_that_is_full_in_a_sum_is_told_as_that(
+    error: Exception, cache: TeacherCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    one = learner()
+    one.ranks = summing(monkeypatch, True, lambda: None)
+    monkeypatch.setattr(one.ranks, "meet", lambda numbers: [list(numbers)] * 2)
+    monkeypatch.setattr(dist, "all_reduce", full)
+    with pytest.raises(MachineError, match=r"ran out in the sum over processes .*ema_device: host.*nvidia-smi"):
+        one.learn(0, sequences(cache, 2), 1)
+
+
 @pytest.mark.parametrize("count", [2, 4])  # four ranks of six sequences: shares of one and of two
 @pytest.mark.parametrize("changes", [{}, {"kd_weight": 0.0, "ce_weight": 1.0}, {"router": "trust"}, ALL])
 def test_a_step_is_the_same_however_many_share_it(cache: TeacherCache, count: int, changes: dict[str, Any]) -> None:

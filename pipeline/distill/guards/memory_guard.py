@@ -90,9 +90,9 @@ class MemoryGuard:
                     raise
             self.make_room("validation")  # here no frame of what failed holds its tensors any more
 
-    def update_fits(self) -> contextlib.AbstractContextManager[None]:
-        """MachineError where the optimizer's own tensors do not fit."""
-        return memory_errors(f"the card's memory ran out in the optimizer, where smaller pieces are no help. {_FIXES}")
+    def fits(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """MachineError where the memory runs out in `what`, of which nothing can be cut smaller."""
+        return memory_errors(f"the card's memory ran out in {what}, where smaller pieces are no help. {_FIXES}")
 
     def state(self) -> dict[str, int]:
         """The decisions, for a checkpoint."""
