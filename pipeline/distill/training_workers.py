@@ -91,9 +91,8 @@ def working_together(count: int, job: Job, device: torch.device, pause: PauseReq
     say(f"{count} processes share each step ({SETTING})")
     threads_before = num_threads()
     threads = max(1, threads_before // count)
-    begin = (_begin, threads, job.student.device)
     place = meeting_place()
-    with Followers(count - 1, SETTING, *begin, with_the_first=True) as others:
+    with Followers(count - 1, SETTING, _begin, threads, with_the_first=True) as others:
         try:
             futures = [others.submit(_take_part, place, count, job) for _ in range(count - 1)]
 
@@ -120,15 +119,15 @@ _pause: PauseRequest
 _number: int
 
 
-def _begin(pause: PauseRequest, number: int, threads: int, device: Device) -> None:
+def _begin(pause: PauseRequest, number: int, threads: int) -> None:
     global _pause, _number
     _pause, _number = pause, number + 1
     share_threads(threads)
-    use_card(_number, device)
 
 
 def _take_part(place: str, count: int, job: Job) -> None:
-    """Take every step of the job."""
+    """Take every step of the job. What fails here is told by the first; where a process begins it would not be."""
+    use_card(_number, job.student.device)
     settings = job.settings.model_copy(update={"ema_decay": 0.0})  # the average is the first one's
     device = choose_device(job.student.device)
     cache = job.cache

@@ -110,7 +110,8 @@ def _stop(
 
 
 class _Worker:
-    """Scores shards with a teacher of its own, loaded for the first one: what fails then is told like any failure."""
+    """Scores shards with a teacher and a card of its own, taken for the first one: what fails then is told like any
+    failure."""
 
     def __init__(self, job: Job, number: int, pause: PauseRequest, tokens: MutableSequence[int]) -> None:
         self._job, self._number, self._pause, self._tokens = job, number, pause, tokens
@@ -125,6 +126,7 @@ class _Worker:
 
     def _load(self) -> ShardScorer:
         job = self._job
+        use_card(self._number, job.teacher.device)
         found = earlier_plan(job.folder, job.roots)
         assert found is not None, "the first process has made or found the plan"
         plan, folders = found
@@ -143,7 +145,6 @@ _worker: _Worker
 def _begin(pause: PauseRequest, number: int, tokens: MutableSequence[int], threads: int, job: Job) -> None:
     global _worker
     share_threads(threads)
-    use_card(number, job.teacher.device)
     _worker = _Worker(job, number, pause, tokens)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import re
 import resource
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -27,10 +28,7 @@ _LEAST_TORCH, _LAST_TORCH = (2, 10), (2, 14)
 _CUDA_12_6 = "https://download.pytorch.org/whl/cu126"
 WHERE_BUILDS_ARE = "https://pytorch.org/get-started/locally/"
 _TOO_OLD = "No wheel of PyTorch 2.10 or newer has kernels for a card older than capability 5.0"
-_CARD_IS_FULL = (
-    "device: the card's memory is full before the work begins; another process holds the card. nvidia-smi lists what "
-    "uses it: end that, or wait for it (or set device to cpu)."
-)
+_BUSY = "busy or unavailable"  # CUDA's words for a card that another process has for itself
 _LIBRARIES = ("torch", "transformers", "numpy", "zarr", "numcodecs")
 
 
@@ -46,10 +44,25 @@ def choose_device(name: Device) -> torch.device:
             f"device: 'cuda' was asked for and {_build()} sees no card. Set device to auto or cpu, or check the driver "
             "with nvidia-smi."
         )
-    with memory_errors(_CARD_IS_FULL):
+    with beginning_on_card():
         device = torch.device("cuda", torch.cuda.current_device())
     check_cuda(device)
     return device
+
+
+@contextlib.contextmanager
+def beginning_on_card(card: str = "the card") -> Iterator[None]:
+    """MachineError where a process gets no room, or no access at all, on a card that it takes up in the block."""
+    fix = "nvidia-smi lists what uses it: end that, or wait for it (or set device to cpu)."
+    try:
+        with memory_errors(
+            f"device: the memory of {card} is full before the work begins; another process holds the card. {fix}"
+        ):
+            yield
+    except RuntimeError as error:
+        if _BUSY not in str(error):
+            raise
+        raise MachineError(f"device: {card} is {_BUSY}: another process may have it for itself. {fix}") from error
 
 
 def check_cuda(device: torch.device) -> None:
@@ -63,7 +76,7 @@ def check_cuda(device: torch.device) -> None:
     if not build_supports(capability, built_for):
         raise MachineError(_no_kernels(name, capability, built_for))
     try:
-        with memory_errors(_CARD_IS_FULL):
+        with beginning_on_card():
             ones = torch.ones(64, 64, device=device)
             total = float((ones @ ones).sum())
     except RuntimeError as error:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from pipeline.errors import MachineError
+from pipeline.models.device import beginning_on_card
 from pipeline.models.settings import Device
 
 
@@ -31,9 +32,13 @@ def count_busy_cards(wanted: int | None, device: Device, setting: str = "teacher
 
 
 def use_card(number: int, device: Device) -> None:
-    """Run on the card of this number from here on, where this process is to run on a card at all."""
+    """Run on the card of this number from here on, where this process is to run on a card at all.
+
+    MachineError where there is no room on it.
+    """
     if device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(number)
+        with beginning_on_card(f"card {number}"):
+            torch.cuda.set_device(number)
 
 
 def on_its_card(device: torch.device) -> Callable[[], None] | None:
