@@ -14,13 +14,12 @@ from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.doctor.examine import refuse_unfit
 from pipeline.evaluation.candidates import baseline_candidates, student_candidates
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
-from pipeline.evaluation.references import baseline_origins, refuse_other_teacher
+from pipeline.evaluation.references import baseline_origins, teacher_at_hand
 from pipeline.evaluation.samples import continue_texts, held_out_beginnings, samples_of, written_beginnings
 from pipeline.evaluation.settings import TEACHER
 from pipeline.evaluation.summary import EvalResult, ModelRow, row_title, save_result, summary_table
 from pipeline.evaluation.trained import find_student
 from pipeline.models.device import choose_device, environment
-from pipeline.models.planning import load_teacher
 from pipeline.runs import RunDirectory
 from stages.config import RunConfig, roots_of_run
 
@@ -51,9 +50,7 @@ def run(config: RunConfig, run: RunDirectory) -> EvalResult:
         # A teacher at hand gives the exact KL beside the lower bound that the cache gives.
         teacher = None
         if settings.teacher is not None:
-            origin = config.teacher.model_copy(update={"model": settings.teacher})
-            refuse_other_teacher(cache.plan, origin)
-            teacher = load_teacher(cache.plan, origin).model
+            teacher = teacher_at_hand(cache.plan, config.teacher.model_copy(update={"model": settings.teacher}))
 
         rows = [ModelRow.of(teacher_measures(cache, indices), TEACHER, "teacher")]
         texts: dict[str, list[str]] = {}

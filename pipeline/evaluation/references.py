@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping
 from pipeline.cache.plan import Plan
 from pipeline.config import differences
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.errors import ConfigError, IdentityError
+from pipeline.errors import ConfigError, IdentityError, MachineError
+from pipeline.models import CausalModel
 from pipeline.models.cache_identity import planned_teacher
+from pipeline.models.device import choose_device, choose_dtype, device_name
 from pipeline.models.fingerprint import quick_fingerprint, quick_part
+from pipeline.models.loading import load_model
 from pipeline.models.settings import StudentSettings, TeacherSettings
 from pipeline.models.source import model_folder, weight_files
 from pipeline.models.student import refuse_other_tokenizer
@@ -48,6 +51,24 @@ def refuse_other_teacher(plan: Plan, settings: TeacherSettings) -> None:
             + "\nName the teacher of this cache, or leave eval.teacher out. A model to set beside the student belongs "
             "in eval.baselines."
         )
+
+
+def teacher_at_hand(plan: Plan, settings: TeacherSettings) -> CausalModel:
+    """The teacher of a cache, in the plan's precision, to be run beside what is measured.
+
+    IdentityError where it is another model, MachineError where its device has no such precision.
+    """
+    refuse_other_teacher(plan, settings)
+    settings, device, planned = planned_teacher(plan, settings), choose_device(settings.device), plan.capture["dtype"]
+    try:
+        dtype = choose_dtype(planned, device)
+    except MachineError as error:
+        raise MachineError(
+            f"eval.teacher: the predictions that are cached are of a teacher in {planned}, and this card, a "
+            f"{device_name(device)}, has none of its own. Set teacher.device to cpu, or leave eval.teacher out."
+        ) from error
+    model = load_model(settings.model, settings.revision, dtype, device, settings.trust_remote_code)
+    return CausalModel(model, plan.vocab_size)
 
 
 @contextlib.contextmanager

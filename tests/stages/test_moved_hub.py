@@ -14,7 +14,7 @@ from pipeline.cache import TeacherCache
 from pipeline.cache.plan import Plan
 from pipeline.doctor.asked import look_at_config
 from pipeline.doctor.hub import Hub
-from pipeline.evaluation.references import refuse_other_teacher
+from pipeline.evaluation.references import teacher_at_hand
 from pipeline.models.cache_identity import planned_teacher, refuse_other_cache
 from pipeline.models.planning import load_teacher
 from pipeline.models.settings import TeacherSettings
@@ -148,7 +148,7 @@ def test_whoever_loads_the_teacher_later_loads_that_commit(
     plan = plan_of(made)
     commit = plan.identity["teacher"]["hub"]["revision"]
     hub.begin_on_another_machine()
-    refuse_other_teacher(plan, settings)
+    teacher_at_hand(plan, settings)
     load_teacher(plan, settings)
     assert {revision for _, revision in hub.asked} == {commit}
 
