@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 from pipeline.cache.plan import PLAN_NAME, ShardSpan
-from pipeline.cache.roots import earlier_plan
-from pipeline.cache.seal import Seal
+from pipeline.cache.roots import SealedShard, earlier_plan
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say
@@ -18,7 +17,7 @@ from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.capture_workers import CaptureWorkers, Job
 from pipeline.models.device import choose_device, environment
-from pipeline.models.planning import load_teacher, plan_capture, planned_sequences
+from pipeline.models.planning import load_teacher, note_other_machine, plan_capture, planned_sequences
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.shard_scorer import ShardScorer
 from pipeline.models.sharing import count_workers, free_card
@@ -51,7 +50,7 @@ def _capture(config: RunConfig, session: Session) -> None:
 
     # What an earlier start planned stands. A config that no longer fits it is refused before any compute.
     found = earlier_plan(folder, roots)
-    seals: list[Seal] = []
+    shards: dict[int, SealedShard] = {}
     teacher: Teacher | None = None
     if found is None:
         pause.check_beginning()
@@ -69,11 +68,13 @@ def _capture(config: RunConfig, session: Session) -> None:
             return
         pause.check_beginning()
         refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache, plan)
-        seals = [shard.seal for shard in cache.shards.values()]
+        shards = cache.shards
 
     # Room for a shard is asked for before the teacher is loaded, where shards have shown what they take.
-    writer = CacheWriter(folder, plan, sequences, environment(choose_device(config.teacher.device)))
-    pending, room = writer.pending(roots), ShardRoom(pause.output, sequences, seals)
+    made_on = environment(choose_device(config.teacher.device))
+    note_other_machine(plan, shards, made_on)
+    writer = CacheWriter(folder, plan, sequences, made_on)
+    pending, room = writer.pending(roots), ShardRoom(pause.output, sequences, [s.seal for s in shards.values()])
     room.check(pending)
     workers = min(count_workers(config.teacher.workers, config.teacher.device), len(pending))
     if teacher is None and (workers == 1 or room.must_measure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -229,6 +230,11 @@ def cut_shards(split_S: NDArray[np.uint8], sequence_length: int, shard_positions
             count = total // pieces + (piece < total % pieces)
             spans.append(ShardSpan(len(spans), spans[-1].stop if spans else 0, count, split))
     return tuple(spans)
+
+
+def in_turn(spans: Iterable[ShardSpan]) -> list[ShardSpan]:
+    """In the order in which shards are made: validation first, so that a student can begin on few."""
+    return sorted(spans, key=lambda span: span.split != VALIDATION)
 
 
 def plan_differences(plan: Plan, other: Plan) -> list[str]:

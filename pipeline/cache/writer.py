@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from pipeline import files
 from pipeline.cache.codec import MaskedRecords, codec_of, make_codec, whole_chunks
-from pipeline.cache.plan import FORMAT_VERSION, SHARDS_FOLDER, Plan, ShardSpan
+from pipeline.cache.plan import FORMAT_VERSION, SHARDS_FOLDER, Plan, ShardSpan, in_turn
 from pipeline.cache.records import Records
 from pipeline.cache.roots import find_files, find_sealed, require_roots
 from pipeline.cache.schema import Arrays
 from pipeline.cache.seal import SEAL_SUFFIX, Seal
 from pipeline.cache.shard import packed_bytes, write_shard
 from pipeline.cache.statistics import StatisticsSum
-from pipeline.data.sequences import VALIDATION, SequenceSource
+from pipeline.data.sequences import SequenceSource
 
 
 class CacheWriter:
@@ -43,13 +43,12 @@ class CacheWriter:
             Seal.load(path).check_against(plan, path)
 
     def pending(self, roots: Sequence[Path] = ()) -> list[ShardSpan]:
-        """Shards sealed neither here nor below any of `roots`: validation first, so that a student can begin on few."""
+        """Shards sealed neither here nor below any of `roots`, in turn."""
         require_roots(roots)
         sealed = find_sealed(self._plan, [self._folder, *roots])
         for copies in sealed.values():
             copies[0].check_size()
-        waiting = [span for span in self._plan.shards if span.index not in sealed]
-        return sorted(waiting, key=lambda span: span.split != VALIDATION)
+        return in_turn(span for span in self._plan.shards if span.index not in sealed)
 
     def write(self, span: ShardSpan, records: Records | Iterable[Records]) -> Seal:
         """Encode, write and seal one shard.

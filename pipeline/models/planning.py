@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,9 @@ from pipeline.cache.plan import (
     TOKENIZER_FOLDER,
     Plan,
     cut_shards,
+    in_turn,
 )
-from pipeline.cache.roots import find_sequences
+from pipeline.cache.roots import SealedShard, find_sequences
 from pipeline.cache.sequence_file import StoredSequences, most_bytes, write_sequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.console import say, warn_once
@@ -133,14 +134,26 @@ def layout_of(cache: CacheSettings, vocab_size: int) -> RecordLayout:
 def load_teacher(plan: Plan, settings: TeacherSettings) -> Teacher:
     """The teacher of an earlier start's plan, in the precision and batches fixed there."""
     device = choose_device(settings.device)
-    if device_class(device) != plan.capture["device_class"]:
-        warn_once(
-            f"the plan was made on {plan.capture['device_class']}, this is {device_class(device)}: shards made here "
-            "agree with the others within rounding, not bit for bit; their seals name the machine"
-        )
     causal = _load(planned_teacher(plan, settings), _planned_dtype(plan, device), device, plan.vocab_size)
     causal.check_length(plan.sequence_length)
     return _teacher(plan, causal)
+
+
+def note_other_machine(plan: Plan, shards: Mapping[int, SealedShard], here: Mapping[str, str]) -> None:
+    """Say it where device or libraries are not those of the newest of the shards, or of the plan where none is sealed.
+
+    `here` is the environment that seals made from now on will name.
+    """
+    made, before = "the plan", {"device_class": plan.capture["device_class"]}
+    if sealed := in_turn(shard.span for shard in shards.values()):
+        made, before = f"shard {sealed[-1].index + 1}", shards[sealed[-1].index].seal.environment
+    other = [name for name in here if name != "python" and name in before and before[name] != here[name]]
+    if other:
+        there, now = (", ".join(f"{name.replace('_', ' ')} {at[name]}" for name in other) for at in (before, here))
+        warn_once(
+            f"{made} was made with {there}, this machine has {now}: shards made here agree with the others within "
+            "rounding, not bit for bit; their seals name the machine"
+        )
 
 
 def planned_sequences(

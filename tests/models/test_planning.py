@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache.plan import SEQUENCES_NAME, Plan
+from pipeline import console
+from pipeline.cache.plan import SEQUENCES_NAME, Plan, in_turn
+from pipeline.cache.roots import SealedShard
+from pipeline.cache.seal import Seal
 from pipeline.cache.settings import CacheSettings
+from pipeline.data.sequences import TRAIN, VALIDATION
 from pipeline.data.settings import DataSettings
 from pipeline.errors import ConfigError, IdentityError, MachineError
 from pipeline.models import planning
-from pipeline.models.planning import load_teacher, plan_capture, planned_sequences
+from pipeline.models.device import environment
+from pipeline.models.planning import load_teacher, note_other_machine, plan_capture, planned_sequences
 from pipeline.models.settings import TeacherSettings
 from pipeline.pause import PauseRequest
 from tests import tiny
@@ -30,6 +36,13 @@ def _plan(
     options = CacheSettings(**({"head_size": 16, "batch_size": 8} | (cache or {})))
     folder.mkdir(exist_ok=True)
     return plan_capture(folder, DataSettings(**values), settings, options, PauseRequest())[0], settings
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """The notes since it was last asked."""
+    console._said.clear()
+    return lambda: [line.removeprefix("note: ") for line in capsys.readouterr().err.splitlines() if "note: " in line]
 
 
 @pytest.fixture
@@ -111,6 +124,35 @@ def test_a_plan_in_bfloat16_does_not_go_on_where_there_is_none(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some Card")
     with pytest.raises(MachineError, match=r"plan of this cache is in bfloat16.*Some Card.*8\.0.*--run-dir"):
         load_teacher(plan, settings)
+
+
+def test_a_machine_that_is_another_is_noted_once_and_what_differs(llama_folder, texts_folder, tmp_path, said):
+    plan, _ = _plan(tmp_path / "cache", llama_folder, texts_folder, {"shard_positions": 64})
+    here = environment(torch.device("cpu"))
+    train, *_, validation = in_turn(plan.shards)[::-1]
+    assert (train.split, validation.split) == (TRAIN, VALIDATION)
+    agree = ": shards made here agree with the others within rounding, not bit for bit; their seals name the machine"
+
+    def shard(span, **other):
+        seal = Seal(span.shard_name, 1, "", span.first, span.count, 1, 1, {}, plan.hash, here | other)
+        return SealedShard(span, seal, tmp_path / span.shard_name)
+
+    def noted(*shards, at=here):
+        for _ in range(2):
+            note_other_machine(plan, {shard.span.index: shard for shard in shards}, at)
+        return said()
+
+    assert noted() == []
+    elsewhere = here | {"device_class": "cuda sm_75"}
+    assert noted(at=elsewhere) == [
+        f"the plan was made with device class cpu, this machine has device class cuda sm_75{agree}"
+    ]
+    assert noted(shard(validation), shard(train, python="3.0.0")) == [], "which is no matter of bytes"
+    assert noted(shard(validation, torch="1.0"), shard(train)) == [], "the newest is a training shard"
+    now = f"device name {here['device_name']}, torch {here['torch']}"
+    assert noted(shard(validation), shard(train, torch="1.0", device_name="Card")) == [
+        f"shard {train.index + 1} was made with device name Card, torch 1.0, this machine has {now}{agree}"
+    ]
 
 
 def test_machine_precision_and_sizes_are_said_for_a_new_plan_and_an_old_one(

@@ -16,6 +16,8 @@ import torch
 
 from pipeline.cache import TeacherCache
 from pipeline.cache.precisions import PRECISIONS
+from pipeline.models.device import environment
+from stages import cache_teacher
 from tests import tiny
 from tests.stages.processes import wait_for, wait_for_seals
 from tests.stages.toys import REPOSITORY, Toy, copy, sealed, stamps, start, status, temporaries, tree, wait
@@ -62,6 +64,21 @@ def test_second_run_touches_nothing_in_the_cache(cached: Path, toy: Toy) -> None
     assert "all 9 shards sealed" in ended.stderr
     assert tree(cached / "cache") == before
     assert stamps(cached / "cache") == times
+
+
+def test_shards_of_another_library_are_noted_before_more_are_made(
+    cached: Path, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = copy(cached, tmp_path / "run")
+    for path in run_dir.glob("cache/shards/00006.*"):
+        path.unlink()
+    before = environment(torch.device("cpu"))["torch"]
+    monkeypatch.setattr(cache_teacher, "environment", lambda device: environment(device) | {"torch": "99.0"})
+    for again in (False, True):
+        ended = toy.ran(STAGE, run_dir)
+        assert ("this machine has torch 99.0: shards made here agree" in ended.stderr) is not again
+    with TeacherCache.open(run_dir) as cache:
+        assert {shard.seal.environment["torch"] for shard in cache.shards.values()} == {before, "99.0"}
 
 
 # ------------------------------------------------------------------ killed
