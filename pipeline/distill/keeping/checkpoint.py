@@ -80,12 +80,15 @@ def save_checkpoint(
     return open_checkpoint(target)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Check a checkpoint against its COMMIT.json; DamagedDataError says what does not fit."""
+def open_checkpoint(folder: Path, whole: bool = True) -> Checkpoint:
+    """Check a checkpoint against its COMMIT.json; DamagedDataError says what does not fit.
+
+    Who wants its state alone needs no `whole` one: then tensors are not read, and only their sizes are compared.
+    """
     refuse_links_out(folder, [folder / _STATE])
     if not (folder / COMMIT).is_file():
         raise DamagedDataError(f"{folder}: no {COMMIT}; the checkpoint was never finished")
-    if _STATE not in check_commit(folder):
+    if _STATE not in check_commit(folder, None if whole else _STATE):
         raise DamagedDataError(f"{folder / COMMIT}: does not list {_STATE}")
     state = files.read_json(folder / _STATE)
     if state.get("format") != FORMAT_VERSION:
@@ -103,11 +106,13 @@ def newest_checkpoint(
     is_wanted: Callable[[dict[str, Any]], bool] = lambda state: True,
     *,
     roots: Iterable[Path] = (),
+    whole: bool = True,
 ) -> Checkpoint | None:
     """The newest valid checkpoint below `folders` and `roots`, at any depth; damaged ones are named and passed over.
 
     So is one in `roots`, which are only read, that cannot be read now. In `folders` that is a StorageError: it may be
-    whole, and whoever goes on from an older one lets go of it. `is_wanted` is asked about the state of each.
+    whole, and whoever goes on from an older one lets go of it. `is_wanted` is asked about the state of each. `whole` is
+    as in `open_checkpoint`.
     """
     committed: dict[Path, tuple[Path, bool]] = {}
     for folder, kept in [*((folder, True) for folder in folders), *((root, False) for root in roots)]:
@@ -118,7 +123,7 @@ def newest_checkpoint(
         try:
             refuse_links_out(folder, [candidate])
             if _is_wanted(candidate, is_wanted):
-                return open_checkpoint(candidate)
+                return open_checkpoint(candidate, whole)
         except DamagedDataError as error:
             warn_once(f"checkpoint passed over: {error}")
         except OSError as error:

@@ -29,7 +29,8 @@ def begun_student(
         training = state.get("training") or {}
         return as_begun(student, state) != student and all(training.get(key) == value for key, value in own.items())
 
-    if (newest := newest_checkpoint((), is_own, roots=folders)) is not None:
+    # Whoever goes on from it reads its weights: here they need not be hashed too.
+    if (newest := newest_checkpoint((), is_own, roots=folders, whole=False)) is not None:
         return as_begun(student, newest.state)
     commit = hub_commit(student.model, student.revision)
     return student if commit is None else student.model_copy(update={"revision": commit})

@@ -38,7 +38,8 @@ TRAINING = [
         (
             "COMMIT.json need not list the state", HASH,
             f"{_RETENTION}one_whose_state_nothing_vouches_for_does_not_count",
-            "    if _STATE not in check_commit(folder):", "    if check_commit(folder) is None:",
+            "    if _STATE not in check_commit(folder, None if whole else _STATE):",
+            "    if check_commit(folder, None if whole else _STATE) is None:",
         ),
         (
             "a checkpoint that cannot be read now is passed over", ORDER,
@@ -72,8 +73,7 @@ TRAINING = [
         "pipeline/commits.py",
         (
             "hashes of a checkpoint are not compared", HASH, f"{_RETENTION}a_damaged_one_is_not_one_of_the_two",
-            '        if not same_size or files.digest_file(file).xxh3_128 != expected.get("xxh3_128"):',
-            "        if not same_size:",
+            ' or (is_read and files.digest_file(file).xxh3_128 != expected.get("xxh3_128")):', ":",
         ),
     ),
     *of(
