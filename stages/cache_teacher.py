@@ -21,6 +21,7 @@ from pipeline.models.planning import load_teacher, note_other_machine, plan_capt
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.shard_scorer import ShardScorer
 from pipeline.models.sharing import count_workers, free_card
+from pipeline.models.student import refuse_short
 from pipeline.models.unscored import Unscored
 from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import Outcome, Session
@@ -55,6 +56,7 @@ def _capture(config: RunConfig, session: Session) -> None:
     if found is None:
         pause.check_beginning()
         refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache)
+        refuse_short(config.student, config.data.sequence_length)  # or all of the cache would be in vain
         plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
     else:
         plan, plan_folders = found

@@ -46,7 +46,7 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
     if standing.plan is not None:
         student = begun_student(student, standing.plan, config.train, checkpoints)
     causal = load_student(student, standing.tokenizer, device)
-    refuse_leaks(causal, standing.text.sequence_length, standing.packing)
+    refuse_leaks(causal, student, standing.text.sequence_length, standing.packing)
     num_steps = num_steps_on(standing.text.num_train_sequences, config.train)
     done, stopped = steps_done(standing.plan, student, config.train, checkpoints)
     cards = count_training_cards(config.train, config.student.device)

@@ -126,7 +126,7 @@ def _learner(config: RunConfig, tokenizer: Tokenizer, plan: Plan, num_steps: int
     """The student on its device, with what is needed to teach it."""
     device = choose_device(config.student.device)
     causal = load_student(config.student, tokenizer, device)
-    refuse_leaks(causal, plan.sequence_length, plan.capture["packing"])
+    refuse_leaks(causal, config.student, plan.sequence_length, plan.capture["packing"])
     if config.train.gradient_checkpointing:
         recompute_activations(causal)
     return Learner(causal, config.train, num_steps, choose_dtype(config.train.dtype, device))

@@ -21,6 +21,7 @@ from pipeline.models.cache_identity import planned_teacher
 from pipeline.models.settings import Device, Dtype, StudentSettings, TeacherSettings
 from pipeline.models.sizes import ModelSize, size_of_block, size_of_folder
 from pipeline.models.source import downloaded_before, fetch_config, local_folder, weight_files
+from pipeline.models.student import positions_key
 from pipeline.output_limit import folder_bytes
 from pipeline.pricing.rough import rough_bytes_per_token
 from pipeline.runs import RunDirectory
@@ -52,6 +53,8 @@ class AskedModel:
     """whether an earlier plan has fixed its precision"""
     size: ModelSize | None = None
     """None where it cannot be told"""
+    positions_key: str | None = None
+    """the config's key that makes it longer; None for a model that is as it is"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +146,14 @@ def look_at_student(
         found, size = _look_at_model(settings.model, settings.revision, settings.trust_remote_code, hub)
         return AskedModel("student", settings.device, train.dtype, found, size=size)
     assert settings.config is not None
-    found, size = Found(f"a fresh {settings.config['model_type']} model, made from student.config"), None
+    found, size, key = Found(f"a fresh {settings.config['model_type']} model, made from student.config"), None, None
     try:
         rows = settings.config.get("vocab_size", vocab_size)  # the teacher's may count padding rows
         made = size_of_block({**settings.config, "vocab_size": 1 if rows is None else rows}, vocab_size=1)
-        size = None if rows is None else made
+        size, key = None if rows is None else made, positions_key(settings)
     except SadError as error:
         found = Found(found.where, str(error))
-    return AskedModel("student", settings.device, train.dtype, found, size=size)
+    return AskedModel("student", settings.device, train.dtype, found, size=size, positions_key=key)
 
 
 def look_at_text(settings: DataSettings, hub: Hub) -> Found:

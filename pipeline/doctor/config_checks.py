@@ -28,7 +28,7 @@ def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
             parameters = f", {model.size.num_parameters:,} parameters" if model.size else ""
             yield _found(model.role, model.found, parameters)
             yield check_dtype(machine, model)
-            yield from _check_length(model, asked.sequence_length)
+            yield from _check_length(model, asked)
     if asked.text is not None:
         yield _found("text", asked.text)
     if asked.cache is not None:
@@ -38,12 +38,16 @@ def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
         yield _check_room(machine, asked, asked.cache)
 
 
-def _check_length(model: AskedModel, num_positions: int | None) -> Iterator[Check]:
+def _check_length(model: AskedModel, asked: Asked) -> Iterator[Check]:
     """A fault where sequences are longer than a model is made for."""
-    longest = None if model.size is None else model.size.max_positions
+    longest, num_positions = None if model.size is None else model.size.max_positions, asked.sequence_length
     if num_positions is not None and longest is not None and num_positions > longest:
         found = f"data.sequence_length is {num_positions:,}"
         fix = f"--set data.sequence_length={longest}, or a smaller one"
+        if model.positions_key:
+            fix = f"--set {model.positions_key}={num_positions}"
+        elif asked.cache is not None and asked.cache.planned:
+            fix = f"another {model.role}, or another cache with --run-dir FOLDER"
         yield Check(
             "length", "fault", found, f"at most {longest:,} positions: the {model.role} is made for no more", fix
         )

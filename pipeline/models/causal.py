@@ -24,7 +24,8 @@ _LEAK_TOLERANCE = 1e-3  # of the hidden states' norm; a leak moves it by percent
 _HEAD_TOLERANCE = 1e-4  # of the largest logit; the order of a float32 sum
 _HALF_TOLERANCE = 1e-3  # hidden states scaled in half precision before the product are rounded once more
 _HEAD_ROUNDINGS = 3.0  # a half-precision model rounds its logits once, and again for scale and softcap
-_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""under which configs say how long a sequence may be"""
 _SOFTCAP_KEYS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
 _FACTOR_KEYS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISOR_KEYS = ("logits_scaling",)
@@ -185,17 +186,20 @@ class CausalModel:
 
 def max_positions(config: Any) -> int | None:
     """The longest sequence a model of this config is made for; None where it does not say."""
-    values = (getattr(config.get_text_config(), key, None) for key in _POSITION_KEYS)
+    values = (getattr(config.get_text_config(), key, None) for key in POSITION_KEYS)
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def refuse_longer(num_positions: int, config: Any) -> None:
-    """ConfigError where a sequence is longer than a model of this config is made for; no weights are needed."""
+def refuse_longer(num_positions: int, config: Any, fix: str = "") -> None:
+    """ConfigError where a sequence is longer than a model of this config is made for; no weights are needed.
+
+    `fix` is what to do about it where that is not, or not only, to make the sequences shorter.
+    """
     limit = max_positions(config)
     if limit is not None and num_positions > limit:
         raise ConfigError(
             f"data.sequence_length: {num_positions:,} positions, and this {config.model_type} model is made for at "
-            f"most {limit:,}. Set data.sequence_length to {limit:,} or less."
+            f"most {limit:,}. {fix or f'Set data.sequence_length to {limit:,} or less.'}"
         )
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from pipeline.data.tokenizer import Tokenizer, tokenizer_differences
 from pipeline.errors import ConfigError, IdentityError
-from pipeline.models.causal import CausalModel
+from pipeline.models.causal import POSITION_KEYS, CausalModel, max_positions, refuse_longer
 from pipeline.models.fingerprint import quick_fingerprint
-from pipeline.models.loading import load_model, make_model
+from pipeline.models.loading import load_config, load_model, make_model
 from pipeline.models.settings import StudentSettings
-from pipeline.models.source import model_folder
+from pipeline.models.source import downloaded_before, local_folder, model_folder
 
 
 def load_student(settings: StudentSettings, tokenizer: Tokenizer, device: torch.device) -> CausalModel:
@@ -69,9 +69,33 @@ def leaks_documents(causal: CausalModel, packing: str) -> bool:
     return packing == "packed" and not causal.isolates_documents()
 
 
-def refuse_leaks(causal: CausalModel, sequence_length: int, packing: str) -> None:
+def positions_key(settings: StudentSettings) -> str | None:
+    """The key that says how long the sequences of a fresh student may be; None for an existing one: it is as it is."""
+    if settings.config is None:
+        return None
+    default = AutoConfig.for_model(settings.config["model_type"])
+    given = [key for key in POSITION_KEYS if key in settings.config]  # one key may have two names
+    return next((f"student.config.{key}" for key in (*given, *POSITION_KEYS) if hasattr(default, key)), None)
+
+
+def refuse_short(settings: StudentSettings, num_positions: int, config: Any | None = None) -> None:
+    """ConfigError where a fresh student cannot be made, or sequences are longer than the student is made for.
+
+    No weights are needed: the `config`, where it is not given, is made of the student's block, or read of an existing
+    student that is here. One that is not here yet is met when it is loaded.
+    """
+    config = _config_of(settings) if config is None else config
+    if config is None:
+        return
+    key = positions_key(settings)
+    longer = f"Set {key} to {num_positions:,} or more." if key else ""
+    other = f"Choose another student, or make the cache with data.sequence_length: {max_positions(config)} or less."
+    refuse_longer(num_positions, config, longer or other)
+
+
+def refuse_leaks(causal: CausalModel, settings: StudentSettings, sequence_length: int, packing: str) -> None:
     """ConfigError where the cached sequences are too long for the student, or it would mix the documents in them."""
-    causal.check_length(sequence_length)
+    refuse_short(settings, sequence_length, causal.model.config)
     if leaks_documents(causal, packing):
         raise ConfigError(
             f"student: {causal.architecture} models let a document see the one before it in a packed sequence, and "
@@ -105,6 +129,19 @@ def student_identity(settings: StudentSettings) -> dict[str, Any]:
         return {"config": settings.config, "seed": settings.seed}
     assert settings.model is not None
     return {"weights": quick_fingerprint(settings.model, settings.revision)}
+
+
+def _config_of(settings: StudentSettings) -> Any | None:
+    """The student's config without its weights; None where it is not here."""
+    if settings.config is not None:
+        with torch.device("meta"):
+            return make_model(settings.config, vocab_size=1, end_of_text_id=0, seed=0).config
+    assert settings.model is not None
+    with contextlib.suppress(ConfigError):  # it may come later; train-student needs it, and says what is wrong with it
+        folder = local_folder(settings.model) or downloaded_before(settings.model, settings.revision)
+        if folder is not None:
+            return load_config(str(folder), None, settings.trust_remote_code, with_weights=False)
+    return None
 
 
 def _num_rows(model: Any) -> int:

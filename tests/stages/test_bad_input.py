@@ -193,8 +193,40 @@ def test_a_student_with_too_few_rows(toy: Toy, cached: Path, tmp_path: Path) -> 
 
 
 def test_a_student_that_is_too_short(toy: Toy, cached: Path, tmp_path: Path) -> None:
-    options = ["--set", f"cache.roots=[{cached}]", "--set", "student.config.max_position_embeddings=16"]
-    refuse(toy.run("train-student", tmp_path / "run", *options), 2, "32", "16")
+    """What is advised leaves the cache as it is."""
+    options, key = (
+        ["--set", f"cache.roots=[{cached}]", "--set", "train.steps=2"],
+        "student.config.max_position_embeddings",
+    )
+    ended = toy.run("train-student", tmp_path / "run", *options, "--set", f"{key}=16")
+    refuse(ended, 2, "32 positions", f"at most 16. Set {key} to 32 or more.")
+    toy.ran("train-student", tmp_path / "run", *options, "--set", f"{key}=32")
+
+
+@pytest.mark.parametrize(
+    ("student", "words"),
+    [
+        ("student.config.max_position_embeddings=16", "Set student.config.max_position_embeddings to 32 or more."),
+        ("student.config={model_type: gpt2, n_embd: 8, n_head: 2, n_positions: 16}", "Set student.config.n_positions"),
+        ("student.config={model_type: mpt, d_model: 8, n_heads: 2, max_seq_len: 16}", "Set student.config.max_seq_len"),
+        ("student.model={short}", "Choose another student, or make the cache with data.sequence_length: 16 or less."),
+        ("student.config.hiden_size=16", "'hidden_size'"),
+    ],
+)
+def test_a_student_that_does_not_fit_is_met_before_anything_is_cached(
+    student: str, words: str, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.models.planning.load_model", lambda *_: pytest.fail("loaded"))
+    short = tiny.save_model(tmp_path / "short", max_position_embeddings=16)
+    options = ["--set", "student.config=null"] if "model={" in student else []
+    ended = toy.run("cache-teacher", tmp_path / "run", *options, "--set", student.replace("{short}", str(short)))
+    refuse(ended, 2, words)
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_a_student_that_is_not_here_yet_is_no_matter_of_the_cache(toy: Toy, tmp_path: Path) -> None:
+    options = ["--set", "data.max_documents=4", "--set", "student.config=null"]
+    toy.ran("cache-teacher", tmp_path / "run", *options, "--set", "student.model=./later")
 
 
 def test_a_student_config_with_a_wrong_key(toy: Toy, cached: Path, tmp_path: Path) -> None:

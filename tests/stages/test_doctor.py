@@ -16,6 +16,7 @@ import pytest
 from pipeline.doctor import examine, facts
 from pipeline.doctor.facts import Machine
 from stages import doctor as stage
+from tests import tiny
 from tests.doctor.machines import P100, VERSIONS, machine
 from tests.stages.toys import REPOSITORY, Toy, copy, run, stamps, status, tree
 
@@ -128,14 +129,28 @@ def test_a_p100_without_kernels_is_the_first_thing_said(monkeypatch: pytest.Monk
 
 
 def test_sequences_that_are_longer_than_a_model_is_made_for(toy: Toy, tmp_path: Path) -> None:
-    """As cache-teacher and train-student would refuse them; both models are told."""
+    """As cache-teacher would refuse them; both models are told. What is advised helps."""
     options = ("--set", "data.sequence_length=129", "--set", "student.config.max_position_embeddings=64")
     code, value = diagnosed(*toy.command("doctor", tmp_path / "run")[1:], *options)
     wrong = [(check["name"], check["fix"]) for check in value["checks"] if check["state"] == "fault"]
     assert code == 5
-    assert wrong == [("length", f"--set data.sequence_length={most}, or a smaller one") for most in (128, 64)]
-    ended = toy.run("cache-teacher", tmp_path / "run", *options)
+    of_teacher, of_student = ("data.sequence_length=128", "student.config.max_position_embeddings=129")
+    assert wrong == [("length", f"--set {of_teacher}, or a smaller one"), ("length", f"--set {of_student}")]
+    toy.ran("doctor", tmp_path / "run", *options, "--set", of_teacher, "--set", of_student)
+    ended = toy.run("cache-teacher", tmp_path / "run", *options, "--set", of_student)
     assert (ended.code, "at most 128" in ended.stderr) == (2, True)
+
+
+def test_an_existing_student_is_as_it_is(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    """And so is a cache that was begun: shorter sequences would be another one."""
+    short = tiny.save_model(tmp_path / "short", max_position_embeddings=16)
+    options = ("--set", "student.config=null", "--set", f"student.model={short}")
+    for run_dir, fix in (
+        (tmp_path / "run", "--set data.sequence_length=16, or a smaller one"),
+        (copy(cached, tmp_path / "planned"), "another student, or another cache with --run-dir FOLDER"),
+    ):
+        code, value = diagnosed(*toy.command("doctor", run_dir)[1:], *options)
+        assert (code, [check["fix"] for check in value["checks"] if check["state"] == "fault"]) == (5, [fix])
 
 
 def test_what_a_config_lacks_is_told_all_at_once(toy: Toy, tmp_path: Path) -> None:
