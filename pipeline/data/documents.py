@@ -20,11 +20,13 @@ from pipeline.data import tables
 from pipeline.data.compressed import READING_ERRORS, open_unpacked, packed_otherwise, words_of
 from pipeline.data.json_rows import count_json_rows, read_json_rows
 from pipeline.data.messages import Message, Tool, as_messages, as_tools
+from pipeline.data.rows import Row, require_columns
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local, source_files
 from pipeline.files import canonical_json
 
 TOOLS_COLUMN = "tools"  # of chats, beside data.messages_column
+_FIRST_ROWS = 10_000  # of JSON, read in a second: one of them has the column, or none is looked for any further
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +175,31 @@ def _read_text_files(settings: DataSettings) -> Iterator[Document | Unreadable]:
             yield Unreadable(name, words_of(error))
 
 
+def refuse_other_columns(settings: DataSettings) -> None:
+    """ConfigError where the rows of files have other columns than the config names: told by the first of them."""
+    if settings.source in ("jsonl", "parquet"):
+        column, rows = _column(settings), itertools.islice(_read_rows(settings), _FIRST_ROWS)
+        next((key for key, row in rows if isinstance(row, dict) and column in row), None)
+
+
+def _column(settings: DataSettings) -> str:
+    return settings.messages_column or settings.text_column
+
+
 def _read_rows(settings: DataSettings) -> Iterator[tuple[str, Any]]:
-    columns = [settings.messages_column or settings.text_column]
+    columns = [_column(settings)]
     optional = [TOOLS_COLUMN] if settings.messages_column else []
     if settings.source == "hub" and settings.dataset is not None:
         yield from tables.read_dataset(
             settings.dataset, settings.subset, settings.dataset_split, settings.revision, columns, optional
         )
         return
-    rows: Iterator[dict[str, Any] | str | None]
+    limit = min(_FIRST_ROWS, settings.max_documents or _FIRST_ROWS)
+    yield from _requiring(columns[0], _rows_of_files(settings, columns, optional), limit)
+
+
+def _rows_of_files(settings: DataSettings, columns: list[str], optional: list[str]) -> Iterator[tuple[str, Row | str]]:
+    rows: Iterator[Row | str | None]
     for name, path in source_files(settings).items():
         if settings.source == "parquet":
             rows = tables.read_parquet(path, columns, optional)
@@ -192,10 +210,28 @@ def _read_rows(settings: DataSettings) -> Iterator[tuple[str, Any]]:
                 yield f"{name}:{number}", row
 
 
+def _requiring(column: str, rows: Iterator[tuple[str, Row | str]], limit: int) -> Iterator[tuple[str, Row | str]]:
+    """The rows; ConfigError where the first `limit`, or all, lack the column, with what the very first has instead."""
+    first, num_lacking = None, 0
+    for key, row in rows:
+        if isinstance(row, dict):
+            if column in row:
+                yield key, row
+                yield from rows
+                return
+            first, num_lacking = first or (key, row), num_lacking + 1
+            if num_lacking == limit:
+                break
+        yield key, row
+    if first is not None:
+        others = f", like all {num_lacking:,} rows looked at" if num_lacking > 1 else ""
+        require_columns(f"{first[0]}{others}", first[1], [column])
+
+
 def _from_row(key: str, row: dict[str, Any] | str, settings: DataSettings) -> Document | Unreadable:
     if isinstance(row, str):
         return Unreadable(key, row)
-    column = settings.messages_column or settings.text_column
+    column = _column(settings)
     if column not in row:
         return Unreadable(key, f"has no column {column!r}")
     value = row[column]

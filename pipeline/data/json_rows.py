@@ -18,7 +18,8 @@ LIST_BYTES = 2**28
 def read_json_rows(path: Path, columns: list[str]) -> Iterator[Row | str | None]:
     """Row after row: the columns asked for, None for a blank line, or the reason it cannot be read.
 
-    ConfigError where the file cannot be.
+    One without the first of the columns comes whole, so that what it has can be said. ConfigError where the file cannot
+    be read.
     """
     if reason := packed_otherwise(path):
         raise ConfigError(f"{path}: {reason}.")
@@ -82,4 +83,6 @@ def _parse_line(line: bytes, columns: list[str]) -> Row | str:
 def _columns_of(row: Any, columns: list[str]) -> Row | str:
     if not isinstance(row, dict):
         return "not a JSON object"
+    if columns[0] not in row:
+        return row
     return without_nulls({name: row[name] for name in columns if name in row})

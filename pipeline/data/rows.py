@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from pipeline.errors import ConfigError
+
 Row = dict[str, Any]
+
+
+def require_columns(where: str, found: Iterable[str], wanted: Iterable[str]) -> None:
+    """ConfigError where a column is not among those that were found."""
+    names = list(found)
+    for column in wanted:
+        if column not in names:
+            raise ConfigError(
+                f"{where}: has no column {column!r}; it has {', '.join(names) or 'none'}. Set data.text_column, or "
+                "data.messages_column for chats."
+            )
 
 
 def without_nulls(row: Row) -> Row:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.rows import Row, without_nulls
+from pipeline.data.rows import Row, require_columns, without_nulls
 from pipeline.errors import ConfigError
 
 _BATCH_ROWS = 1024
@@ -27,7 +27,7 @@ def read_parquet(path: Path, columns: list[str], optional: Sequence[str] = ()) -
     Columns that are `optional` are read where there are any.
     """
     with _open_parquet(path) as file:
-        _require_columns(str(path), file.schema_arrow.names, columns)
+        require_columns(str(path), file.schema_arrow.names, columns)
         try:
             there = [*columns, *(name for name in optional if name in file.schema_arrow.names)]
             for batch in file.iter_batches(_BATCH_ROWS, columns=there):
@@ -57,11 +57,11 @@ def read_dataset(
     number = 0
     try:
         if rows.column_names is not None:
-            _require_columns(f"dataset {dataset}", rows.column_names, columns)
+            require_columns(f"dataset {dataset}", rows.column_names, columns)
             rows = rows.select_columns([*columns, *(name for name in optional if name in rows.column_names)])
         for number, row in enumerate(rows, start=1):
             if number == 1:  # older versions do not know the columns of a stream before its first row
-                _require_columns(f"dataset {dataset}", list(row), columns)
+                require_columns(f"dataset {dataset}", list(row), columns)
             yield (
                 f"{split}:{number}",
                 without_nulls({name: row[name] for name in (*columns, *optional) if name in row}),
@@ -147,15 +147,6 @@ def _decoded_rows(batch: Any) -> list[Row | str]:
         if batch.num_rows == 1:
             return ["not valid UTF-8"]
         return [row for number in range(batch.num_rows) for row in _decoded_rows(batch.slice(number, 1))]
-
-
-def _require_columns(where: str, found: list[str], wanted: list[str]) -> None:
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise ConfigError(
-            f"{where}: has no column {missing[0]!r}; it has {', '.join(found)}. Set data.text_column, or "
-            "data.messages_column for chats."
-        )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from pipeline.cache.plan import Plan
 from pipeline.cache.roots import earlier_plan
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.teacher_cache import TeacherCache
+from pipeline.data.documents import refuse_other_columns
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local, source_files
 from pipeline.data.tables import resolve_revision
@@ -157,10 +158,11 @@ def look_at_student(
 
 
 def look_at_text(settings: DataSettings, hub: Hub) -> Found:
-    """The text: its files counted, or its hub id asked for."""
+    """The text: its files counted and the first of its rows looked at, or its hub id asked for."""
     try:
         if is_local(settings):
             files = source_files(settings)
+            refuse_other_columns(settings)
             size_bytes = sum(path.stat().st_size for path in files.values())
             return Found(f"{len(files):,} files of {settings.source}, {size_bytes:,} bytes")
         dataset = str(settings.dataset)

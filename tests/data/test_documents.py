@@ -285,12 +285,6 @@ def test_expected_documents(tmp_path: Path, limit: int | None) -> None:
         assert expected_documents(settings) == min(count, limit or count)
 
 
-def test_a_missing_column_of_a_table_stops_at_once(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"body": ["x"], "n": [1]}), tmp_path / "rows.parquet")
-    with pytest.raises(ConfigError, match=r"has no column 'text'; it has body, n\. Set data\.text_column"):
-        read(source="parquet", path=str(tmp_path))
-
-
 def test_pinned_asks_the_hub_once_and_reads_that_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
 

@@ -247,7 +247,9 @@ def test_nothing_usable_is_a_config_error_with_the_reasons(tokenizer: Tokenizer,
     with pytest.raises(ConfigError, match=r"of 2 read none is usable:\n  1 empty: .*\n  1 has no column 'text'"):
         prepare_sequences(settings_for(path, "jsonl"), tokenizer, "packed")
     (tmp_path / "none.jsonl").write_text("")
-    with pytest.raises(ConfigError, match="of 0 read none is usable:\n  nothing at all"):
+    with pytest.raises(
+        ConfigError, match=r"of 0 read none is usable:\n  nothing at all\nCheck data\.path, data\.text_column"
+    ):
         prepare_sequences(settings_for(tmp_path / "none.jsonl", "jsonl"), tokenizer, "packed")
 
 

@@ -24,6 +24,7 @@ from pipeline.models import source
 from pipeline.models.settings import StudentSettings, TeacherSettings
 from pipeline.runs import RunDirectory
 from tests import tiny
+from tests.data import builders
 from tests.stages.toys import stamps
 
 TRAIN = TrainSettings(steps=2)
@@ -179,6 +180,21 @@ def test_a_text_that_was_brought_is_read_as_told(tmp_path: Path) -> None:
     assert look_at_text(data, Knocked("it is far away")).where.startswith("1 files of parquet, ")
     assert [document.text for document in read_documents(data)] == ["one", "two"]
     assert source_fingerprint(data)["num_files"] == 1
+
+
+@pytest.mark.parametrize(
+    ("source_name", "where"), [("jsonl", "a.jsonl:1, like all 3 rows looked at"), ("parquet", "a.parquet")]
+)
+def test_a_column_that_is_not_there_is_told_before_anything_is_read(
+    source_name: Any, where: str, tmp_path: Path
+) -> None:
+    rows = [{"body": "x", "n": number} for number in range(3)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    builders.write_lines(tmp_path / "a.jsonl", rows)
+    settings = {"source": source_name, "path": str(tmp_path)}
+    found = look_at_text(DataSettings(**settings), Hub())
+    assert f"{where}: has no column 'text'; it has body, n. Set data.text_column" in found.problem
+    assert not look_at_text(DataSettings(**settings, text_column="body"), Hub()).problem
 
 
 def test_a_hub_id_that_was_downloaded_needs_no_hub(
