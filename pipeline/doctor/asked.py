@@ -87,6 +87,8 @@ class Asked:
     cache_settings: CacheSettings | None = None
     train_settings: TrainSettings | None = None
     sequence_length: int | None = None
+    validation_fraction: float = 0.0
+    """tokens to validate on, for each to train on"""
     trained_bytes: int = 0
     """what the run's training has left on disk already"""
 
@@ -129,6 +131,7 @@ def look_at_config(
         cache_settings=cache,
         train_settings=train,
         sequence_length=data.sequence_length,
+        validation_fraction=data.validation_fraction,
         trained_bytes=folder_bytes(run.student) if run.student.is_dir() else 0,
     )
 

@@ -164,17 +164,17 @@ def _check_room(machine: Machine, asked: Asked, cache: AskedCache) -> Check:
         expected = f"{format_bytes(shard + least)} for a shard and a checkpoint; in the end {needed}"
         return Check("disk", "fault", found, expected, "free some, or --run-dir FOLDER on another disk")
     if room < records + student:
-        return Check("disk", "note", found, needed, _smaller_cache(cache, room - student))
+        return Check("disk", "note", found, needed, _smaller_cache(cache, room - student, asked.validation_fraction))
     if unknown:
         return Check("disk", "note", found, needed, "ask again once the student is here")
     return Check("disk", "ok", f"{found}, for {needed}")
 
 
-def _smaller_cache(cache: AskedCache, room: float) -> str:
+def _smaller_cache(cache: AskedCache, room: float, validation_fraction: float) -> str:
     """What to do where the whole does not fit: less text, or parts of it in several sessions."""
     assert cache.bytes_per_token is not None
     roots = "bring finished parts to later sessions, as cache.roots and train.roots"
-    tokens = int(room / cache.bytes_per_token)
+    tokens = int(int(room / cache.bytes_per_token) / (1 + validation_fraction))  # data.max_tokens counts the others
     return roots if cache.planned or tokens < 1 else f"--set data.max_tokens={tokens}, or {roots}"
 
 

@@ -182,6 +182,17 @@ def test_room_can_be_stated(toy: Toy, tmp_path: Path) -> None:
     assert room["found"].startswith("100 kB free")
 
 
+@pytest.mark.parametrize("gigabytes", [0.3, 0.71, 1.1])
+def test_the_text_that_is_advised_fits(gigabytes: float, toy: Toy, tmp_path: Path) -> None:
+    """With what is held out of it to validate on, a fifth more."""
+    arguments, found = [*toy.command("doctor", tmp_path / "run")[1:], "--gb", str(gigabytes)], []
+    for max_tokens in ("100_000_000", None):
+        _, value = diagnosed(*arguments, "--set", f"data.max_tokens={max_tokens or found[0].partition(',')[0]}")
+        room = [check for check in value["checks"] if check["name"] == "disk"][-1]
+        found += [room["fix"].removeprefix("--set data.max_tokens="), room["state"]]
+    assert found[1:] == ["note", "", "ok"]
+
+
 def test_the_configs_own_limit_is_room_and_what_is_there_counts(toy: Toy, cached: Path, tmp_path: Path) -> None:
     run_dir = copy(cached, tmp_path / "run")
     used = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
