@@ -58,13 +58,23 @@ class Problem:
         """What an error says of a path; the fix that it names itself gives way to this one."""
         return cls(path, what_of(path, error), fix, repairable)
 
+    @classmethod
+    def advised(cls, path: Path, error: Exception) -> Self:
+        """What an error says of a path; its last sentence is the fix."""
+        what, _, fix = _without_place(path, error).rpartition(". ")
+        return cls(path, what, fix.removesuffix("."))
+
     def __str__(self) -> str:
         return f"{self.path}: {self.what}. {self.fix}"
 
 
 def what_of(path: Path, error: Exception) -> str:
     """The middle of an error's message, without the place and the next step, which a Problem says itself."""
-    return str(error).removeprefix(f"{path}: ").removeprefix(f"{path}/").partition(". Run `sad-pipeline")[0]
+    return _without_place(path, error).partition(". Run `sad-pipeline")[0]
+
+
+def _without_place(path: Path, error: Exception) -> str:
+    return str(error).removeprefix(f"{path}: ").removeprefix(f"{path}/")
 
 
 def verify_cache(
@@ -149,8 +159,7 @@ def _check_data_report(folders: Sequence[Path], read_data_report: Callable[[Path
             try:
                 read_data_report(path)
             except DamagedDataError as error:
-                what, _, fix = str(error).removeprefix(f"{path}: ").rpartition(". ")
-                yield Problem(path, what, fix)
+                yield Problem.advised(path, error)
 
 
 def _check_tokenizer(
@@ -163,8 +172,7 @@ def _check_tokenizer(
     except SadError as error:
         if is_of_too_many_files(error):
             raise
-        what, fix = str(error).removeprefix(f"{path}: "), "Run `sad-pipeline cache-teacher` once it is gone"
-        yield Problem(path, what, fix)
+        yield Problem.advised(path, error)
 
 
 def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> list[SealedShard]:

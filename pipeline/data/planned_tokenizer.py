@@ -40,10 +40,11 @@ def planned_tokenizer(folder: Path, planned: dict[str, Any]) -> Tokenizer:
         tokenizer = Tokenizer.load(folder)
         tokenizer = tokenizer.within(planned.get("vocab_size", tokenizer.vocab_size))
     except ConfigError as error:
-        raise DamagedDataError(f"{folder}: the tokenizer cannot be read. {error} {_FIX}") from error
+        reason = str(error).removesuffix(".")
+        raise DamagedDataError(f"{folder}: the tokenizer cannot be read. {reason}. {_FIX}") from error
     if found := differences(planned, tokenizer.fingerprint()):
         lines = "\n".join(found)
-        raise DamagedDataError(f"{folder}: is not the tokenizer this cache was planned with:\n{lines}\n{_FIX}")
+        raise DamagedDataError(f"{folder}: is not the tokenizer this cache was planned with:\n{lines}. {_FIX}")
     return tokenizer
 
 

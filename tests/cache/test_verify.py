@@ -21,8 +21,11 @@ from pipeline.cache.seal import Seal
 from pipeline.cache.shard import write_shard
 from pipeline.cache.verify import Problem, repair, verify_cache
 from pipeline.cache.writer import CacheWriter, shard_attributes
+from pipeline.data.planned_tokenizer import planned_tokenizer, publish_tokenizer
+from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import IncompleteInputError, StorageError
 from pipeline.refusals import reading_errors
+from tests import tiny
 from tests.cache.dense import ENVIRONMENT, make_cache, write_shards
 
 
@@ -107,6 +110,28 @@ def test_too_many_open_files_are_no_other_tokenizer(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="too many files are open"):
         verify_cache(tmp_path, read_tokenizer=read_tokenizer)
+
+
+def test_a_damaged_tokenizer_is_told_with_one_fix(tmp_path: Path) -> None:
+    """Changed since it was written, unreadable, or another one; and where there is none, as where it was made."""
+    cache, folder = tmp_path / "cache", tmp_path / "cache" / "tokenizer"
+    make_cache(cache)
+    publish_tokenizer(Tokenizer.load(tiny.save_tokenizer(tmp_path / "own")), folder)
+    path, mended = folder / "tokenizer.json", "Remove this folder and run `sad-pipeline cache-teacher`"
+    whole, said = path.read_bytes(), []
+    for content, committed in ((whole[:-9], True), (whole[:-9], False), (whole, False)):
+        path.write_bytes(content)
+        if not committed:
+            path.with_name("COMMIT.json").unlink(missing_ok=True)
+        said += map(str, verify_cache(cache, read_tokenizer=planned_tokenizer))
+    kinds = ("/tokenizer: tokenizer.json: size or xxh3", "the tokenizer cannot be read. ", "is not the tokenizer this")
+    for message, kind in zip(said, kinds, strict=True):
+        assert kind in message
+        assert message.endswith(f". {mended}, which writes it again from the teacher's")
+        assert (message.count("cache-teacher"), ".." in message) == (1, False)
+    shutil.rmtree(folder)
+    [message] = map(str, verify_cache(cache, read_tokenizer=planned_tokenizer))
+    assert message.endswith("in a folder named tokenizer. Copy it there from the cache it was made with")
 
 
 def test_a_seal_that_lies_about_its_shard(tmp_path: Path) -> None:
