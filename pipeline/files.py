@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import xxhash
-
 from pipeline import lock_signature
 from pipeline.errors import DamagedDataError, StorageError
 from pipeline.refusals import storage_errors
@@ -226,6 +224,8 @@ def canonical_json(value: Any) -> bytes:
 
 def digest_bytes(data: bytes) -> FileDigest:
     """Size and xxh3-128 of bytes in memory."""
+    import xxhash  # here and below, so that a command begins without it and can say that it is missing
+
     return FileDigest(len(data), xxhash.xxh3_128_hexdigest(data))
 
 
@@ -236,6 +236,8 @@ def digest_json(value: Any) -> str:
 
 def digest_file(path: Path) -> FileDigest:
     """Size and xxh3-128 of a file, read in pieces."""
+    import xxhash
+
     hasher = xxhash.xxh3_128()
     size_bytes = 0
     with open(path, "rb") as file:

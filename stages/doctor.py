@@ -13,7 +13,10 @@ from pipeline.runs import RunDirectory
 from pipeline.session import output_limit
 from stages.config import RunConfig
 
-_NEEDED_TO_LOOK = ("torch", "transformers", "numpy", "zarr", "numcodecs", "google-crc32c", "datasets", "pyarrow")
+_NEEDED_TO_LOOK = (
+    "torch", "transformers", "numpy", "zarr", "numcodecs", "google-crc32c", "datasets", "pyarrow", "safetensors",
+    "xxhash", "jinja2", "rich",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

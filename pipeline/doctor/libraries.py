@@ -27,7 +27,10 @@ LEAST_VERSIONS = {
     "rich": "13",
     "matplotlib": "3.9",
 }
-"""as in pyproject.toml; what an installation without dependencies leaves unchecked"""
+"""as in pyproject.toml; what an installation without dependencies leaves unchecked
+
+Without click, pydantic or PyYAML no command begins, this one included: Python names the one that is missing.
+"""
 _WHY = {
     "torch": "it carries the fix of CVE-2026-24747",
     "transformers": "it carries the fixes of CVE-2026-4372 and CVE-2026-5241",

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.doctor import examine, facts
 from pipeline.doctor.facts import Machine
+from pipeline.doctor.libraries import LEAST_VERSIONS
 from stages import doctor as stage
 from tests import tiny
 from tests.doctor.machines import P100, VERSIONS, machine
@@ -221,6 +222,27 @@ def test_without_a_library_the_rest_waits(monkeypatch: pytest.MonkeyPatch) -> No
     assert ended.code == 5
     assert 'zarr is not installed; expected: 3.1.6 or newer -> pip install "zarr>=3.1.6"' in ended.stderr
     assert ended.stderr.splitlines()[-1] == "Nothing else can be looked at without these."
+
+
+def test_all_that_a_command_begins_without_is_told() -> None:
+    """After an installation without dependencies: in a process of its own, which cannot import them."""
+    missing = {name: name.replace("-", "_") for name in LEAST_VERSIONS if name not in ("click", "pydantic", "PyYAML")}
+    code = f"""
+import importlib.metadata, sys
+missing, real = {missing}, importlib.metadata.version
+def version(name):
+    if name in missing:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+importlib.metadata.version = version
+sys.modules.update(dict.fromkeys(missing.values()))
+from stages.cli import main
+main(["doctor", "-c", "demo"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    faults = [line.split()[2] for line in done.stderr.splitlines() if line.startswith("fault  library")]
+    assert faults == list(missing)
 
 
 def test_wrong_usage_is_no_matter_of_the_machine(toy: Toy) -> None:
