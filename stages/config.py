@@ -86,8 +86,8 @@ def load_run_config(reference: str, overrides: tuple[str, ...] = ()) -> RunConfi
             )
         path = bundled[reference]
     config = load_config(RunConfig, path, overrides)
-    for name in config.data.unused():
-        warn_once(f"data.{name} is set and not used, for data.source is {config.data.source}")
+    for name, reason in config.data.unused().items():
+        warn_once(f"data.{name} is set and not used, for {reason}")
     return config
 
 

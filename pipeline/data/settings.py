@@ -10,7 +10,8 @@ from pipeline.config import Place, Section, free, identity
 
 Source = Literal["stdlib", "text", "jsonl", "parquet", "hub"]
 Packing = Literal["auto", "packed", "one_document"]
-_OF_HUB = ("dataset", "subset", "dataset_split", "revision")
+_OF_HUB: tuple[str, ...] = ("dataset", "subset", "dataset_split", "revision")
+_WITHOUT_COLUMNS = ("stdlib", "text")
 
 
 class DataSettings(Section):
@@ -40,11 +41,15 @@ class DataSettings(Section):
     drop_duplicates: bool = identity(True, "drop documents whose text was seen before, and count them")
     seed: int = identity(0, "order of the documents before packing", ge=0, lt=2**63)
 
-    def unused(self) -> list[str]:
-        """Keys that are set, and of which this source has no use: what they say will not be done."""
-        of_no_use = {"text": _OF_HUB, "jsonl": _OF_HUB, "parquet": _OF_HUB, "hub": ("path",), "stdlib": _OF_HUB}
+    def unused(self) -> dict[str, str]:
+        """Keys that are set, and of which there is no use: what they say will not be done. Each with the reason."""
+        names = ("path",) if self.source == "hub" else _OF_HUB
+        names += ("text_column",) if self.source in _WITHOUT_COLUMNS else ()
+        reasons = dict.fromkeys(names, f"data.source is {self.source}")
+        if self.messages_column is not None:
+            reasons["text_column"] = f"data.messages_column is {self.messages_column}"
         fields = type(self).model_fields
-        return [name for name in of_no_use[self.source] if getattr(self, name) != fields[name].default]
+        return {name: reason for name, reason in reasons.items() if getattr(self, name) != fields[name].default}
 
     @pydantic.model_validator(mode="after")
     def _source_has_its_place(self) -> Self:
@@ -57,7 +62,7 @@ class DataSettings(Section):
             raise ValueError(f"source {self.source!r} needs data.path: a file, a folder or a glob pattern")
         if self.source == "hub" and self.dataset is None:
             raise ValueError("source 'hub' needs data.dataset: a dataset id such as HuggingFaceTB/smollm-corpus")
-        if self.messages_column is not None and self.source in ("stdlib", "text"):
+        if self.messages_column is not None and self.source in _WITHOUT_COLUMNS:
             raise ValueError(f"source {self.source!r} has no columns; chat messages come from jsonl, parquet or hub")
         if self.messages_column is not None and self.document_separator is not None:
             raise ValueError("data.document_separator splits texts, and data.messages_column names chats: set one only")

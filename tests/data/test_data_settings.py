@@ -25,10 +25,20 @@ def test_the_standard_library_lies_where_it_lies() -> None:
         ({"source": "text", "path": "a", "dataset": "x/y", "dataset_split": "test"}, ["dataset", "dataset_split"]),
         ({"source": "parquet", "path": "a", "subset": "en", "revision": "main"}, ["subset", "revision"]),
         ({"source": "hub", "dataset": "x/y", "subset": "en", "path": "a"}, ["path"]),
+        ({"source": "text", "path": "a", "text_column": "body"}, ["text_column"]),
+        ({"source": "stdlib", "text_column": "body"}, ["text_column"]),
+        ({"source": "jsonl", "path": "a", "text_column": "body"}, []),
     ],
 )
 def test_keys_that_do_nothing_are_known(values: dict[str, Any], names: list[str]) -> None:
-    assert parse_config(DataSettings, values, where="here").unused() == names
+    unused = parse_config(DataSettings, values, where="here").unused()
+    assert unused == dict.fromkeys(names, f"data.source is {values['source']}")
+
+
+def test_a_text_column_beside_chats_does_nothing() -> None:
+    values = {"source": "jsonl", "path": "a", "text_column": "body", "messages_column": "chat"}
+    unused = parse_config(DataSettings, values, where="here").unused()
+    assert unused == {"text_column": "data.messages_column is chat"}
 
 
 def test_keys_that_do_nothing_are_said(capsys: pytest.CaptureFixture[str]) -> None:
