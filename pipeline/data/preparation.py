@@ -147,12 +147,13 @@ def _say_what_is_odd(report: DataReport) -> None:
 
 
 def _nothing_usable(settings: DataSettings, report: DataReport) -> str:
-    where = settings.path or settings.dataset or "the standard library"
+    key, place = settings.place
+    where = place or "the standard library"
     found = "\n".join(report.dropped_lines()) or "  nothing at all"
     columns = ", data.text_column (data.messages_column for chats)" if settings.source not in ("stdlib", "text") else ""
     return (
         f"data.source {settings.source} ({where}): expected documents to learn from; of {report.documents_read:,} read "
-        f"none is usable:\n{found}\nCheck data.path{columns} and data.min_characters."
+        f"none is usable:\n{found}\nCheck {key}{columns} and data.min_characters."
     )
 
 

@@ -19,7 +19,9 @@ class DataSettings(Section):
 
     source: Source = identity(doc="stdlib (the running interpreter's own source), text, jsonl, parquet or hub")
     path: str | None = free(None, "a file, a folder or a glob pattern, for text, jsonl and parquet", min_length=1)
-    dataset: Place | None = identity(None, "hub: dataset id, such as HuggingFaceTB/smollm-corpus")
+    dataset: Place | None = identity(
+        None, "hub: dataset id, such as HuggingFaceTB/smollm-corpus, or a folder that holds a dataset"
+    )
     subset: str | None = identity(None, "hub: name of the subset (its config)")
     dataset_split: str = identity("train", "hub: which split of the dataset to read")
     revision: str | None = free(None, "hub: commit or tag; absent: the plan's commit, once there is a plan")
@@ -40,6 +42,11 @@ class DataSettings(Section):
     min_characters: int = identity(1, "shorter documents are dropped, and counted", ge=1)
     drop_duplicates: bool = identity(True, "drop documents whose text was seen before, and count them")
     seed: int = identity(0, "order of the documents before packing", ge=0, lt=2**63)
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """Where the text lies: the key that says so, and what it says; None for the standard library."""
+        return ("data.dataset", self.dataset) if self.source == "hub" else ("data.path", self.path)
 
     def unused(self) -> dict[str, str]:
         """Keys that are set, and of which there is no use: what they say will not be done. Each with the reason."""

@@ -35,14 +35,14 @@ def source_files(settings: DataSettings) -> dict[str, Path]:
     suffixes = _SUFFIXES[settings.source]
     if settings.source == "stdlib":
         return _files_below(Path(sysconfig.get_path("stdlib")), suffixes, without=_NOT_STDLIB)
-    location = settings.dataset if settings.source == "hub" else settings.path
+    key, location = settings.place
     assert location is not None, "DataSettings refuses a source without its place"
     path = Path(location).expanduser()
     if path.is_file():
         return {path.name: path}
     if path.is_dir():
         others = _OR_ELSE.get(settings.source, ())
-        return _files_below(path, suffixes) or _files_below(path, others) or _refuse_folder(path, suffixes)
+        return _files_below(path, suffixes) or _files_below(path, others) or _refuse_folder(key, path, suffixes)
     return _matching_files(path) or _refuse_path(location)
 
 
@@ -80,12 +80,12 @@ def _matching_files(pattern: Path) -> dict[str, Path]:
     return dict(sorted((path.relative_to(fixed).as_posix(), path) for path in matches if path.is_file()))
 
 
-def _refuse_folder(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _refuse_folder(key: str, folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     endings = Counter(Path(name).suffix or "(none)" for name in _files_below(folder, ("",)))
     inside = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5)) or "no file at all"
     wanted = " or ".join(suffixes).strip() or "text"
     raise ConfigError(
-        f"data.path {folder}: expected {wanted} files in this folder, found {inside}. Point data.path at the right "
+        f"{key} {folder}: expected {wanted} files in this folder, found {inside}. Point {key} at the right "
         "folder, or set data.source to what it holds (text, jsonl or parquet); unpack what is packed, but for .gz."
     )
 

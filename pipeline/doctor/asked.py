@@ -167,7 +167,8 @@ def look_at_text(settings: DataSettings, hub: Hub) -> Found:
             files = source_files(settings)
             refuse_other_columns(settings)
             size_bytes = sum(path.stat().st_size for path in files.values())
-            return Found(f"{len(files):,} files of {settings.source}, {size_bytes:,} bytes")
+            what = f"the dataset in {settings.dataset}" if settings.source == "hub" else settings.source
+            return Found(f"{len(files):,} files of {what}, {size_bytes:,} bytes")
         dataset = str(settings.dataset)
         if not hub.answers():
             return Found(f"{dataset} on the hub", f"is not here, and {hub.problem}", _how_to_bring(settings))

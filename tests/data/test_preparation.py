@@ -253,6 +253,13 @@ def test_nothing_usable_is_a_config_error_with_the_reasons(tokenizer: Tokenizer,
         prepare_sequences(settings_for(tmp_path / "none.jsonl", "jsonl"), tokenizer, "packed")
 
 
+def test_nothing_usable_in_a_folder_in_place_of_a_hub_dataset(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    builders.write_lines(tmp_path / "train.jsonl", [{"text": ""}])
+    settings = DataSettings(source="hub", dataset=str(tmp_path), path="elsewhere")
+    with pytest.raises(ConfigError, match=rf"hub \({tmp_path}\): [\s\S]*Check data\.dataset, data\.text_column"):
+        prepare_sequences(settings, tokenizer, "packed")
+
+
 def test_a_split_without_a_scored_label_is_a_config_error(tokenizer: Tokenizer, tmp_path: Path) -> None:
     chat = [
         {"role": "user", "content": "q"},

@@ -87,6 +87,13 @@ def test_a_folder_in_place_of_a_hub_dataset_is_local(tmp_path: Path) -> None:
     assert not is_local(DataSettings(source="hub", dataset="owner/name"))
 
 
+def test_an_empty_folder_is_told_by_the_key_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^data\.dataset .*found no file at all\. Point data\.dataset at the right"):
+        source_files(DataSettings(source="hub", dataset=str(tmp_path), path="elsewhere"))
+    with pytest.raises(ConfigError, match=r"^data\.path .*found no file at all\. Point data\.path at the right"):
+        names_of("parquet", tmp_path)
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     fill(tmp_path, "corpus/a/x.txt", "elsewhere/deep/y.txt", "corpus/.hidden/z.txt")
     corpus = tmp_path / "corpus"

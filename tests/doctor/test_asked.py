@@ -197,6 +197,12 @@ def test_a_column_that_is_not_there_is_told_before_anything_is_read(
     assert not look_at_text(DataSettings(**settings, text_column="body"), Hub()).problem
 
 
+def test_a_folder_in_place_of_a_hub_dataset_is_called_so(tmp_path: Path) -> None:
+    path = builders.write_lines(tmp_path / "train.jsonl", [{"text": "x"}])
+    found = look_at_text(DataSettings(source="hub", dataset=str(tmp_path)), Hub())
+    assert found.where == f"1 files of the dataset in {tmp_path}, {path.stat().st_size} bytes"
+
+
 def test_a_hub_id_that_was_downloaded_needs_no_hub(
     monkeypatch: pytest.MonkeyPatch, llama_folder: Path, tmp_path: Path
 ) -> None:

@@ -79,6 +79,11 @@ def test_the_values_of_a_config_take_the_place_of_defaults() -> None:
         assert run("keys", "-c", name).code == 0
 
 
+def test_a_dataset_may_be_a_folder() -> None:
+    [key] = json.loads(run("keys", "data.dataset", "--json").stdout)
+    assert "or a folder" in key["doc"]
+
+
 def test_a_key_that_is_not_there_is_told_with_the_nearest() -> None:
     ended = run("keys", "learnin_rate")
     assert ended.code == 2
