@@ -119,6 +119,24 @@ def test_what_the_notebook_runs_can_be_typed(book: Session) -> None:
         assert wrong_with(["sad-pipeline", name, *book.ran[name]]) is None, name
 
 
+def test_of_several_configs_the_first_by_its_path_is_taken_and_told(
+    book: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In whatever order the file system lists them."""
+    found = [Path("../input", name, "my.yaml") for name in ("b", "a", "c")]
+    monkeypatch.setattr(Path, "rglob", lambda _, pattern: iter(found if pattern == "my.yaml" else ()))
+    book.run()
+    assert book.ran["cache-teacher"][:2] == book.ran["doctor"][:2] == ["-c", "../input/a/my.yaml"]
+    assert capsys.readouterr().out == "The config is ../input/a/my.yaml.\n"
+
+
+def test_the_limits_of_the_cell_are_on_the_page(book: Session) -> None:
+    book.run()
+    limits = [option for option in book.ran["cache-teacher"] if option.startswith(("--time-budget", "--max-output-gb"))]
+    assert len(limits) == 2
+    assert all(f"`{limit}`" in PAGE for limit in limits)
+
+
 @pytest.mark.parametrize("stage", ["cache-teacher", "train-student"])
 def test_a_pause_ends_the_notebook_in_order(stage: str, book: Session) -> None:
     assert book.run(**{stage: 75})[-1] == stage
