@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cache.roots import earlier_plan
-from pipeline.distill.keeping.student_commit import begun_student
+from pipeline.distill.keeping.begun_student import begun_student
 from pipeline.distill.training_workers import count_training_cards
 from pipeline.doctor.examine import refuse_unfit
 from pipeline.errors import MachineError

@@ -18,10 +18,10 @@ from pipeline.distill.checkpoint_room import CheckpointRoom
 from pipeline.distill.guards.alarms import Alarms
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal
+from pipeline.distill.keeping.begun_student import begun_student, hub_of
 from pipeline.distill.keeping.export import export_model, is_exported, model_card
 from pipeline.distill.keeping.identity import Identity, frozen_shards_of, training_identity
 from pipeline.distill.keeping.origin import origin_facts
-from pipeline.distill.keeping.student_commit import begun_student, hub_of
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
 from pipeline.distill.step_result import StepResult

@@ -12,8 +12,8 @@ import torch
 from pipeline.cache.plan import Plan
 from pipeline.console import warn_once
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.distill.keeping.begun_student import as_begun
 from pipeline.distill.keeping.checkpoint import Checkpoint
-from pipeline.distill.keeping.student_commit import as_begun
 from pipeline.distill.keeping.student_weights import load_weights
 from pipeline.evaluation.references import named, origin_of
 from pipeline.evaluation.settings import AS_EXPORTED, AT_THE_START, STUDENT

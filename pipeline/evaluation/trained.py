@@ -11,8 +11,8 @@ from pipeline.cache import TeacherCache
 from pipeline.config import differences
 from pipeline.distill.batching.lessons import plan_lessons
 from pipeline.distill.guards.early_stopping import Waiting
+from pipeline.distill.keeping.begun_student import as_begun
 from pipeline.distill.keeping.checkpoint import Checkpoint, newest_checkpoint
-from pipeline.distill.keeping.student_commit import as_begun
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import IdentityError, IncompleteInputError
 from pipeline.evaluation.summary import Weights

@@ -9,10 +9,10 @@ import torch
 
 from pipeline import console, files
 from pipeline.cache import Plan
-from pipeline.distill.keeping import student_commit
+from pipeline.distill.keeping import begun_student as module
+from pipeline.distill.keeping.begun_student import begun_student
 from pipeline.distill.keeping.checkpoint import save_checkpoint
 from pipeline.distill.keeping.identity import schedule_identity
-from pipeline.distill.keeping.student_commit import begun_student
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import CausalModel
 from pipeline.models.settings import StudentSettings
@@ -50,7 +50,7 @@ def test_no_weights_are_read_and_what_is_damaged_says_nothing(
         return begun_student(STUDENT, plan, TRAIN, [folder]).revision
 
     monkeypatch.setattr(files, "digest_file", counted)
-    monkeypatch.setattr(student_commit, "hub_commit", lambda *_: "d" * 40)
+    monkeypatch.setattr(module, "hub_commit", lambda *_: "d" * 40)
     assert (began(), set(read)) == ("c" * 40, {"state.json"})
     state = folder / "step-00000008" / "state.json"
     state.write_text(state.read_text(encoding="utf-8").replace("c" * 40, "e" * 40), encoding="utf-8")
