@@ -256,5 +256,5 @@ def test_the_steps_stated_are_those_of_the_epochs(name: str) -> None:
     [said] = re.findall(r"epochs: 3 +# ([\d,]+) steps", text)
     assert int(said.replace(",", "")) == pytest.approx(steps, rel=0.005)
     [evaluations] = re.findall(r"evaluate_every: \d+ +# (\d+) times in all", text)
-    assert steps // config.train.evaluate_every == int(evaluations)
+    assert -(-steps // config.train.evaluate_every) == int(evaluations), "and after the last step"
     assert TrainSettings(**config.train.model_dump()) == config.train

@@ -5,7 +5,10 @@ for reasons of its own, told where it is done:
 
     the gradients' norm                     gradient_norms.py, `train.clip_norm`
     divisors that may be zero               losses.py (a normaliser of no weights), ranking.py (choices), head_loss.py
-                                            (rows that float16 products scale by), loss_weights.LEAST_MEAN
+                                            (rows that float16 products scale by), loss_weights.LEAST_MEAN, softening.py
+                                            (draws beside a label where there are none)
+    log p of a label stored as 0            softening.LEAST_LABEL_NATS, of `sampled` records
+    powers under an entropy's logarithm     student_softmax.py
     how far balance moves a weight          balance.FURTHEST
     signals of the routers gap and trust    routing.py: a student that is ahead, a label that is no surprise, are at 0
     what a position counts for in the gate  gate.MOST
