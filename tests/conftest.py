@@ -69,7 +69,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _tell_the_thirteen(terminalreporter: pytest.TerminalReporter) -> None:
     """One whose tests all passed counts."""
     outcomes: dict[str, set[str]] = {}
-    for outcome in ("passed", "failed", "error"):
+    for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.getreports(outcome):
             if found := re.search(r"test_thirteen\.py::test_(\d\d)_", report.nodeid):
                 outcomes.setdefault(found[1], set()).add(outcome)

@@ -156,6 +156,7 @@ class ShortFormatter(Formatter):
 
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         """All ticks of an axis together."""
+        texts: list[str] = []
         for digits in range(3, 9):
             texts = [_short(value, digits) for value in values]
             if len(set(texts)) == len(set(values)):
