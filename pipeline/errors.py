@@ -44,7 +44,7 @@ class IncompleteInputError(SadError):
 
 
 class StorageError(SadError):
-    """The disk is full or cannot be written."""
+    """The disk is full, cannot be written, or another command is at work there."""
 
     exit_code = 7
 

@@ -180,7 +180,8 @@ def hold_lock(path: Path, purpose: str) -> Iterator[None]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with storage_errors(path):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if (holder := lock_signature.told(descriptor)) is not None:
                 raise StorageError(

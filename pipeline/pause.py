@@ -15,15 +15,17 @@ from pipeline.output_limit import OutputLimit
 
 _PROCESS_START = time.monotonic()
 _MARGIN = 1.2
-REMEMBERED_UNITS = 1024  # training steps: enough to remember the last one with a validation
+REMEMBERED_UNITS = 1024  # training steps, or shards
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WaitsFor = Literal["room", "memory"]
+"""what somebody must see to before the same command gets on: room on disk, or memory of the card"""
 
 
 class PausedError(Exception):
     """Raised in the middle of a unit of work that is given up for a pause; its message is the reason."""
 
-    waits_for: Literal["room"] | None = None
-    """What somebody must see to before the same command gets on; None where it does by itself"""
+    waits_for: WaitsFor | None = None
+    """None where the same command gets on by itself"""
 
 
 class NoRoomError(PausedError):
@@ -32,13 +34,20 @@ class NoRoomError(PausedError):
     waits_for = "room"
 
 
+class NoMemoryError(PausedError):
+    """Raised where the card had no memory for work of a size that is planned."""
+
+    waits_for = "memory"
+
+
 class PauseRequest:
     """Collects reasons to pause; the loop asks `reason()` between units of work.
 
     The first SIGINT or SIGTERM asks for a clean pause, a second one leaves at once. With a `time_budget_seconds`, a
-    pause is due when the time left is under the slowest recent unit of work plus the slowest save, with a margin of a
-    fifth. The budget counts from the start of the process, or of a session that had lasted `session_age_seconds` by
-    then. `output` says how much there may be on disk; whoever is about to write asks it.
+    pause is due when the time left is under the slowest recent unit of work, plus what was measured beside units (a
+    validation), plus the slowest save, with a margin of a fifth. The budget counts from the start of the process, or of
+    a session that had lasted `session_age_seconds` by then. `output` says how much there may be on disk; whoever is
+    about to write asks it.
     """
 
     def __init__(
@@ -52,7 +61,7 @@ class PauseRequest:
         self._signal: str | None = None
         self._units: deque[float] = deque(maxlen=REMEMBERED_UNITS)
         self._got_on = False
-        self._save_seconds = 0.0
+        self._beside_seconds = self._save_seconds = self._guessed_save_seconds = 0.0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -75,9 +84,17 @@ class PauseRequest:
         """Remember that something was done in this start which a later one need not do again."""
         self._got_on = True
 
+    def note_beside(self, seconds: float) -> None:
+        """Remember how long that took which is done now and then after a unit, however long ago."""
+        self._beside_seconds = max(self._beside_seconds, seconds)
+
     def note_save(self, seconds: float) -> None:
         """Remember how long it took to make the work durable."""
         self._save_seconds = max(self._save_seconds, seconds)
+
+    def guess_save(self, seconds: float) -> None:
+        """What that is taken to be until it was measured."""
+        self._guessed_save_seconds = seconds
 
     def reason(self) -> str | None:
         """Why to pause now, or None."""
@@ -86,7 +103,8 @@ class PauseRequest:
         if self._budget_seconds is None:
             return None
         left = self._left_seconds(self._budget_seconds)
-        needed = _MARGIN * (max(self._units, default=0.0) + self._save_seconds)
+        save_seconds = self._save_seconds or self._guessed_save_seconds
+        needed = _MARGIN * (max(self._units, default=0.0) + self._beside_seconds + save_seconds)
         if left > needed:
             return None
         return (

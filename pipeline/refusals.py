@@ -17,6 +17,8 @@ _NEXT_STEPS = {
     "a file stands where a folder is needed": "Move it away, or choose another --run-dir.",
     "a folder stands where a file is needed": "Move it away, or choose another --run-dir.",
     "too many files are open": "Allow more of them (ulimit -n 4096) and run the same command again.",
+    "the file system cannot do what a run needs": "It must lock files and sync folders; take a local disk: --run-dir.",
+    "the file system is not there any more": "Mount it again, and run the same command again.",
     "the disk failed": "Copy what is sealed to another disk, check it with `sad-pipeline verify`, and go on there.",
 }
 _REFUSALS = {
@@ -31,6 +33,12 @@ _REFUSALS = {
     errno.EISDIR: "a folder stands where a file is needed",
     errno.EMFILE: "too many files are open",
     errno.ENFILE: "too many files are open",
+    errno.ENOLCK: "the file system cannot do what a run needs",
+    errno.EOPNOTSUPP: "the file system cannot do what a run needs",
+    errno.ENOSYS: "the file system cannot do what a run needs",
+    errno.EINVAL: "the file system cannot do what a run needs",
+    errno.ENOTCONN: "the file system is not there any more",
+    errno.ESTALE: "the file system is not there any more",
     errno.EIO: "the disk failed",
 }
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)

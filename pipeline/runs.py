@@ -14,11 +14,10 @@ from pipeline import files
 from pipeline.config import Section, dump_config
 from pipeline.console import say
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError
-from pipeline.pause import PausedError, PauseRequest
+from pipeline.pause import PausedError, PauseRequest, WaitsFor
 from pipeline.refusals import reading_errors, storage_errors
 
 State = Literal["running", "complete", "paused", "failed"]
-WaitsFor = Literal["room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +77,11 @@ class RunDirectory:
         return self.root / "status.json"
 
     @contextlib.contextmanager
-    def at_work(self, stage: str, config: Section | None = None) -> Iterator[None]:
+    def at_work(self, stage: str, config: Section | None = None, command: list[str] | None = None) -> Iterator[None]:
         """Hold the run for one stage: one process at a time, the resolved config first, and a word on failure.
 
-        A command that is refused leaves config.yaml and status.json as they were: the run is what it was before.
+        `command` is what a stage that is killed goes on by; without one it begins anew. A command that is refused
+        leaves config.yaml and status.json as they were: the run is what it was before.
         """
         with files.hold_lock(self.root / ".lock", "at work in this run directory"), reading_errors(self.root):
             for folder in (self.root, *self.root.rglob("*/")):
@@ -90,7 +90,7 @@ class RunDirectory:
             before = {path: path.read_bytes() for path in (self.config, self.status) if path.is_file()}
             if config is not None:
                 files.write_file(self.config, dump_config(config))
-            self.write_status(stage, "running")
+            self.write_status(stage, "running", next_command=command)
             try:
                 with reading_errors(self.root):
                     yield
@@ -128,8 +128,9 @@ class RunDirectory:
         """Leave status.json for schedulers and people: where the run stands and what to run next.
 
         The top level speaks of the stage that ran last; `stages` keeps the last state of each, in the order they ran.
-        The next command of a stage that stands paused stays the run's own, whatever ran after it. Where that command
-        would pause again at once, `waits_for` beside it says what is to be seen to first; elsewhere there is none.
+        The next command of a stage that stands paused stays the run's own, whatever ran after it; a running one has
+        its own already, which a kill leaves there. Where a command would pause again at once, `waits_for` beside it
+        says what is to be seen to first; elsewhere there is none.
         """
         entry = {
             "state": state,

@@ -20,7 +20,8 @@ from pipeline.pause import PauseRequest, process_seconds
 
 START_VARIABLE = "SAD_SESSION_START"
 """environment variable: as --session-start, for all commands of a session"""
-_OF_A_NOTEBOOK = "KAGGLE_KERNEL_RUN_TYPE"  # set in every session of that host, whose machines begin with the session
+OF_A_NOTEBOOK = "KAGGLE_KERNEL_RUN_TYPE"
+"""environment variable: set in every session of that host, whose machines begin with the session"""
 _LONGEST_NOTEBOOK_SECONDS = 12 * 3600.0  # of that host: a machine that is older did not begin with the session
 _EARLIEST = 1e9  # 2001: what is less is no time of a session in seconds since 1970
 _CLOCK_SECONDS = 60.0  # two clocks, or one that was read and rounded, may differ by as much
@@ -75,7 +76,7 @@ def session_age(start: str | None) -> tuple[float, str]:
     if machine_seconds is not None:
         since = f"the start of this notebook's machine {format_seconds(machine_seconds)} ago{given}"
         return machine_seconds - process_seconds(), since
-    if os.environ.get(_OF_A_NOTEBOOK):
+    if os.environ.get(OF_A_NOTEBOOK):
         warn_once(
             "when this notebook's session began is not known; its time counts from this command on. Give the start "
             f"with --session-start, or for all commands in the environment variable {START_VARIABLE}"
@@ -108,7 +109,7 @@ def parse_start(text: str, now: float) -> float:
 
 def _notebook_seconds() -> float | None:
     """How old the machine is on a notebook host; None elsewhere, and where it did not begin with the session."""
-    seconds = _machine_seconds() if os.environ.get(_OF_A_NOTEBOOK) else None
+    seconds = _machine_seconds() if os.environ.get(OF_A_NOTEBOOK) else None
     if seconds is not None and process_seconds() <= seconds <= _LONGEST_NOTEBOOK_SECONDS:
         return seconds
     return None

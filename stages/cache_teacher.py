@@ -10,7 +10,8 @@ from pipeline.cache.plan import PLAN_NAME, ShardSpan
 from pipeline.cache.roots import SealedShard, earlier_plan
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
-from pipeline.console import Progress, format_bytes, say
+from pipeline.console import Progress, format_bytes, say, warn_once
+from pipeline.distill.batching.lessons import unfit_target
 from pipeline.doctor.examine import refuse_unfit_for_teacher
 from pipeline.errors import ConfigError, NumericsError
 from pipeline.models import Teacher
@@ -33,7 +34,7 @@ STAGE = "cache-teacher"
 def run(config: RunConfig, session: Session) -> Outcome:
     """Plan once, then score shard after shard; run again after any stop to continue where it was."""
     folder, roots = session.run.cache, [Path(root) for root in config.cache.roots]
-    with session.run.at_work(STAGE, config):
+    with session.run.at_work(STAGE, config, session.command):
         try:
             _capture(config, session)
         except PausedError as stop:
@@ -56,8 +57,11 @@ def _capture(config: RunConfig, session: Session) -> None:
     if found is None:
         pause.check_beginning()
         refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache)
+        count_workers(config.teacher.workers, config.teacher.device)  # too many are refused before hours of planning
         refuse_short(config.student, config.data.sequence_length)  # or all of the cache would be in vain
         plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
+        if unfit := unfit_target(str(folder), plan.layout, config.train):
+            warn_once(f"train-student would refuse what this config asks of it. {unfit}")
     else:
         plan, plan_folders = found
         cache = TeacherCache.open(folder, *roots)
@@ -146,5 +150,8 @@ def _outcome(folder: Path, roots: list[Path], stop: PausedError | None = None) -
     amount = f"{num_positions:,} scored positions, {format_bytes(size_bytes)}"
     if stop is not None:
         return Outcome.paused(f"with {sealed} of {num_shards} shards sealed ({amount})", stop, progress)
+    if not cache.complete:
+        lost = "shards that were sealed when this start began are gone again, and must be scored once more"
+        return Outcome.paused(f"with {sealed} of {num_shards} shards sealed ({amount})", lost, progress)
     per_position = size_bytes / max(1, num_positions)
     return Outcome("complete", f"all {num_shards} shards sealed: {amount}, {per_position:,.0f} bytes each", progress)

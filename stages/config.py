@@ -86,8 +86,9 @@ def load_run_config(reference: str, overrides: tuple[str, ...] = ()) -> RunConfi
             )
         path = bundled[reference]
     config = load_config(RunConfig, path, overrides)
-    for name, reason in config.data.unused().items():
-        warn_once(f"data.{name} is set and not used, for {reason}")
+    for section, unused in (("data", config.data.unused()), ("student", config.student.unused())):
+        for name, reason in unused.items():
+            warn_once(f"{section}.{name} is set and not used, for {reason}")
     return config
 
 

@@ -1,4 +1,4 @@
-"""demo: every stage in turn, offline, on the standard library's source. The only stage that runs others."""
+"""demo: every stage in turn, offline, on the standard library's source. Like the benches, it runs others."""
 
 from __future__ import annotations
 

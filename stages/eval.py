@@ -41,7 +41,7 @@ def run(config: RunConfig, run: RunDirectory) -> EvalResult:
 
         # What is named is looked at first: a wrong name is told before the work, not after it.
         trained = find_student(run, cache, config.student, config.train)
-        origins = baseline_origins(settings.baselines, config.student, tokenizer)
+        origins = baseline_origins(settings.baselines, config.student, tokenizer, cache.plan.sequence_length)
         if settings.sample_prompts:
             beginnings = written_beginnings(settings.sample_prompts, tokenizer)
         else:

@@ -37,7 +37,7 @@ _RECIPE = "recipe.json"
 
 def run(config: RunConfig, session: Session) -> Outcome:
     """Train the teacher, unless one with the same recipe is there; leaves it in teacher.model like anybody's."""
-    with session.run.at_work(STAGE, config):
+    with session.run.at_work(STAGE, config, session.command):
         try:
             outcome = _prepare(config, session)
         except PausedError as stop:
@@ -128,7 +128,8 @@ def _train(
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
             session.pause.note_unit(time.monotonic() - begun)
             reason: str | PausedError | None = session.pause.reason()
-            if reason or ((step + 1) % settings.checkpoint_every == 0 and learner.skipped_in_a_row == 0):
+            due = (step + 1) % settings.checkpoint_every == 0 and learner.skipped_in_a_row == 0
+            if reason or due or step + 1 == num_steps:
                 started = time.monotonic()
                 journal.save(step + 1, learner)
                 session.pause.note_save(time.monotonic() - started)

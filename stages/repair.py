@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline import files
+from pipeline.cache.roots import find_files
 from pipeline.cache.verify import Problem, repair, shard_of, verify_cache
 from pipeline.console import say
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.report import DataReport
 from stages.config import roots_of_run
+
+_CONFIG = "config.yaml"  # in every run directory
 
 
 def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
@@ -27,7 +30,11 @@ def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
     return left
 
 
-def _held(path: Path) -> AbstractContextManager[None]:
-    """The run's lock, where `path` is a run directory or the cache of one: no stage may be writing what is removed."""
-    runs = [folder for folder in (path, path.parent) if (folder / "config.yaml").is_file()]
-    return files.hold_lock(runs[0] / ".lock", "at work in this run directory") if runs else nullcontext()
+def _held(path: Path) -> ExitStack:
+    """The locks of the runs that `path` is in, is, or holds: no stage may be writing what is removed."""
+    runs = [path.parent] if (path.parent / _CONFIG).is_file() else []
+    runs += [config.parent for config in find_files(path, _CONFIG) if config.with_name("status.json").is_file()]
+    with ExitStack() as locks:
+        for run_dir in runs:
+            locks.enter_context(files.hold_lock(run_dir / ".lock", "at work in this run directory"))
+        return locks.pop_all()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.cache import Plan, TeacherCache
 from pipeline.cache.roots import find_tokenizer
-from pipeline.console import Progress
+from pipeline.console import Progress, say
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.batches import BatchReader
@@ -53,7 +53,7 @@ def run(
     With `records_from`, a teacher in memory, the cache gives the sequences and the teacher the records.
     """
     run, settings = session.run, config.train
-    with run.at_work(STAGE, config):
+    with run.at_work(STAGE, config, session.command):
         # What makes it this training and no other: compared with what is on disk before a model is loaded.
         cache = TeacherCache.open(run.cache, *map(Path, config.cache.roots))
         refuse_other_settings(cache.plan, cache.folders[0], config.data, config.teacher, config.cache)
@@ -78,7 +78,7 @@ def run(
         tokenizer = planned_tokenizer(tokenizer_folder, cache.plan.identity["tokenizer"])
         learner = _learner(config, tokenizer, cache.plan, lessons.num_steps)
         room = CheckpointRoom(session.pause.output, learner, tokenizer_folder)
-        session.pause.note_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
+        session.pause.guess_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
         try:
             session.pause.check_beginning()
             journal.tidy(checkpoint)
@@ -93,6 +93,8 @@ def run(
             done = journal.fork(fork_from, learner)
         else:
             done = journal.resume(checkpoint, learner)
+            if fork_from is not None:
+                say(f"--fork-from {fork_from}: is where a new training begins, and this one has begun")
         done, paused = _train(session, config, lessons, learner, journal, room, done)
         if paused is None and (reason := room.shortage_of_model()):
             paused = Outcome.paused_after_step(done, lessons.num_steps, reason)
@@ -213,10 +215,12 @@ def _do_steps(
 
             if logged := _due(settings.log_every, done, num_steps):
                 _log(done, result, learner, journal, alarms, watch, reader)
-            if _due(settings.evaluate_every, done, num_steps):
-                journal.log_validation(done, _validate(lessons, learner), learner)
-
             session.pause.note_unit(time.monotonic() - begun)
+
+            if _due(settings.evaluate_every, done, num_steps):
+                started = time.monotonic()
+                journal.log_validation(done, _validate(lessons, learner), learner)
+                session.pause.note_beside(time.monotonic() - started)
             ended = done == num_steps or journal.waiting.stopped
             if ended and not logged:  # it stopped early, and its last step is logged as any last one
                 _log(done, result, learner, journal, alarms, watch, reader)

@@ -16,6 +16,7 @@ from tests import tiny
 from tests.reliability import tally
 
 _CODE = tally.code_digest() if tally.LONG else ""
+_set_up: dict[str, float] = {}
 
 
 @pytest.fixture(scope="session")
@@ -52,16 +53,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """And remembers what it did; with several processes, in the one that directs them."""
-    directs = tally.LONG and "PYTEST_XDIST_WORKER" not in os.environ
-    if directs and report.when == "call" and report.passed and (counts := tally.counts_of(report)):
-        tally.keep(report.nodeid, counts, _CODE)
+    """And remembers what it did, and how long that took; with several processes, in the one that directs them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    if report.when == "setup":
+        _set_up[report.nodeid] = report.duration
+    elif report.when == "call" and report.passed and (done := tally.done_in(report)):
+        done["took"] = report.duration + _set_up.get(report.nodeid, 0.0)
+        if tally.LONG:
+            tally.keep(report.nodeid, done, _CODE)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the reliability suites did, and of the thirteen faults, how many stay fixed."""
-    counts = {r.nodeid: tally.counts_of(r) for r in terminalreporter.getreports("passed")}
-    for line in tally.summary((tally.passed_before() | counts).items()):
+    done = {report.nodeid: tally.done_in(report) for report in terminalreporter.getreports("passed")}
+    now = {nodeid: of_test for nodeid, of_test in done.items() if of_test is not None}
+    for line in tally.summary((tally.passed_before() | now).items()):
         terminalreporter.write_line(line)
     _tell_the_thirteen(terminalreporter)
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import re
 import shlex
+import signal
 import subprocess
 import tomllib
 import zipfile
@@ -93,7 +94,11 @@ class Session:
     def run(self, **codes: int) -> list[str]:
         """Run it; what was run in it, in order."""
         self.ran, self._codes = {}, {name.replace("_", "-"): code for name, code in codes.items()}
-        exec(compile(notebook_code(), "sad-pipeline.ipynb", "exec"), {})
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            exec(compile(notebook_code(), "sad-pipeline.ipynb", "exec"), {})
+        finally:
+            signal.signal(signal.SIGINT, before)
         return list(self.ran)
 
     def _run(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -112,7 +117,7 @@ def test_what_the_notebook_runs_can_be_typed(book: Session) -> None:
     """Its stages and their options, as one would type them."""
     assert book.run() == ["install", "doctor", "cache-teacher", "train-student", "eval", "report"]
     settings = ["-c", "kaggle-t4x2", "--run-dir=run", "--set=cache.roots=[../input]", "--set=train.roots=[../input]"]
-    limits = ["--time-budget=11", "--max-output-gb=19", "--paused-exit-code=75"]
+    limits = ["--time-budget=11", "--max-output-gb=19", "--set=session.output_folders=[.]", "--paused-exit-code=75"]
     more = {"doctor": settings, "cache-teacher": settings + limits, "train-student": settings + limits}
     assert {name: book.ran[name] for name in list(book.ran)[1:]} == more | {"eval": settings, "report": ["run"]}
     for name in list(book.ran)[1:]:
@@ -127,7 +132,7 @@ def test_of_several_configs_the_first_by_its_path_is_taken_and_told(
     monkeypatch.setattr(Path, "rglob", lambda _, pattern: iter(found if pattern == "my.yaml" else ()))
     book.run()
     assert book.ran["cache-teacher"][:2] == book.ran["doctor"][:2] == ["-c", "../input/a/my.yaml"]
-    assert capsys.readouterr().out == "The config is ../input/a/my.yaml.\n"
+    assert capsys.readouterr().out == "The config is ../input/a/my.yaml\n"
 
 
 def test_the_limits_of_the_cell_are_on_the_page(book: Session) -> None:

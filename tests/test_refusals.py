@@ -25,6 +25,9 @@ from tests.crashes import Disk
         (errno.EROFS, r"cannot be written .*Work on a copy in a folder that can be"),
         (errno.EACCES, "cannot be written"),
         (errno.EIO, "the disk failed"),
+        (errno.ENOLCK, r"the file system cannot do what a run needs .*take a local disk: --run-dir"),
+        (errno.EINVAL, "the file system cannot do what a run needs"),
+        (errno.ENOTCONN, r"the file system is not there any more .*Mount it again"),
         (errno.EMFILE, r"too many files are open .*ulimit -n"),
     ],
 )

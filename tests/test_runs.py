@@ -176,6 +176,15 @@ def test_an_outcome_names_the_next_command_only_where_there_is_one(
     assert said[1:] == ([f"To continue: {quoted}"] if state == "paused" else [])
 
 
+def test_a_stage_that_is_killed_leaves_the_command_that_goes_on(tmp_path: Path) -> None:
+    run, command = RunDirectory(tmp_path), ["sad-pipeline", "train-student", "-c", "my config.yaml"]
+    with run.at_work("train-student", command=command):
+        left = status(run)
+        assert (left["state"], left["next_command"]) == ("running", "sad-pipeline train-student -c 'my config.yaml'")
+    run.write_status("train-student", "complete")
+    assert status(run)["next_command"] is None
+
+
 def test_a_pause_for_want_of_room_says_so_beside_the_next_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

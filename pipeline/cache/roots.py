@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import files
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, TOKENIZER_FOLDER, Plan, ShardSpan, plan_differences
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.told import PLAN_FIX
@@ -168,10 +169,14 @@ def require_roots(roots: Sequence[Path]) -> None:
             )
 
 
-def find_sequences(folders: Sequence[Path]) -> Path:
-    """The sequences of a cache, in the first of its folders that has them."""
+def find_sequences(plan: Plan, folders: Sequence[Path]) -> Path:
+    """The sequences of a cache, in the first of its folders that has them whole; of one copy nothing is asked here."""
     paths = [folder / SEQUENCES_NAME for folder in folders]
-    return next((path for path in paths if path.is_file()), paths[0])
+    there = [path for path in paths if path.is_file()] or paths[:1]
+    if len(there) == 1:
+        return there[0]
+    whole = (path for path in there if files.digest_file(path).xxh3_128 == plan.sequences_digest)
+    return next(whole, there[0])
 
 
 def find_tokenizer(folders: Sequence[Path]) -> Path:

@@ -79,7 +79,7 @@ class TeacherCache:
     @cached_property
     def sequences(self) -> StoredSequences:
         """All packed sequences, by number."""
-        return StoredSequences.of(self.plan, find_sequences(self.folders))
+        return StoredSequences.of(self.plan, find_sequences(self.plan, self.folders))
 
     @property
     def sealed(self) -> list[ShardSpan]:

@@ -24,7 +24,6 @@ from pipeline.cache.roots import (
     SealedShard,
     find_files,
     find_plan,
-    find_sequences,
     find_tokenizer,
     plans_below,
     shard_beside,
@@ -140,7 +139,8 @@ def _check_other_plans(roots: Sequence[Path]) -> Iterator[Problem]:
 
 
 def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem]) -> StoredSequences | None:
-    path = find_sequences(folders)
+    paths = [folder / SEQUENCES_NAME for folder in folders]
+    path = next((path for path in paths if path.is_file()), paths[0])  # also one that readers pass over for a whole one
     try:
         with reading_errors(path):
             sequences = StoredSequences.of(plan, path)

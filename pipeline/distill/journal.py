@@ -226,7 +226,11 @@ class Journal:
         return self._checkpoints / f"best-{self.best.step:08d}"
 
     def _fetch_best(self, origin: Path) -> None:
-        """See that the best weights are here, also where their checkpoint came from another root."""
+        """See that the best weights are here, also where their checkpoint came from another root.
+
+        A checkpoint is all that its training needs: from the first one saved here on, earlier roots need not be mounted
+        any more, however long ago the best weights were found. That is worth the room of one file of weights.
+        """
         assert self.best is not None
         try:
             open_checkpoint(self._best_folder)

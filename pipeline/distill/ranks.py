@@ -5,6 +5,11 @@
 A loss is divided by the count over the whole step, so that what is added needs no mean. Each rank has the whole
 student and its optimizer; every decision is made of sums that are the same bits everywhere, so they stay alike.
 
+DistributedDataParallel takes means, and adds up while backward still runs. Here a rank adds once its whole share is
+done: one that runs out of memory does its share again in smaller pieces, and nobody has added half of it. The command
+starts its processes itself, as torchrun would: one flag serves two cards and a CPU, and a signal or a failure anywhere
+comes to one process, which pauses or says why.
+
 Rank 0 is the process of the command. It alone has news of the others: where one fails, it says why and ends the rest.
 Numbers of the host, and a CPU's tensors, travel over the loopback device by gloo, a card's tensors by NCCL.
 """

@@ -22,12 +22,10 @@ class Stopwatch:
         """From here on seconds count as training."""
         self._started = time.monotonic()
 
-    def stop(self, positions: int) -> float:
-        """A step is done; returns its seconds, the wait for its data included."""
-        seconds = time.monotonic() - self._started
+    def stop(self, positions: int) -> None:
+        """A step is done, the wait for its data included."""
         self._positions += positions
-        self._seconds += seconds
-        return seconds
+        self._seconds += time.monotonic() - self._started
 
     def lap(self, wait_seconds: float, memory_share: float | None = None) -> dict[str, Any]:
         """Figures since the last lap; `wait_seconds` is the reader's running total, `memory_share` of a card."""

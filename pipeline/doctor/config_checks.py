@@ -13,12 +13,11 @@ from pipeline.doctor.facts import Machine
 from pipeline.doctor.machine_checks import capability_for, card_for, named, room_bytes
 from pipeline.errors import MachineError
 from pipeline.models.device import dtype_for
-from pipeline.models.probe import CUDA_MEMORY_SHARE
+from pipeline.models.probe import CUDA_MEMORY_SHARE, MAX_SHARD_BYTES
 from pipeline.models.sizes import ModelSize
 from pipeline.pricing.memory import CaptureMemory, TrainingMemory, all_checkpoints_bytes
 
 _FLOAT32_BYTES = 4
-_LARGEST_SHARD_BYTES = 512e6
 
 
 def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
@@ -150,7 +149,7 @@ def _check_room(machine: Machine, asked: Asked, cache: AskedCache) -> Check:
         return Check("disk", "note", found, fix=f"sad-pipeline estimate -c CONFIG --gb {room / 1e9:.0f} measures it")
     records = cache.tokens_left * cache.bytes_per_token
     assert asked.cache_settings is not None
-    shard = min(records, _LARGEST_SHARD_BYTES, asked.cache_settings.shard_positions * cache.bytes_per_token)
+    shard = min(records, MAX_SHARD_BYTES, asked.cache_settings.shard_positions * cache.bytes_per_token)
     checkpoints = f"{format_bytes(student)} of checkpoints and model"
     if unknown := asked.student is not None and asked.student.size is None:
         checkpoints = "the checkpoints and the model of the training, left out here: the student's size is not known"

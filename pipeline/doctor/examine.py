@@ -76,7 +76,11 @@ def refuse_unfit_for_student(folder: Path, student: StudentSettings, train: Trai
 
 
 def _refuse(machine: Machine, device: Device, asked: Asked) -> None:
-    """Faults are refused; of notes only those on the memory of this very work are told. A full disk is met later."""
+    """Faults are refused; of notes only those on the memory of this very work are told.
+
+    The disk is not among them: a stage asks it for what its next shard or checkpoint takes, and pauses where that is
+    not there, and its first words, config.yaml and status.json, show whether it can be written at all.
+    """
     models = [model for model in (asked.teacher, asked.student) if model is not None]
     checks = [
         *check_card(machine, device),

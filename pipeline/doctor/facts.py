@@ -20,9 +20,10 @@ from pipeline.doctor.libraries import installed_versions
 from pipeline.machine import Disk, HostMemory, cpu_name, disk_below, host_memory, usable_cores
 from pipeline.models.device import Capability, build_supports, dtype_for
 from pipeline.output_limit import folder_bytes
+from pipeline.session import OF_A_NOTEBOOK
 
 _CARD_ROWS, _CPU_ROWS = 2048, 512
-_OF_A_NOTEBOOK = "KAGGLE_KERNEL_RUN_TYPE"  # set in every session of that host
+_WORKING_FOLDER = ("working", "kaggle")  # of that host, and the folder it lies in
 _KEPT_BY_THAT_HOST_BYTES = 20_000_000_000  # of its working folder; `df` speaks of terabytes there
 _MAJOR, _MINOR = 75, 76  # what libcuda calls a card's capability
 
@@ -100,7 +101,7 @@ def gather(folder: Path, thorough: bool = True) -> Machine:
         cores=usable_cores(),
         memory=host_memory(),
         disk=disk_below(folder),
-        kept_bytes=_still_kept() if thorough and os.environ.get(_OF_A_NOTEBOOK) else None,
+        kept_bytes=_still_kept() if thorough and os.environ.get(OF_A_NOTEBOOK) else None,
     )
 
 
@@ -125,7 +126,10 @@ def _card_of_driver(library: Any, index: int) -> tuple[str, Capability]:
 
 
 def _still_kept() -> int:
-    return max(0, _KEPT_BY_THAT_HOST_BYTES - folder_bytes(Path.cwd()))
+    here = Path.cwd()
+    above = (place for place in (here, *here.parents) if (place.name, place.parent.name) == _WORKING_FOLDER)
+    kept = next(above, here)
+    return max(0, _KEPT_BY_THAT_HOST_BYTES - folder_bytes(kept))
 
 
 def _libcuda() -> Any:

@@ -93,9 +93,9 @@ def count_text(count: int) -> str:
     return f"{count:,}"
 
 
-def details(summary: str, *children: str, open_: bool = False) -> Markup:
+def details(summary: str, *children: str) -> Markup:
     """A part that unfolds."""
-    return element("details", element("summary", summary), *children, open="" if open_ else None)
+    return element("details", element("summary", summary), *children)
 
 
 def code(text: str) -> Markup:

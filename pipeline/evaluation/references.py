@@ -11,23 +11,26 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, IdentityError, MachineError
 from pipeline.models import CausalModel
 from pipeline.models.cache_identity import planned_teacher
+from pipeline.models.causal import refuse_longer
 from pipeline.models.device import choose_device, choose_dtype, device_name
 from pipeline.models.fingerprint import quick_fingerprint, quick_part
-from pipeline.models.loading import load_model
+from pipeline.models.loading import load_config, load_model
 from pipeline.models.settings import StudentSettings, TeacherSettings
 from pipeline.models.source import model_folder, weight_files
 from pipeline.models.student import refuse_other_tokenizer
 
 
 def baseline_origins(
-    baselines: Mapping[str, str], settings: StudentSettings, tokenizer: Tokenizer
+    baselines: Mapping[str, str], settings: StudentSettings, tokenizer: Tokenizer, sequence_length: int
 ) -> dict[str, StudentSettings]:
-    """Name -> where the baseline is loaded from; its files and its tokenizer are there and fit."""
+    """Name -> where the baseline is loaded from; its files and its tokenizer are there and fit; it is long enough."""
     origins = {}
     for name, reference in baselines.items():
         origin = origin_of(settings, reference)
         with named(f"eval.baselines.{name}"):
             weight_files(model_folder(reference, None, settings.trust_remote_code))
+            config = load_config(reference, None, settings.trust_remote_code)
+            refuse_longer(sequence_length, config, "Leave it out: what is measured are this cache's sequences.")
         refuse_other_tokenizer(f"eval.baselines.{name}", origin, tokenizer)
         origins[name] = origin
     return origins

@@ -13,7 +13,7 @@ from pipeline.evaluation.study.results import Setting, StudyResult
 from pipeline.evaluation.study.statistics import Interval
 
 _HEADINGS = (
-    "arm", "beside the default", "gain share", "perplexity lost", "CE less the default's, nats", "gradient angle",
+    "arm", "beside the default", "gain share", "perplexity lost", "CE less the default's, nats", "gradient angles",
     "bytes a token", "seeds", "learning rate",
 )  # fmt: skip
 _LEAD = (
@@ -28,7 +28,8 @@ _SHARE_WORDS = (
 _NOTES = (
     "Intervals are of 95%, paired by seed. An arm is called better or worse where the interval of its cross-entropy "
     "less the default's leaves out zero; of twenty arms that change nothing, about one would be called so by chance. "
-    "The gradient angle lies between an arm's whole gradient and full distillation's, at full distillation's student."
+    "The gradient angles lie between an arm's whole gradient and full distillation's, at the students where all begin, "
+    "that labels alone left, and that full distillation left."
 )
 _EDGE_MARK = "*"
 _EDGE_NOTE = f" {_EDGE_MARK} The lowest or the highest of the rates tried: a better one may lie beyond."
@@ -147,7 +148,7 @@ def _table(study: StudyResult, compared: Mapping[str, Comparison]) -> Markup:
 
 
 def _row(finding: Finding, found: Comparison) -> list[str]:
-    name, degrees = finding.arm, finding.gradients.get(FULL, (None, None))[0]
+    name, angles = finding.arm, " / ".join(f"{degrees:.1f}°" for degrees, _ in finding.gradients.values())
     by_definition = name in (LABELS, FULL)
     share = found.kl_gain_share
     return [
@@ -156,7 +157,7 @@ def _row(finding: Finding, found: Comparison) -> list[str]:
         _figure(None if share is None else Interval(share.mean) if by_definition else share, _share),
         "–" if name == FULL else _figure(found.perplexity_lost, _percent),
         "–" if name == DEFAULT else _figure(found.ce_vs_default, _signed_nats),
-        "–" if degrees is None else f"{degrees:.1f}°",
+        angles or "–",
         "–" if finding.bytes_per_token is None else f"{finding.bytes_per_token:,.0f}",
         f"{len(finding.students)}",
         f"{finding.learning_rate:.2g}" + (_EDGE_MARK if finding.at_an_edge else ""),

@@ -19,6 +19,7 @@ from pipeline.data.documents import source_fingerprint
 from pipeline.data.packing import PACKING_VERSION
 from pipeline.data.planned_tokenizer import planned_tokenizer, publish_tokenizer
 from pipeline.data.settings import DataSettings
+from pipeline.data.source_files import is_local
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
 from pipeline.models.fingerprint import fingerprint, quick_fingerprint, quick_part
@@ -145,9 +146,11 @@ def _settings_differences(plan: Plan, data: DataSettings, teacher: TeacherSettin
 
 
 def _settings(data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> dict[str, Any]:
+    """Key -> value; where a data set lies is none, if that is a folder: what is in it belongs to the source."""
     sections: tuple[tuple[str, Section], ...] = (("data", data), ("teacher", teacher), ("cache", cache))
     keys = {key: value for name, part in sections for key, value in keys_of_kind(part, "identity", f"{name}.").items()}
-    return {key: value for key, value in keys.items() if key not in _PROBED}
+    left_out = {*_PROBED, *(["data.dataset"] if data.source == "hub" and is_local(data) else [])}
+    return {key: value for key, value in keys.items() if key not in left_out}
 
 
 def _probed_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings) -> list[str]:

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from pipeline.errors import MachineError
-from pipeline.pause import PausedError
+from pipeline.pause import NoMemoryError
 
 ArgumentsP = ParamSpec("ArgumentsP")
 ResultT = TypeVar("ResultT")
@@ -46,7 +46,7 @@ def retry_once(
 ) -> ResultT:
     """Do the work; out of memory, clear and try once more at the same size, because another size is another plan.
 
-    PausedError where it runs out again: what is sealed is safe, and the same command may go on once there is room.
+    NoMemoryError where it runs out again: what is sealed is safe, and the same command may go on once there is room.
     """
     try:
         return work(*arguments, **keywords)
@@ -60,7 +60,7 @@ def retry_once(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise PausedError(
+        raise NoMemoryError(
             "the card's memory ran out twice in a row. End other programs that use the card (nvidia-smi lists them) "
             "and run this command again, or begin a new run directory with a smaller cache.batch_size"
         ) from error

@@ -166,7 +166,7 @@ def planned_sequences(
 ) -> StoredSequences:
     """The sequences of a plan, from any of its folders; packed again, into `folder`, where the file is lost."""
     try:
-        return StoredSequences.of(plan, find_sequences(folders))
+        return StoredSequences.of(plan, find_sequences(plan, folders))
     except DamagedDataError as error:
         lost = str(error)
     packing_version = plan.identity["packing_version"]

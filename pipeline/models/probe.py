@@ -34,7 +34,8 @@ CUDA_MEMORY_SHARE = 0.75
 """of a card's memory, that a batch found by the probe leaves the rest of"""
 _CUDA_BATCH_POSITIONS = 16_384  # more fills no card better, and a pause waits for a whole batch
 _MAX_CHUNK = 4096
-_MAX_SHARD_BYTES = 512e6
+MAX_SHARD_BYTES = 512e6
+"""of one shard; larger ones are cut"""
 _SHARD_MARGIN = 1.25  # the first sequences may pack better than the rest
 _SHARD_SECONDS = 600.0
 _FLOPS_PER_SECOND = {"cpu": 5e10, "cuda": 1e13}  # what two cores, or a card of the T4's class, really reach
@@ -129,11 +130,11 @@ def shard_positions_of(model: CausalModel, position_bytes: float, wanted: int) -
     """Positions a shard: what the settings say, or less where that is too many bytes or too long to lose."""
     position_flops = 2 * sum(parameter.numel() for parameter in model.model.parameters())
     by_time = _SHARD_SECONDS * _FLOPS_PER_SECOND[model.device.type] / position_flops
-    found = halve_until(wanted, min(by_time, _MAX_SHARD_BYTES / _SHARD_MARGIN / position_bytes))
+    found = halve_until(wanted, min(by_time, MAX_SHARD_BYTES / _SHARD_MARGIN / position_bytes))
     if found < wanted:
         say(
             f"note: a shard holds {found:,} positions instead of {wanted:,} (cache.shard_positions), so that it stays "
-            f"within {format_bytes(_MAX_SHARD_BYTES)} and about {format_seconds(_SHARD_SECONDS)} of work"
+            f"within {format_bytes(MAX_SHARD_BYTES)} and about {format_seconds(_SHARD_SECONDS)} of work"
         )
     return found
 

@@ -36,6 +36,12 @@ class StudentSettings(Section):
     device: Device = free("auto", "auto: the card where there is one it can use, else the CPU; cuda, cpu")
     trust_remote_code: bool = free(False, "run code that comes with the model; leave it off")
 
+    def unused(self) -> dict[str, str]:
+        """Keys that are set, and of which there is no use, each with the reason."""
+        if self.model is None:
+            return {} if self.revision is None else {"revision": "student.config makes a fresh model"}
+        return {} if self.seed == type(self).model_fields["seed"].default else {"seed": "student.model has its weights"}
+
     @pydantic.model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.model is None) == (self.config is None):

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from pipeline.console import warn_once
 from pipeline.errors import MachineError
 from pipeline.models.device import beginning_on_card
 from pipeline.models.settings import Device
@@ -17,12 +18,13 @@ def count_workers(wanted: int | None, device: Device, setting: str = "teacher.wo
     """How many processes are to run a model side by side: as many as `wanted`, else one a card; on the CPU one.
 
     `setting` is the key that says so. MachineError where there are fewer cards: two models on one card are not faster,
-    and may not fit.
+    and may not fit. Unless it is asked for, cards from the first one of another capability on are left alone: they
+    round differently, and may lack what was planned on the first.
     """
     cards = _count_cards(device)
     if wanted is not None and wanted > cards > 0:
         raise MachineError(f"{setting}: {wanted} processes take a card each, and this machine has {cards}.")
-    return wanted or max(1, cards)
+    return wanted or max(1, _count_alike(cards, setting))
 
 
 def count_busy_cards(wanted: int | None, device: Device, setting: str = "teacher.workers") -> int:
@@ -64,6 +66,18 @@ def num_threads() -> int:
 def share_threads(count: int) -> None:
     """Compute with `count` threads from here on, so that as many processes as cores can do the same."""
     torch.set_num_threads(count)
+
+
+def _count_alike(cards: int, setting: str) -> int:
+    """How many cards from the first on have its capability; what is left alone is said."""
+    capabilities = [torch.cuda.get_device_capability(number) for number in range(cards)]
+    alike = next((number for number, other in enumerate(capabilities) if other != capabilities[0]), cards)
+    if alike < cards:
+        warn_once(
+            f"{alike} of {cards} cards are used: card {alike} has capability {'.'.join(map(str, capabilities[alike]))} "
+            f"and the first one {'.'.join(map(str, capabilities[0]))}. To use all of them: {setting}: {cards}"
+        )
+    return alike
 
 
 def _count_cards(device: Device) -> int:

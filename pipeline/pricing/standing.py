@@ -14,7 +14,6 @@ from pipeline.cache.records import Records
 from pipeline.cache.roots import find_sequences, find_tokenizer
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.teacher_cache import TeacherCache
-from pipeline.config import keys_of_kind
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.data.settings import DataSettings
@@ -22,6 +21,7 @@ from pipeline.data.survey import COUNTED, survey
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.keeping.checkpoint import newest_checkpoint
+from pipeline.distill.keeping.identity import training_identity
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache
@@ -29,7 +29,6 @@ from pipeline.models.planning import load_teacher, open_teacher
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import StudentSettings, TeacherSettings
 from pipeline.models.sharing import count_busy_cards
-from pipeline.models.student import student_identity
 from pipeline.pause import PauseRequest
 from pipeline.pricing.capture import CaptureProbe, probe_teacher, sequence_bytes
 from pipeline.pricing.estimate import CapturePrice, DiskPrice, TextSize, price_disk
@@ -104,7 +103,7 @@ def price_planned_cache(
         probe = _probe_pending(cache, settings[1])
         sequences, records = (probe.sequences, probe.records) if probe else _read_some(cache)
         sealed_bytes, bytes_per_token = _sealed(cache, probe)
-        kept = [shard.path for shard in cache.shards.values()] + [find_sequences(folders)]
+        kept = [shard.path for shard in cache.shards.values()] + [find_sequences(plan, folders)]
         elsewhere_bytes = sum(path.stat().st_size for path in kept if not path.is_relative_to(places[0]))
     num_train, num_validation = (sum(span.count for span in plan.spans(split)) for split in (TRAIN, VALIDATION))
     num_tokens = plan.num_sequences * plan.sequence_length
@@ -114,7 +113,7 @@ def price_planned_cache(
         num_validation_sequences=num_validation,
         sequence_length=plan.sequence_length,
         basis=COUNTED,
-        bytes_per_token=find_sequences(folders).stat().st_size / num_tokens,
+        bytes_per_token=find_sequences(plan, folders).stat().st_size / num_tokens,
     )
     left = sum(span.count for span in cache.missing) * plan.sequence_length
     sizes = (plan.capture["batch_size"], plan.capture["chunk_positions"])
@@ -140,13 +139,13 @@ def steps_done(
     """Steps of this very training that a checkpoint in one of the folders holds, and whether it stopped early there."""
     if plan is None:
         return 0, False
-    own = {"plan": plan.hash, "student": student_identity(student), "train": keys_of_kind(train, "schedule")}
+    own = training_identity(plan, student, train)
 
     def is_own(state: dict[str, Any]) -> bool:
         training = state.get("training") or {}
         return all(training.get(key) == value for key, value in own.items())
 
-    newest = newest_checkpoint((), is_own, roots=folders)  # nothing is let go of for a price
+    newest = newest_checkpoint((), is_own, roots=folders, whole=False)  # nothing is let go of for a price
     return (0, False) if newest is None else (newest.step, Waiting.of(newest.state).stopped)
 
 

@@ -178,10 +178,17 @@ def test_seals_without_their_plan_are_not_planned_over(tmp_path: Path) -> None:
 
 
 def test_sequences_and_tokenizer_come_from_the_first_folder_that_has_them(tmp_path: Path) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]
-    assert find_sequences(folders) == tmp_path / "one" / "sequences.shard"
-    make_cache(tmp_path / "two")
-    assert find_sequences(folders) == tmp_path / "two" / "sequences.shard"
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    plan, *_ = make_cache(tmp_path / "two")
+    shutil.move(tmp_path / "two" / "sequences.shard", tmp_path / "whole")
+    assert find_sequences(plan, folders) == tmp_path / "one" / "sequences.shard"
+    shutil.copy(tmp_path / "whole", tmp_path / "two" / "sequences.shard")
+    assert find_sequences(plan, folders) == tmp_path / "two" / "sequences.shard"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "sequences.shard").write_bytes(b"damaged")
+    assert find_sequences(plan, folders) == tmp_path / "two" / "sequences.shard"
+    (tmp_path / "two" / "sequences.shard").write_bytes(b"damaged as well")
+    assert find_sequences(plan, folders) == tmp_path / "one" / "sequences.shard"
     with pytest.raises(IncompleteInputError, match="expected the teacher's tokenizer"):
         find_tokenizer(folders)
     (tmp_path / "two" / "tokenizer").mkdir()

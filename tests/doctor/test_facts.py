@@ -115,3 +115,8 @@ def test_a_notebook_host_keeps_less_than_it_shows(tmp_path: Path, monkeypatch: p
     assert gather(tmp_path).kept_bytes is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     assert gather(tmp_path).kept_bytes == 20_000_000_000 - 1000
+    clone = tmp_path / "kaggle" / "working" / "clone"
+    clone.mkdir(parents=True)
+    (clone.parent / "another-run").write_bytes(bytes(500))
+    monkeypatch.chdir(clone)
+    assert gather(tmp_path).kept_bytes == 20_000_000_000 - 500

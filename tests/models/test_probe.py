@@ -52,7 +52,7 @@ def test_a_shard_is_halved_until_it_fits(wanted, limit, expected):
     assert halve_until(wanted, limit) == expected
 
 
-@pytest.mark.parametrize(("name", "value"), [("_MAX_SHARD_BYTES", 4e6), ("_SHARD_SECONDS", 1e-2)])
+@pytest.mark.parametrize(("name", "value"), [("MAX_SHARD_BYTES", 4e6), ("_SHARD_SECONDS", 1e-2)])
 def test_a_shard_that_would_be_too_much_to_lose_is_smaller_and_that_is_said(name, value, monkeypatch, capsys):
     monkeypatch.setattr(probe, name, value)
     causal = CausalModel(tiny.make_model(), tiny.VOCAB_SIZE)

@@ -13,7 +13,7 @@ from pipeline.errors import NumericsError
 from pipeline.models import CausalModel, Teacher
 from pipeline.models.draws import draw_ids, uniforms
 from pipeline.models.head import Head
-from pipeline.pause import PausedError
+from pipeline.pause import NoMemoryError
 from tests import tiny
 from tests.models.rows import dense_logp, lay_out, random_documents, spans_of
 
@@ -189,8 +189,9 @@ def test_memory_that_runs_out_is_tried_once_more_and_then_is_a_pause(owner, name
         assert all(a.tobytes() == b.tobytes() for a, b in zip(found.fields(), expected.fields(), strict=True))
     monkeypatch.setattr(owner, name, scarce)
     left[0] = 2
-    with pytest.raises(PausedError, match=r"nvidia-smi.*smaller cache\.batch_size"):
+    with pytest.raises(NoMemoryError, match=r"nvidia-smi.*smaller cache\.batch_size") as stop:
         teacher.score(sequences, np.arange(5))
+    assert stop.value.waits_for == "memory"
     assert left[0] == 0
 
 

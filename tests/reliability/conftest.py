@@ -26,10 +26,11 @@ def tally(request: pytest.FixtureRequest) -> Tally:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
     """What is interrupted: a capture of 4 shards and a training of 6 steps; of 12 and 30 in a long run."""
     folder = tmp_path_factory.mktemp("scenes")
+    training_settings = {"checkpoint_every": 2, "evaluate_every": 3, "validation_sequences": 2}
     if LONG:
         capture = make_capture(folder / "capture", shard_positions=600, num_texts=16)
-        training = make_training(folder / "training", steps=30, checkpoint_every=2, evaluate_every=3)
+        training = make_training(folder / "training", steps=30, **training_settings)
     else:
         capture = make_capture(folder / "capture", shard_positions=1200, num_texts=8)
-        training = make_training(folder / "training", steps=6, checkpoint_every=2, evaluate_every=3)
+        training = make_training(folder / "training", steps=6, **training_settings)
     return {scene.name: scene for scene in (capture, training)}

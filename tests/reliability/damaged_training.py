@@ -16,7 +16,8 @@ from pipeline.distill.keeping.checkpoint import newest_checkpoint
 from tests.reliability.damaging import Place, Victim, harms_of, swap, within
 
 OLDER, NEWEST, BEST = "step-00000004", "step-00000008", "best-00000006"
-FILES = ("weights.safetensors", "average.safetensors", "optimizer.safetensors", "state.json", "COMMIT.json")
+TENSORS = ("weights", "average", "optimizer", "router")
+FILES = (*(f"{name}.safetensors" for name in TENSORS), "state.json", "COMMIT.json")
 
 
 def places(checkpoints: Path, other: Path) -> list[Place]:
@@ -125,7 +126,7 @@ def check_newest(victim: Victim, checkpoints: Path, place: Place) -> int | None:
     assert found.step == whole[-1] or (place.name == "checkpoints swapped" and found.step in whole), (found, whole)
     origin = checkpoints / f"step-{found.step:08d}"
     assert found.state == json.loads(victim.whole[origin / "state.json"])
-    for name in ("weights", "average", "optimizer"):
+    for name in TENSORS:
         right = load_safetensors(victim.whole[origin / f"{name}.safetensors"])
         read: Mapping[str, Any] = found.tensors(name)
         assert read.keys() == right.keys()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Section, keys_of_kind
@@ -108,8 +110,37 @@ SCHEDULE: dict[str, Case] = {
     "train.patience": Case("5"),
     "train.min_delta": Case("0.1", base="patience"),
 }
+# What a model and its tokenizer say of themselves, one field each: key in the file -> another value.
+TEACHER_FIELDS: dict[str, Any] = {
+    "rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"},
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+    "num_attention_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+TOKENIZER_FIELDS: dict[str, tuple[str, str, Any]] = {  # what -> file, path in it, another value; see `set_field`
+    "normalizer": ("tokenizer.json", "normalizer", {"type": "Lowercase"}),
+    "pre-tokenizer": ("tokenizer.json", "pre_tokenizer.add_prefix_space", True),
+    "an added token": ("tokenizer.json", "added_tokens.1.content", "<|begin|>"),
+    "whether an added token is special": ("tokenizer.json", "added_tokens.1.special", False),
+    "how an added token is looked for": ("tokenizer.json", "added_tokens.1.rstrip", True),
+    "the end-of-text token": ("tokenizer_config.json", "eos_token", "<|im_end|>"),
+}
 BY_WHAT_THEY_NAME = {"student.revision"}
 """Only a hub id has one; what it stands for is compared by the weights themselves"""
+
+
+def set_field(path: Path, key: str, value: Any) -> None:
+    """Change one field of a JSON file; a key may go down through objects and lists: `a.0.b`."""
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    *down, last = key.split(".")
+    at = whole
+    for part in down:
+        at = at[int(part)] if isinstance(at, list) else at[part]
+    assert at[last] != value
+    at[last] = value
+    path.write_text(json.dumps(whole), encoding="utf-8")
 
 
 def known_keys(config: RunConfig, kind: Any) -> set[str]:

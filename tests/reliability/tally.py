@@ -1,4 +1,5 @@
-"""Counts of the suites: points, each at an operation that was reached; shown at the end, and kept by a long run.
+"""Counts of the suites: points, each at an operation that was reached, and how long what is promised to be quick took;
+shown at the end, and kept by a long run.
 
 A long run remembers in `artifacts/reliability/progress.jsonl` which of its tests passed, and on what code; run again
 on the same code after any stop, it does only those that are left, and the counts are of all of them.
@@ -13,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -24,12 +25,24 @@ _ALIKE = " on a disk like another's"
 _SOURCES = ("pipeline", "stages", "tests")
 
 
+class Done(TypedDict):
+    """What one test of a suite did, as its report and progress.jsonl carry it."""
+
+    operations: dict[str, int]
+    seconds: dict[str, list[float]]
+    """what took how long, where that is promised"""
+    took: float
+    """seconds of the test itself, with what it had to set up first"""
+
+
 class Tally:
-    """What one test of a suite did."""
+    """What one test of a suite does."""
 
     def __init__(self, node: pytest.Item) -> None:
         self.operations: dict[str, int] = {}
-        node.user_properties.append((_PROPERTY, self.operations))  # goes along with the report, from any process
+        self.seconds: dict[str, list[float]] = {}
+        done = Done(operations=self.operations, seconds=self.seconds, took=0.0)
+        node.user_properties.append((_PROPERTY, done))  # goes along with the report, from any process
 
     def point(self, operation: str) -> None:
         """One more point, whose operation was reached; operations of one name are of one kind."""
@@ -38,6 +51,10 @@ class Tally:
     def alike(self, operation: str) -> None:
         """A place whose operation was reached, and that is no further point: its disk is one that was counted."""
         self.point(operation + _ALIKE)
+
+    def measure(self, what: str, seconds: float) -> None:
+        """One more duration that is told at the end."""
+        self.seconds.setdefault(what, []).append(seconds)
 
     @property
     def points(self) -> int:
@@ -56,9 +73,9 @@ class Tally:
         assert self.points >= wanted, f"{self.points} points of {tries * wanted} seeds: too few came in time"
 
 
-def counts_of(report: Any) -> dict[str, int]:
-    """The counts a test sent along."""
-    return next((value for name, value in report.user_properties if name == _PROPERTY), {})
+def done_in(report: Any) -> Done | None:
+    """What a test sent along; None of tests that count nothing."""
+    return next((value for name, value in report.user_properties if name == _PROPERTY and value["operations"]), None)
 
 
 def points_of(operations: Mapping[str, int]) -> int:
@@ -72,20 +89,26 @@ def suite_of(nodeid: str) -> str | None:
     return found and found[1]
 
 
-def summary(counts: Iterable[tuple[str, dict[str, int]]]) -> list[str]:
-    """A line a suite, from (test, its counts)."""
-    suites: dict[str, Counter[str]] = {}
-    for nodeid, operations in counts:
-        if operations and (suite := suite_of(nodeid)):
-            suites.setdefault(suite, Counter()).update(operations)
-    return [_line(suite, operations) for suite, operations in sorted(suites.items())]
+def summary(done: Iterable[tuple[str, Done]]) -> list[str]:
+    """A line a suite, and one for each duration it promises, from (test, what it did)."""
+    suites: dict[str, list[Done]] = {}
+    for nodeid, of_test in done:
+        if suite := suite_of(nodeid):
+            suites.setdefault(suite, []).append(of_test)
+    return [line for suite, tests in sorted(suites.items()) for line in _lines(suite, tests)]
 
 
-def _line(suite: str, operations: Counter[str]) -> str:
+def _lines(suite: str, tests: list[Done]) -> Iterator[str]:
+    operations = sum((Counter(test["operations"]) for test in tests), Counter[str]())
     points, kinds = points_of(operations), {operation.removesuffix(_ALIKE) for operation in operations}
     alike = operations.total() - points
     places = f"; {operations.total():,} places, {alike:,} of them on a disk like another's" if alike else ""
-    return f"{suite}: {points:,} points at {len(kinds):,} kinds of operation{places}"
+    took = sum(test["took"] for test in tests)
+    yield f"{suite}: {points:,} points at {len(kinds):,} kinds of operation{places}; {took:,.0f} s of one core"
+    for what in sorted({what for test in tests for what in test["seconds"]}):
+        seconds = sorted(second for test in tests for second in test["seconds"].get(what, []))
+        middle, most = seconds[len(seconds) // 2], seconds[-1]
+        yield f"{suite}: {what}: {middle:.2f} s in the middle, {most:.2f} s at most, of {len(seconds)}"
 
 
 # ------------------------------------------------------------------ long runs, in pieces
@@ -100,17 +123,17 @@ def code_digest() -> str:
     return hasher.hexdigest()[:16]
 
 
-def passed_before() -> dict[str, dict[str, int]]:
-    """Test -> counts, of those that a long run on this code has behind it."""
+def passed_before() -> dict[str, Done]:
+    """Test -> what it did, of those that a long run on this code has behind it."""
     if not LONG or not PROGRESS.is_file():
         return {}
     digest = code_digest()
     lines = [json.loads(line) for line in PROGRESS.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return {line["test"]: line["counts"] for line in lines if line["code"] == digest}
+    return {line["test"]: line["done"] for line in lines if line["code"] == digest}
 
 
-def keep(nodeid: str, counts: dict[str, int], digest: str) -> None:
+def keep(nodeid: str, done: Done, digest: str) -> None:
     """Remember a test that passed."""
     PROGRESS.parent.mkdir(parents=True, exist_ok=True)
     with PROGRESS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"test": nodeid, "counts": counts, "code": digest}) + "\n")
+        file.write(json.dumps({"test": nodeid, "done": done, "code": digest}) + "\n")

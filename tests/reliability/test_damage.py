@@ -1,7 +1,8 @@
 """Damage: whatever happens to the bytes of a run, reading gives exactly the right data or a typed error.
 
 Of a cache, `verify` names the file, `repair` takes out just the shards that are damaged, and `cache-teacher` computes
-those again, to the same bytes. A training goes on from its last whole checkpoint, to the identical end.
+those again, to the same bytes. A training goes on from its last whole checkpoint, to the identical end. Of a student
+that was exported `verify` names the file, and `train-student` exports it again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Any
 import pytest
 
 from pipeline.distill.keeping import checkpoint
-from tests.reliability import damaged_cache, damaged_training
+from tests.reliability import damaged_cache, damaged_student, damaged_training
 from tests.reliability.damaging import Place, Victim
 from tests.reliability.one_point import alone, chunks, point
-from tests.reliability.tally import Tally
+from tests.reliability.tally import LONG, Tally
 from tests.stages.toys import Toy, copy, stamps, tree
 
 SHARE_COMPUTED_AGAIN, SHARE_TRAINED, SHARE_EVALUATED = 0.1, 0.03, 0.03  # of the points of a cache
 SHARE_MEASURED, SHARE_RESUMED = 0.15, 0.2  # of those of a training
+SHARE_EXPORTED = 0.3  # of those of a student
 PACE = {"student/timings.jsonl"}
 TYPED = {2, 3, 4, 6}
 
@@ -72,7 +74,8 @@ def test_cache(caches: Caches, numbers: range, tally: Tally) -> None:
                 if chance.random() < SHARE_TRAINED:
                     _train(caches)
                 removed = damaged_cache.check_repair(caches.cache, place, harmed, problems)
-                if chance.random() < SHARE_COMPUTED_AGAIN:
+                first_of_its_kind = LONG and number < len(caches.places)
+                if first_of_its_kind or chance.random() < SHARE_COMPUTED_AGAIN:
                     _compute_again(caches, removed)
             finally:
                 caches.victim.heal()
@@ -194,9 +197,13 @@ def _measure(trainings: Trainings, place: Place, step: int | None) -> None:
     elif place.name != "checkpoint of another training":
         assert ended.code == 0, ended.stderr
         found = _figures((trainings.victim.root / "eval" / "eval.json").read_bytes())
-        assert json.dumps(found).replace(damaged_training.OLDER, "") == json.dumps(trainings.figures[step]).replace(
-            damaged_training.OLDER, ""
-        )
+        assert _nameless(found) == _nameless(trainings.figures[step])
+
+
+def _nameless(figures: dict[str, Any]) -> str:
+    """Without the name of the folder that was measured: swapped ones have each other's."""
+    text = json.dumps(figures)
+    return text.replace(damaged_training.OLDER, "").replace(damaged_training.NEWEST, "")
 
 
 def _resume(trainings: Trainings, place: Place, harmed: list[str]) -> None:
@@ -220,6 +227,35 @@ def _resume(trainings: Trainings, place: Place, harmed: list[str]) -> None:
     for name in harmed:
         if damaged_training.NEWEST in name and not place.name.startswith("missing COMMIT"):
             assert name.partition("/")[0] in ended.stderr, f"{name} was passed over without a word"
+
+
+# ------------------------------------------------------------------ the student
+
+
+@pytest.fixture(scope="module")
+def student(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Victim:
+    """A training that came to its end; healed after every point."""
+    return Victim(copy(trained, tmp_path_factory.mktemp("student") / "run"))
+
+
+@pytest.mark.parametrize("numbers", chunks(60, 600, of_short=2, of_long=6), ids=lambda n: f"{n[0]}-{n[-1]}")
+def test_student(student: Victim, toy: Toy, cached: Path, numbers: range, tally: Tally) -> None:
+    """Any harm to any file of an exported student, and to the log."""
+    places = damaged_student.places(student.root / "student")
+    for number in numbers:
+        place = places[(number * 7) % len(places)]
+        with point("damage", number, place.name) as chance:
+            try:
+                harmed = place.harm(student.root / "student", chance)
+                assert student.changed(), "nothing was harmed"
+                damaged_student.check_verify(student, place, harmed, cached)
+                if chance.random() < SHARE_EXPORTED:
+                    toy.ran("train-student", student.root, "--set", f"cache.roots=[{cached}]")
+                    damaged_student.check_made_good(student, place)
+            finally:
+                student.heal()
+        tally.point(place.name)
+    assert alone() or len(tally.operations) >= min(len(numbers), len(places)) // 2
 
 
 def _figures(content: bytes) -> dict[str, Any]:

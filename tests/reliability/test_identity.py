@@ -18,7 +18,18 @@ import torch
 from stages.config import load_run_config
 from tests import tiny
 from tests.reliability.damaging import other_tokenizer
-from tests.reliability.identities import BY_WHAT_THEY_NAME, CACHES, IDENTITY, SCHEDULE, TRAININGS, Case, known_keys
+from tests.reliability.identities import (
+    BY_WHAT_THEY_NAME,
+    CACHES,
+    IDENTITY,
+    SCHEDULE,
+    TEACHER_FIELDS,
+    TOKENIZER_FIELDS,
+    TRAININGS,
+    Case,
+    known_keys,
+    set_field,
+)
 from tests.reliability.tally import LONG, Tally
 from tests.stages.toys import Toy, copy, tree
 
@@ -137,6 +148,34 @@ def test_one_bit_of_the_teacher(number: int, toy: Toy, begun: Begun, tally: Tall
     changed = [*options, "--set", f"teacher.model={teacher}"]
     refuse(toy, "cache-teacher", run_dir, changed, "teacher.files.model.safetensors.samples_sha256: ")
     tally.point("a bit of the teacher")
+
+
+@pytest.mark.parametrize("field", TEACHER_FIELDS)
+def test_one_field_of_the_teachers_config(field: str, toy: Toy, begun: Begun, tally: Tally, tmp_path: Path) -> None:
+    run_dir, options = begun("cache-teacher", "plain")
+    teacher = copy(toy.teacher, tmp_path / "teacher")
+    set_field(teacher / "config.json", field, TEACHER_FIELDS[field])
+    refuse(toy, "cache-teacher", run_dir, [*options, "--set", f"teacher.model={teacher}"], "teacher.config_sha256: ")
+    tally.point(f"teacher, {field}")
+
+
+@pytest.mark.parametrize("field", TOKENIZER_FIELDS)
+def test_one_field_of_the_tokenizer(field: str, toy: Toy, begun: Begun, tally: Tally, tmp_path: Path) -> None:
+    run_dir, options = begun("cache-teacher", "plain")
+    teacher, (name, key, value) = copy(toy.teacher, tmp_path / "teacher"), TOKENIZER_FIELDS[field]
+    set_field(teacher / name, key, value)
+    refuse(toy, "cache-teacher", run_dir, [*options, "--set", f"teacher.model={teacher}"], "  tokenizer.")
+    tally.point(f"tokenizer, {field}")
+
+
+def test_a_chat_template(toy: Toy, begun: Begun, tally: Tally, tmp_path: Path) -> None:
+    run_dir, options = begun("cache-teacher", "jsonl")
+    teacher = copy(toy.teacher, tmp_path / "teacher")
+    template = teacher / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8").replace("assistant", "helper"), encoding="utf-8")
+    changed = [*options, "--set", f"teacher.model={teacher}"]
+    refuse(toy, "cache-teacher", run_dir, changed, "tokenizer.chat_template_sha256: ")
+    tally.point("tokenizer, its chat template")
 
 
 def test_another_tokenizer(toy: Toy, begun: Begun, tally: Tally, tmp_path: Path) -> None:

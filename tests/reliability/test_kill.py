@@ -112,6 +112,7 @@ def test_a_second_signal_leaves_at_once(
             assert seconds < AT_ONCE_SECONDS, f"{again}: took {seconds:.2f} s"
             assert status(run_dir)["state"] == "running", again
             tally.point(f"{stage} left by {both[1].name}")
+            tally.measure(f"{stage} left after a second signal", seconds)
         job.finish(run_dir)
 
 
@@ -169,6 +170,7 @@ def test_a_pause_comes_soon(
         assert (code, left["state"]) == (0, "paused"), f"{stage}, {number.name} of Random({seed}): {left}"
         assert temporaries(run_dir) == []
         took.append(seconds)
+        tally.measure(f"{stage} paused", seconds)
         tally.point(f"{stage} with much to do paused by {number.name}")
     assert tally.points == PROMPT_A_CHUNK
     slow = sorted(took)[math.ceil(0.99 * len(took)) - 1]

@@ -96,7 +96,8 @@ def test_what_cannot_be_repaired_is_said_with_its_exit_code(cached: Path, tmp_pa
     refuse(run("repair", str(run_dir)), 4, "stray.txt", "not part of this cache")
     (run_dir / "cache" / "stray.txt").unlink()
     with files.hold_lock(run_dir / ".lock", "at work in this run directory"):
-        refuse(run("repair", str(run_dir)), 7, "another process")
+        for place in (run_dir, run_dir / "cache", tmp_path):
+            refuse(run("repair", str(place)), 7, "another process")
     assert run("repair", str(run_dir)).code == 0
 
 

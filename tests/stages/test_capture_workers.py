@@ -138,7 +138,30 @@ def test_one_a_card(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (7, 5))
     assert (count_workers(wanted, device), count_busy_cards(wanted, device)) == (workers, faster)
     if cards and device != "cpu":
         with pytest.raises(MachineError, match=r"workers: 3 processes take a card each, and this machine has 2"):
             count_workers(3, device)
+
+
+def test_too_many_processes_are_refused_before_anything_is_planned(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.models.sharing._count_cards", lambda device: 2)
+    ended = toy.run("cache-teacher", tmp_path / "run", "--workers", "3")
+    assert (ended.code, "3 processes take a card each" in ended.stderr) == (5, True), ended.stderr
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_cards_of_another_capability_are_left_alone_unless_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: [(8, 6), (8, 6), (6, 1), (8, 6)][number])
+    assert count_workers(None, "auto") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 4 cards are used: card 2 has capability 6.1 and the first one 8.6." in said
+    assert "To use all of them: teacher.workers: 4" in said
+    assert count_workers(4, "auto") == 4

@@ -123,11 +123,13 @@ def swapped_tokenizer(folder: Path) -> Path:
 
 def test_every_baseline_is_looked_at_before_any_is_measured(toy: Toy, run_dir: Path, tmp_path: Path) -> None:
     good, other = trained_model(run_dir), swapped_tokenizer(tmp_path / "other")
+    short = tiny.save_model(tmp_path / "short", max_position_embeddings=16)
     (tmp_path / "empty").mkdir()
     for bad, code, words in (
         ("/nope", 2, ("eval.baselines.bad: /nope: no such folder",)),
         (tmp_path / "empty", 2, ("eval.baselines.bad", "expected a model folder with config.json, found nothing")),
         (other, 3, (f"eval.baselines.bad {other}", "its tokenizer is not the teacher's", "tokens and their ids")),
+        (short, 2, ("eval.baselines.bad: data.sequence_length: 32 positions", "at most 16. Leave it out")),
     ):
         ended = toy.run("eval", run_dir, "--set", f"eval.baselines={{good: {good}, bad: {bad}}}")
         untouched(run_dir, ended, code, *words)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,19 +28,6 @@ from tests.stages.toys import REPOSITORY, Toy, copy, flip_a_bit, stamps, status,
 pytestmark = pytest.mark.slow
 OURS = ("sad_pipeline", "_sad_pipeline", "__editable__", "pipeline", "stages")
 STEPS = ("train.steps=400", "train.checkpoint_every=20", "train.evaluate_every=200", "train.log_every=100")
-INTERRUPTED = """
-import pathlib, signal, subprocess, time
-real = subprocess.run
-def run(command, check, **options):
-    if "train-student" not in command:
-        return real(command, check=check, **options)
-    process = subprocess.Popen(command, **options)
-    while process.poll() is None and not list(pathlib.Path("run/student/checkpoints").glob("step-*/COMMIT.json")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    return subprocess.CompletedProcess(command, process.wait())
-subprocess.run = run
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +42,40 @@ class Host:
         """What a session leaves."""
         return self.root / "working" / "run"
 
-    def session(self, before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run the notebook's cells as one program, with a stdin that never ends."""
+    def session(self, interrupted: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the notebook's cells as one program, with a stdin that never ends.
+
+        `interrupted` as the host and the editor do it: SIGINT to the notebook and all its children, here as soon as
+        there is a checkpoint.
+        """
         (self.root / "working").mkdir(exist_ok=True)
         hidden = ("PYTHONPATH", "VIRTUAL_ENV", "SAD_SESSION_START", "KAGGLE_KERNEL_RUN_TYPE")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         reading, writing = os.pipe()
+        said, erred = self.root / "stdout", self.root / "stderr"
         try:
-            return subprocess.run(
-                [self.python, "-c", before + notebook_code()],
-                cwd=self.root / "working",
-                env=environment | {"OMP_NUM_THREADS": "1"} | variables,
-                stdin=reading,
-                capture_output=True,
-                text=True,
-                timeout=400,
-                check=False,
-            )
+            with said.open("w") as out, erred.open("w") as err:
+                process = subprocess.Popen(
+                    [self.python, "-c", notebook_code()],
+                    cwd=self.root / "working",
+                    env=environment | {"OMP_NUM_THREADS": "1"} | variables,
+                    stdin=reading,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                )
+                if interrupted:
+                    while process.poll() is None and not self._has_checkpoint():
+                        time.sleep(0.005)
+                    os.killpg(process.pid, signal.SIGINT)
+                code = process.wait(400)
         finally:
             os.close(reading)
             os.close(writing)
+        return subprocess.CompletedProcess([], code, said.read_text(), erred.read_text())
+
+    def _has_checkpoint(self) -> bool:
+        return any(self.run_dir.glob("student/checkpoints/step-*/COMMIT.json"))
 
     def next_session(self, root: Path, *names: str) -> Host:
         """Another machine, to which this one's inputs are attached again, and its output at another depth."""
@@ -117,7 +119,7 @@ def host(image: Path, toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Hos
 @pytest.fixture(scope="module")
 def paused(host: Host) -> subprocess.CompletedProcess[str]:
     """The first session, which the host ends in the middle of the training."""
-    return host.session(before=INTERRUPTED)
+    return host.session(interrupted=True)
 
 
 def test_the_image_has_no_project(image: Path) -> None:

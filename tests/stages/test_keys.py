@@ -10,7 +10,7 @@ import yaml
 from pipeline.config import dump_config
 from pipeline.config_keys import MEANING, keys_of
 from stages.config import RunConfig, bundled_configs, load_run_config
-from tests.stages.toys import run
+from tests.stages.toys import Toy, run
 
 
 def leaves(values: dict[str, object], prefix: str = "") -> set[str]:
@@ -91,3 +91,23 @@ def test_a_key_that_is_not_there_is_told_with_the_nearest() -> None:
     assert "'train.learning_rate'" in run("keys", "lr").stderr
     ended = run("keys", "xyzzy")
     assert (ended.code, "`sad-pipeline keys` lists all" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("student.revision=main",), "student.revision is set and not used, for student.config makes a fresh model"),
+        (
+            ("student.config=null", "student.model=a/b", "student.seed=1"),
+            "student.seed is set and not used, for student.model has its weights",
+        ),
+        (("student.config=null", "student.model=a/b", "student.revision=main"), ""),
+    ],
+)
+def test_keys_of_the_student_that_do_nothing_are_said(
+    settings: tuple[str, ...], words: str, toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_run_config(str(toy.config), settings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert words in said
+    assert words or "not used" not in said

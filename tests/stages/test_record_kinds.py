@@ -98,7 +98,8 @@ def test_what_sampled_cannot_give_is_refused_before_any_work(
 @pytest.mark.parametrize("kind", ["topk", "compact"])
 def test_a_cache_without_draws_refuses_the_objective_that_needs_them(kind: str, toy: Toy, tmp_path: Path) -> None:
     settings = [word for one in (f"cache.kind={kind}", "cache.num_draws=0") for word in ("--set", one)]
-    toy.ran("cache-teacher", tmp_path / "run", *settings)
+    told = " ".join(toy.ran("cache-teacher", tmp_path / "run", *settings).stderr.split())
+    assert "train-student would refuse what this config asks of it." in told.partition("shards to do")[0]
     refuse(toy.run("train-student", tmp_path / "run", *settings), 2, "cache.num_draws: 0", "bucket")
     toy.ran("train-student", tmp_path / "run", *settings, "--set", "train.objective=bucket")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,6 +229,19 @@ def test_resumes_from_a_read_only_root(toy: Toy, cached: Path, trained: Path, tm
     (half / "weights.safetensors").write_bytes(b"half")
     train(toy, cached, third, *options)
     assert what_counts(third) == what_counts(trained)
+
+
+def test_a_fork_that_is_started_again_goes_on_and_says_so(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    """The same command, as status.json gives it."""
+    fork = ("--set", "train.steps=14", "--fork-from", str(checkpoint(trained, 8)))
+    assert "forked after step 8" in train(toy, cached, tmp_path / "run", *fork).stderr
+    shutil.rmtree(checkpoint(tmp_path / "run", 14))
+    shutil.rmtree(tmp_path / "run" / "student" / "model")
+    again = " ".join(train(toy, cached, tmp_path / "run", *fork).stderr.split())
+    assert "continuing after step 12" in again
+    assert "is where a new training begins, and this one has begun" in again
 
 
 def test_a_root_of_another_training_alone_is_named_and_not_continued(

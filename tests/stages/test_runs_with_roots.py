@@ -7,13 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 
 from pipeline.cache import TeacherCache
 from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory
 from stages import estimate
-from tests.stages.toys import Toy, copy, half_sealed, run
+from tests.stages.toys import Toy, copy, flip_a_bit, half_sealed, run
 
 
 @pytest.fixture
@@ -100,6 +101,45 @@ def test_a_folder_that_is_a_link_is_said_and_not_followed(cached: Path, tmp_path
     assert ended.code == 6
     words = f"{tmp_path / 'parts' / '1'}: is a link to a folder, and not followed"
     assert words in ended.stderr.replace("\n", " ")
+
+
+def test_so_is_one_where_checkpoints_are_looked_for(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "1").symlink_to(trained)
+    roots = ("--set", f"cache.roots=[{cached}]", "--set", f"train.roots=[{tmp_path / 'parts'}]")
+    ended = toy.ran("train-student", tmp_path / "run", *roots, "--set", "train.steps=1")
+    words = f"{tmp_path / 'parts' / '1'}: is a link to a folder, and not followed"
+    assert words in ended.stderr.replace("\n", " ")
+
+
+def test_a_data_set_in_a_folder_may_lie_elsewhere_later(toy: Toy, tmp_path: Path) -> None:
+    """A host mounts it where it likes; what is in it is what counts."""
+
+    def named(place: str) -> tuple[str, ...]:
+        return "--set", "data.source=hub", "--set", f"data.dataset={tmp_path / place}"
+
+    rows = [{"text": path.read_text(encoding="utf-8")} for path in sorted(toy.texts.iterdir())]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "first"))
+    datasets.Dataset.from_list(rows[1:]).save_to_disk(str(tmp_path / "other"))
+    toy.ran("cache-teacher", tmp_path / "run", *named("first"))
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "first").rename(tmp_path / "deeper" / "texts")
+    toy.ran("cache-teacher", tmp_path / "run", *named("deeper/texts"))
+    toy.ran("train-student", tmp_path / "run", *named("deeper/texts"), "--set", "train.steps=1")
+    ended = toy.run("cache-teacher", tmp_path / "run", *named("other"))
+    assert (ended.code, "source." in ended.stderr) == (3, True), ended.stderr
+
+
+def test_text_and_packed_sequences_are_taken_from_the_root_that_has_them_whole(
+    toy: Toy, cached: Path, tmp_path: Path
+) -> None:
+    first, second = copy(cached, tmp_path / "first"), copy(cached, tmp_path / "second")
+    flip_a_bit(first / "cache" / "sequences.shard")
+    roots = ("--set", f"cache.roots=[{first}, {second}]", "--set", "train.steps=1")
+    toy.ran("train-student", tmp_path / "run", *roots)
+    ended = run("verify", str(tmp_path / "run"), "--root", str(first), "--root", str(second))
+    assert ended.code == 4
+    assert str(first / "cache" / "sequences.shard") in ended.stderr.replace("\n", "")
 
 
 def test_a_home_folder_may_be_written_as_in_a_shell(

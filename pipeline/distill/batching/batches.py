@@ -179,8 +179,8 @@ class BatchReader:
         ranks: Ranks | None = None,
     ) -> None:
         """`ranks` are those that share each step; without them all of it is read."""
-        # A cache is for one thread at a time, and the loop validates on it while another reads: a copy has its own open
-        # files.
+        # The loop validates on the cache while another thread reads: by a copy, with open files and a lock of its own,
+        # neither waits for the other.
         self._own_source, self._source, self._order, self._steps = source, copy.copy(source), order, steps
         self._share = (ranks or Ranks()).share(order.batch)
         self._left = 0  # micro-batches of the step under way that were not taken yet

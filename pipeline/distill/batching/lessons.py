@@ -58,7 +58,8 @@ def plan_lessons(
             f"{cache.folders[0]}: {len(cache.sealed)} of {len(cache.plan.shards)} shards are sealed. Run cache-teacher "
             "until it is complete, or train on what is there with --use-sealed-only."
         )
-    _refuse_unfit_target(cache, settings)
+    if unfit := unfit_target(str(cache.folders[0]), cache.plan.layout, settings):
+        raise ConfigError(unfit)
     spans = [span for span in cache.sealed if frozen_shards is None or span.index in frozen_shards]
     if frozen_shards is not None and len(spans) < len(frozen_shards):
         gone = sorted(set(frozen_shards) - {span.index for span in spans})
@@ -97,15 +98,19 @@ def plan_lessons(
     )
 
 
-def _refuse_unfit_target(cache: TeacherCache, settings: TrainSettings) -> None:
-    """ConfigError for an objective or a temperature that records of this cache cannot give."""
-    if cache.plan.layout.kind == "sampled":
-        _refuse_what_sampled_lacks(cache, settings)
-    elif "kd" in settings.parts and settings.objective == "sampled_tail" and _lacks_draws(cache.plan.layout):
-        raise ConfigError(
-            f"{cache.folders[0]}: this cache was made without tail draws (cache.num_draws: 0), from which the "
-            "objective sampled_tail estimates the tail. Set train.objective to bucket, or make a cache with draws."
+def unfit_target(place: str, layout: RecordLayout, settings: TrainSettings) -> str | None:
+    """Why records of this layout cannot give the objective or the temperature that a training asks of them.
+
+    None where they can; `place` is where the cache lies.
+    """
+    if layout.kind == "sampled":
+        return _what_sampled_lacks(place, settings)
+    if "kd" in settings.parts and settings.objective == "sampled_tail" and _lacks_draws(layout):
+        return (
+            f"{place}: this cache is made without tail draws (cache.num_draws: 0), from which the objective "
+            "sampled_tail estimates the tail. Set train.objective to bucket, or make a cache with draws."
         )
+    return None
 
 
 def _lacks_draws(layout: RecordLayout) -> bool:
@@ -113,28 +118,29 @@ def _lacks_draws(layout: RecordLayout) -> bool:
     return layout.num_tail_draws == 0 and layout.head_size < layout.vocab_size
 
 
-def _refuse_what_sampled_lacks(cache: TeacherCache, settings: TrainSettings) -> None:
+def _what_sampled_lacks(place: str, settings: TrainSettings) -> str | None:
     """Draws of all ids at temperature 1 say nothing of another temperature, nor of another divergence."""
     temperature, parts = settings.temperature, settings.parts
-    place = f"{cache.folders[0]}: this cache is of the kind sampled, whose ids were drawn at temperature 1"
+    place = f"{place}: this cache is of the kind sampled, whose ids were drawn at temperature 1"
     if "rank" in parts:
-        raise ConfigError(
+        return (
             f"{place}, by chance; train.rank_weight asks for the teacher's order of its likeliest ids, and counts of a "
             "few draws leave most ids out and tie most others. Set train.rank_weight and train.rank_weight_end to 0, "
             "or make a cache of the kind topk or compact."
         )
     if "kd" not in parts:
-        return
+        return None
     if (temperature.start, temperature.end) != (1.0, 1.0):
-        raise ConfigError(
+        return (
             f"{place}; train.temperature is {temperature.start:g} to {temperature.end:g}. Set both ends to 1, or make "
             "a cache of the kind topk or compact."
         )
     if settings.objective not in SAMPLED_OBJECTIVES:
-        raise ConfigError(
+        return (
             f"{place} and estimate the whole divergence; train.objective is {settings.objective}. Set it to "
             f"{' or '.join(SAMPLED_OBJECTIVES)}, or make a cache of the kind topk or compact."
         )
+    return None
 
 
 def count_steps(settings: TrainSettings, steps_per_epoch: float) -> int:

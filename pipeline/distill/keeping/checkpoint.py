@@ -142,6 +142,8 @@ def _committed(folder: Path, kept: bool) -> Iterator[Path]:
             _pass_over(Path(error.filename), error, kept)
 
     for parent, children, _ in os.walk(folder, onerror=not_listed):
+        for link in (place for child in children if (place := Path(parent) / child).is_symlink()):
+            warn_once(f"{link}: is a link to a folder, and not followed; name where it leads as a root of its own")
         for child in [child for child in children if child.startswith("step-")]:
             try:
                 (Path(parent) / child / COMMIT).lstat()

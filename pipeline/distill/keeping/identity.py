@@ -45,7 +45,7 @@ def frozen_shards_of(training: Identity, folder: Path, roots: Iterable[Path]) ->
         other = state.get("training") or {}
         return other.get("frozen_shards") is not None and _without_shards(other) == rest
 
-    earlier = newest_checkpoint([folder], is_frozen, roots=roots)
+    earlier = newest_checkpoint([folder], is_frozen, roots=roots, whole=False)
     return None if earlier is None else list(earlier.state["training"]["frozen_shards"])
 
 

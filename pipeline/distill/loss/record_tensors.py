@@ -114,8 +114,7 @@ class HostRecords(_RecordFields):
 
 def on_host(values: NDArray[Any], pinned: bool) -> Tensor:
     """A copy as a CPU tensor."""
-    tensor = torch.tensor(values)
-    return tensor.pin_memory() if pinned else tensor
+    return torch.from_numpy(values).pin_memory() if pinned else torch.tensor(values)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -114,8 +114,8 @@ FILES = of(
     (
         "a lock is shared", LOCK,
         "tests/test_locks.py::test_a_lock_keeps_a_second_process_out_and_ends_with_its_holder",
-        "            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        except",
-        "            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)\n        except",
+        "                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        except",
+        "                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)\n        except",
     ),
     ("swept in the instant before the lock, and not seen", LOCK, _FROZEN, "if not temporary.exists():", "if False:"),
     (
