@@ -123,7 +123,8 @@ def beginning_of(ground: Ground, trial: Trial) -> StudentSettings:
     """The student a training begins with."""
     if trial.beginning is None:
         return ground.config.student.model_copy(update={"seed": trial.seed})
-    return StudentSettings(model=str(trial_run(ground, trial.beginning).model))
+    beginning = str(trial_run(ground, trial.beginning).model)
+    return StudentSettings(model=beginning, device=ground.config.student.device)
 
 
 def trial_run(ground: Ground, trial: Trial) -> RunDirectory:

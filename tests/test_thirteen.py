@@ -1,4 +1,4 @@
-"""The thirteen faults that Student-Aware Distillation 3.0 fixed, one behavioural test each, through the real commands.
+"""The thirteen faults that Student-Aware Distillation 3.0 fixed, each with a test; most through the real commands.
 
 Numbers are those of README's table. What each part does in detail is tested beside its code; here is what a user sees.
 """
@@ -236,7 +236,8 @@ def test_08_trouble_is_said_and_progress_shown(
     assert "note: step 1: the gradient's norm is" in said
     assert said.count("95% of the card's memory is in use, above 90%") == 1
     first, last = lines_of(tmp_path / "run")
-    assert f"loss {first['loss']:.3f}, norm {first['gradient_norm']:.2g}, lr {first['learning_rate']:.1e}, τ 1" in said
+    parts = f"loss {first['loss']:.3f}, ce {first['ce']:.3f}, kd {first['kd']:.3f}"
+    assert f"{parts}, norm {first['gradient_norm']:.2g}, lr {first['learning_rate']:.1e}, τ 1" in said
     assert shown(tmp_path / "run")["train/ce"] == pytest.approx({1: first["ce"], 2: last["ce"]}, rel=1e-6)
 
 

@@ -162,14 +162,16 @@ class Journal:
             if validation.ce > CAP_NATS:
                 warn_once(f"a validation above {CAP_NATS:.0f} nats is logged as the perplexity exp({CAP_NATS:.0f})")
             self.log.metrics(line | {"perplexity": perplexity_of(validation.ce)})
-        self.choose_best(step, found, learner)
-        lowest = min((v.ce for v in found.values() if math.isfinite(v.ce)), default=math.nan)
+        lowest = min(self.choose_best(step, found, learner).values(), default=math.nan)
         self.waiting = self.waiting.after(lowest, learner.settings.patience, learner.settings.min_delta)
         if self.waiting.stopped:
             self.log.metrics({"step": step, "kind": "stopped", "evaluations": self.waiting.evaluations})
 
-    def choose_best(self, step: int, found: Mapping[str, Validation], learner: Learner) -> None:
-        """Keep the weights with the lowest cross-entropy if they are the best so far; one that is not finite is not."""
+    def choose_best(self, step: int, found: Mapping[str, Validation], learner: Learner) -> dict[str, float]:
+        """Keep the weights with the lowest cross-entropy if they are the best so far; returns it, of those that count.
+
+        Weights that are not finite do not, nor does a cross-entropy that is not.
+        """
         finite = {weights: validation.ce for weights, validation in found.items() if math.isfinite(validation.ce)}
         if len(finite) < len(found):
             warn_once("a validation gave numbers that are not finite; its weights are not taken for the best ones")
@@ -178,11 +180,12 @@ class Journal:
             del finite[odd]
         weights = min(finite, key=lambda weights: finite[weights], default=None)
         if weights is None or (self.best is not None and finite[weights] >= self.best.ce):
-            return
+            return finite
         self.best = Best(step, weights, finite[weights])
         with learner.holding(weights) as causal:
             self._keep_best(unique_tensors(causal.model))
         retire_best(self._checkpoints, step)
+        return finite
 
     def save(self, step: int, learner: Learner) -> None:
         """Checkpoint all that a resume needs, then let go of what the newer one replaces."""

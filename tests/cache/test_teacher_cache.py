@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import pickle
 import shutil
@@ -218,19 +219,26 @@ def test_threads_share_a_cache(tmp_path: Path) -> None:
         assert all(np.array_equal(ids, expected[index % 21]) for index, ids in enumerate(found))
 
 
-def _child(cache: TeacherCache) -> None:
-    os._exit(0 if int(cache.read(np.arange(7))[1].ids_TK.sum()) > 0 else 1)
+def _digest(cache: TeacherCache) -> str:
+    """Of all that is read of seven sequences."""
+    sequences, records = cache.read(np.arange(7))
+    arrays = (sequences.input_ids, sequences.loss_mask, *records.fields())
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+
+def _child(cache: TeacherCache, expected: str) -> None:
+    os._exit(0 if {_digest(cache) for _ in range(5)} == {expected} else 1)
 
 
 @pytest.mark.parametrize("process_type", [ForkProcess, SpawnProcess])
 def test_open_caches_go_into_other_processes(tmp_path: Path, process_type: type[ForkProcess | SpawnProcess]) -> None:
     make_cache(tmp_path)
     with TeacherCache.open(tmp_path) as cache:
-        cache.read(np.arange(7))
-        processes = [process_type(target=_child, args=(cache,)) for _ in range(2)]
+        expected = _digest(cache)
+        processes = [process_type(target=_child, args=(cache, expected)) for _ in range(2)]
         for process in processes:
             process.start()
-        cache.read(np.arange(7))
+        assert {_digest(cache) for _ in range(5)} == {expected}
         for process in processes:
             process.join()
         assert [process.exitcode for process in processes] == [0, 0]

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching.lessons import plan_lessons, spread
+from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
 from pipeline.models import CausalModel
@@ -39,6 +41,17 @@ def test_a_step_larger_than_the_text_is_said(tmp_path: Path, capsys: pytest.Capt
     lessons = plan_lessons(cache, TrainSettings(steps=2, warmup_steps=0, batch_size=NUM_TRAIN, accumulation=2), None)
     assert len(lessons.order.sequences_for_step(0)) == 2 * NUM_TRAIN
     assert f"a step takes {2 * NUM_TRAIN} sequences" in capsys.readouterr().err
+
+
+def test_the_order_is_that_of_the_settings(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, CausalModel(tiny.make_model("llama"), tiny.VOCAB_SIZE))
+    settings = TrainSettings(steps=9, warmup_steps=0, batch_size=2, accumulation=2, seed=7, window_shards=3)
+    spans = [(span.first, span.count) for span in cache.sealed if span.split == TRAIN]
+    found, expected = plan_lessons(cache, settings, None).order, DataOrder(spans, 7, 3, 4)
+    steps = [expected.sequences_for_step(step).tolist() for step in range(9)]
+    assert [found.sequences_for_step(step).tolist() for step in range(9)] == steps
+    for other in (DataOrder(spans, 0, 3, 4), DataOrder(spans, 7, 1, 4)):
+        assert [other.sequences_for_step(step).tolist() for step in range(9)] != steps, "it tells them apart"
 
 
 @pytest.mark.parametrize("betas", ["[1.5, 2]", "[0.9, 1.0]", "[-0.1, 0.9]"])

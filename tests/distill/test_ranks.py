@@ -139,6 +139,7 @@ def test_no_more_ranks_than_a_step_has_sequences(monkeypatch: pytest.MonkeyPatch
         count_ranks(settings.model_copy(update={"workers": 3}), "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (7, 5))
     assert count_ranks(settings, "auto") == 2, "where nobody asked for more"
 
 

@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError
 from pipeline.models.loading import load_model, make_model
+from pipeline.models.settings import StudentSettings, TeacherSettings
+from pipeline.models.student import load_student
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -115,6 +118,33 @@ def test_code_that_comes_with_a_model_is_not_run(folder):
     (folder / "code.py").write_text("raise SystemExit('this code ran')\n")
     with pytest.raises(ConfigError, match="trust_remote_code: true"):
         _load(folder)
+
+
+def test_code_that_comes_with_a_model_is_off_unless_it_is_asked_for():
+    values = {"model": "a/b"}
+    assert TeacherSettings(**values).trust_remote_code is False
+    assert StudentSettings(**values).trust_remote_code is False
+
+
+def test_code_that_comes_with_a_model_is_run_where_it_is_asked_for(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text()) | {
+        "model_type": "homemade",
+        "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise ValueError('it ran')\n")
+    with pytest.raises((ConfigError, ValueError)):
+        load_model(str(folder), None, torch.float32, torch.device("cpu"), True)
+    assert (tmp_path / "ran").exists()
+
+
+def test_the_seed_of_a_fresh_student_is_the_configs(tokenizer_folder):
+    tokenizer, device = Tokenizer.load(tokenizer_folder), torch.device("cpu")
+    found = [load_student(StudentSettings(config=LLAMA, seed=seed), tokenizer, device).model for seed in (0, 5)]
+    expected = [make_model(LLAMA, tokenizer.vocab_size, tokenizer.end_of_text_id, seed) for seed in (0, 5)]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.lm_head.weight, other.lm_head.weight)
+    assert not torch.equal(found[0].lm_head.weight, found[1].lm_head.weight)
 
 
 def test_a_fresh_model_is_the_same_for_the_same_seed_and_leaves_random_numbers_alone():

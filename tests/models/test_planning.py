@@ -38,6 +38,14 @@ def _plan(
     return plan_capture(folder, DataSettings(**values), settings, options, PauseRequest())[0], settings
 
 
+def test_the_seed_of_the_draws_is_the_configs(llama_folder: Path, texts_folder: Path, tmp_path: Path) -> None:
+    settings = TeacherSettings(model=str(llama_folder))
+    data = DataSettings(source="text", path=str(texts_folder), sequence_length=32, validation_fraction=0.2)
+    options = CacheSettings(head_size=16, batch_size=8, seed=5)
+    plan, _, teacher = plan_capture(tmp_path, data, settings, options, PauseRequest())
+    assert (teacher.seed, load_teacher(plan, settings).seed) == (5, 5)
+
+
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
     """The notes since it was last asked."""

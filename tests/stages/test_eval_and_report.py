@@ -24,6 +24,29 @@ def evaluated(toy: Toy, cached: Path, trained: Path, tmp_path_factory: pytest.Te
     return run_dir
 
 
+def test_validation_while_it_trains_and_eval_find_the_same(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    """The figures that choose the exported weights are those of eval on as many sequences."""
+    run_dir = copy(trained, tmp_path / "run")
+    toy.ran("eval", run_dir, "--set", f"cache.roots=[{cached}]", "--set", "eval.max_sequences=8")
+    lines = [json.loads(line) for line in (run_dir / "student" / "metrics.jsonl").read_text().splitlines()]
+    last = {line["weights"]: line for line in lines if line["kind"] == "validation" and line["step"] == 12}
+    rows = {row["weights"]: row for row in rows_of(run_dir) if row["kind"] == "student" and row["weights"] in last}
+    assert rows.keys() == last.keys() == {"raw", "ema"}
+    for weights, row in rows.items():
+        assert row["cross_entropy_nats"] == pytest.approx(last[weights]["ce"], rel=1e-5)
+        assert row["kl_bucket_nats"] == pytest.approx(last[weights]["kd"], rel=1e-4)
+        assert row["top1_agreement"] == pytest.approx(last[weights]["agreement"], rel=1e-6)
+
+
+def test_texts_of_ones_own_are_continued(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
+    run_dir = copy(trained, tmp_path / "run")
+    toy.ran("eval", run_dir, "--set", f"cache.roots=[{cached}]", "--set", "eval.sample_prompts=['def f', 'import ']")
+    samples = json.loads((run_dir / "eval" / "eval.json").read_text(encoding="utf-8"))["samples"]
+    assert [(sample["prompt"], sample["reference"]) for sample in samples] == [("def f", None), ("import ", None)]
+
+
 def dense_log_softmax(folder: Path, ids: np.ndarray, starts: np.ndarray) -> torch.Tensor:
     """log q [T, V] in float64 by whole logits, one document at a time: no packing, no head, no chunks."""
     from transformers import AutoModelForCausalLM

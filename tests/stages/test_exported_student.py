@@ -107,6 +107,8 @@ def test_any_architecture_can_be_the_student(architecture: str, toy: Toy, cached
     folder = tmp_path / "run" / "student" / "model"
     model = AutoModelForCausalLM.from_pretrained(str(folder))
     best = load_file(checkpoint(tmp_path / "run", 2, "best") / "weights.safetensors")
+    assert best.keys() <= model.state_dict().keys()
+    assert len(best) >= len(list(model.parameters()))
     for name, tensor in model.state_dict().items():
         assert name not in best or torch.equal(best[name], tensor), name
     before = Tokenizer.load(toy.teacher).fingerprint()

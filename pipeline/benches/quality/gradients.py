@@ -1,8 +1,8 @@
 """The gradient of an arm's whole loss by all of a student's weights, as its own training makes it.
 
-Weights of the parts, routing, ranking and balance are in it, because the Learner computes it; what those remember of
-earlier steps is as at the first one, and nothing is clipped. (Of whole models, as in Anshumann et al. 2025,
-arXiv:2503.16870.)
+Weights of the parts, routing, ranking and balance are in it, because the Learner computes it; their running means and
+magnitudes are those of a step on the same sequences, a gate has learned from that one alone, and nothing is clipped.
+(Of whole models, as in Anshumann et al. 2025, arXiv:2503.16870.)
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ def whole_gradient(
     hook = learner.optimizer.register_step_pre_hook(keep)
     try:
         parts = np.split(indices, range(settings.batch_size, len(indices), settings.batch_size))
-        batches = (_batch(source, part, settings.needs_teacher).to(causal.device) for part in parts)
-        learner.learn(step, batches, int(source.sequences.scored_counts[indices].sum()))
+        batches = [_batch(source, part, settings.needs_teacher).to(causal.device) for part in parts]
+        for _ in range(2):  # a first time for the means that a training has of its earlier steps
+            learner.learn(step, batches, int(source.sequences.scored_counts[indices].sum()))
+            load_weights(causal.model, before)
     finally:
         hook.remove()
         load_weights(causal.model, before)
-    [gradient] = found
-    return gradient
+    return found[-1]
 
 
 def _batch(source: RecordSource, indices: np.ndarray, with_records: bool) -> HostBatch:

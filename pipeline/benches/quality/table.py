@@ -24,6 +24,7 @@ def print_findings(machine: Mapping[str, Any], tables: Mapping[str, Mapping[str,
     for title, findings in tables.items():
         chosen = [f"{finding.arm} is {finding.candidate}" for finding in findings.values() if finding.candidate]
         notes = [f"{machine['cpu']}, {machine['threads']} threads", *chosen, "* the lowest or highest rate tried"]
+        notes += ["KL and CE over each arm's own seeds, differences and shares over those it has in common"]
         rows = [_cells(finding, findings) for finding in findings.values()]
         console.print(_table(f"bench quality: {title}", _HEADINGS, rows, "; ".join(notes)))
         if places := list(dict.fromkeys(place for finding in findings.values() for place in finding.gradients)):

@@ -13,6 +13,9 @@ for reasons of its own, told where it is done:
     signals of the routers gap and trust    routing.py: a student that is ahead, a label that is no surprise, are at 0
     what a position counts for in the gate  gate.MOST
     the log mass of a tail stored as empty  divergences.EMPTY_TAIL_NATS, for reverse_kl
+    what no mass weighs                     divergences.py (a gap at an id of no mass is 0), softening.py (draws of an
+                                            empty tail stand for none)
+    means and magnitudes of earlier steps   a step that is not finite leaves them as they were: loss_weights.py
 """
 
 from __future__ import annotations
