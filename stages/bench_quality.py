@@ -271,11 +271,15 @@ def _bytes_per_token(ground: Ground, arm: Arm) -> float | None:
 
 
 def _with_gradients(ground: Ground, findings: dict[str, Finding], best: dict[str, Trial]) -> dict[str, Finding]:
-    """Each arm's gradient beside full distillation's, at three students: where all begin, and what two arms left."""
+    """Each arm's gradient beside full distillation's, at three students: where all begin, and what two arms left.
+
+    PausedError where a signal has come.
+    """
     gradients: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in findings}
     for place, student, at_end in _students(ground, best):
         full = _gradient(ground, best[FULL], student, at_end)
         for name, trial in best.items():
+            ground.session.pause.check()  # each takes a second or more
             if name != FULL:
                 found = angle_between(_gradient(ground, trial, student, at_end), full)
                 gradients[name][place] = (found.degrees, found.norm_ratio)

@@ -13,7 +13,7 @@ from pipeline.doctor.examine import refuse_unfit
 from pipeline.errors import MachineError
 from pipeline.models.device import choose_device, environment
 from pipeline.models.sharing import free_card
-from pipeline.models.student import load_student, refuse_leaks
+from pipeline.models.student import load_student, refuse_leaks, refuse_short
 from pipeline.pause import PausedError
 from pipeline.pricing.estimate import Estimate, TrainingPrice
 from pipeline.pricing.standing import price_new_cache, price_planned_cache, steps_done
@@ -33,6 +33,7 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
     found = earlier_plan(places[0], places[1:])
     try:
         if found is None:
+            refuse_short(config.student, config.data.sequence_length)
             standing = price_new_cache(*settings, gigabytes, session_hours)
         else:
             standing = price_planned_cache(*found, places, settings, gigabytes, session_hours)

@@ -20,12 +20,14 @@ from tests.typed_commands import README, blocks, commands, is_key, wrong_with
 
 
 def test_every_command_can_be_typed() -> None:
+    assert len(list(commands(README))) > 5
     wrong = {shlex.join(words): wrong_with(words) for words in commands(README)}
     assert not {line: why for line, why in wrong.items() if why}
 
 
 def test_every_command_named_in_passing_exists() -> None:
     named = set(re.findall(r"`sad-pipeline ([a-z-]+)", README))
+    assert len(named) > 8
     assert named <= set(main.commands)
     targets = set(re.findall(r"`(make [\w.-]+)`", README))
     assert not [target for target in targets if wrong_with(target.split())]
@@ -40,6 +42,7 @@ def test_every_command_named_helps(name: str) -> None:
 
 
 def test_every_config_shown_loads() -> None:
+    assert list(blocks(README, "yaml"))
     for block in blocks(README, "yaml"):
         parse_config(RunConfig, load_yaml(block), where="README.md")
 
@@ -47,6 +50,7 @@ def test_every_config_shown_loads() -> None:
 def test_every_config_key_named_exists() -> None:
     sections = "|".join(RunConfig.model_fields)
     named = set(re.findall(rf"`((?:{sections})\.[a-z_][a-z_.]*[a-z_])[`=: ]", README))
+    assert len(named) > 5
     files = {key for key in named if key.rpartition(".")[2] in ("yaml", "json", "jsonl", "html", "py")}
     assert not {key for key in named - files if not is_key(key)}
 

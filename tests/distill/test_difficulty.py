@@ -12,7 +12,7 @@ from pipeline import files
 from pipeline.cache import TeacherCache
 from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching import difficulty as difficulty_module
-from pipeline.distill.batching.curriculum import in_curriculum
+from pipeline.distill.batching.curriculum import LevelOrder, WeightedOrder, in_curriculum
 from pipeline.distill.batching.difficulty import difficulties
 from pipeline.distill.batching.lessons import plan_lessons
 from pipeline.distill.batching.order import DataOrder
@@ -139,6 +139,20 @@ def test_only_the_shards_a_training_is_frozen_to_are_measured(
     order = planned(cache, tmp_path, frozen, data_order="weighted", hard_share=0.1)
     assert measured == [span.index for span in train[1:]]
     assert set(stream(order)) <= set(range(train[1].first, train[-1].stop))
+
+
+def test_what_a_curriculum_is_made_of_are_the_settings(cache: TeacherCache, tmp_path: Path) -> None:
+    values = {"batch_size": 2, "seed": 7, "window_shards": 2}
+    plain = plan_lessons(cache, TrainSettings.model_validate(values | {"epochs": 1, "warmup_steps": 0}), None).order
+    places = (plain.spans, 7, 2, 2, measure(cache, tmp_path))
+    levels = {"data_order": "easy_first", "curriculum_levels": 3, "curriculum_epochs": 2}
+    found = stream(planned(cache, tmp_path, **levels, **values))
+    assert found == stream(LevelOrder(*places, 3, 2, False))
+    assert found != stream(LevelOrder(*places, 3, 1, False)), "it tells them apart"
+    weighted = planned(cache, tmp_path, data_order="weighted", hard_share=0.9, **values)
+    assert isinstance(weighted, WeightedOrder)
+    ends = [order._ends_S.tolist() for order in (weighted, WeightedOrder(*places, 0.9), WeightedOrder(*places, 0.1))]
+    assert ends[0] == ends[1] != ends[2], "difficulties here are nearly alike, and so are the orders"
 
 
 def test_a_training_that_never_meets_the_rest_says_so(

@@ -51,7 +51,7 @@ def test_every_command_has_one_line_and_an_example(name: str) -> None:
     command = COMMANDS[name]
     assert command.help is not None
     first, _, rest = command.help.partition("\n")
-    assert first.endswith((".", "."))
+    assert first.endswith(".")
     assert f"Example: sad-pipeline {name}" in rest
     example = next(line for line in rest.splitlines() if "Example:" in line).partition(f"sad-pipeline {name}")[2]
     known = {option for parameter in command.params for option in parameter.opts}

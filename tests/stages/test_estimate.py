@@ -34,6 +34,15 @@ def fresh(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 # ------------------------------------------------------------------ before there is a plan
 
 
+def test_a_student_that_is_too_short_is_told_before_the_teacher_is_loaded(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.estimate.price_new_cache", lambda *arguments: pytest.fail("the teacher is measured"))
+    short = "{model_type: llama, hidden_size: 16, num_attention_heads: 2, max_position_embeddings: 16}"
+    ended = toy.run("estimate", tmp_path / "run", "--set", f"student.config={short}")
+    assert (ended.code, "Set student.config.max_position_embeddings to 32 or more." in ended.stderr) == (2, True)
+
+
 def test_bytes_a_token_are_those_of_the_finished_cache(fresh: dict[str, Any], toy: Toy, tmp_path: Path) -> None:
     cached = tmp_path / "run"
     toy.ran("cache-teacher", cached, *ONE_SHARD)

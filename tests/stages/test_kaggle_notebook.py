@@ -219,4 +219,4 @@ def test_a_session_without_wheels_says_what_is_missing(image: Path, tmp_path: Pa
     assert done.returncode != 0
     assert "sad-pipeline" in done.stderr
     assert "nothing was begun" in done.stderr
-    assert REPOSITORY.name not in done.stdout
+    assert str(REPOSITORY) not in done.stdout + done.stderr

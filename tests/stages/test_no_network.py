@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tests.stages.toys import REPOSITORY, Toy, status
 
-# Every command in one process, as the command line calls it; whoever turns to a network ends it at once.
-ALONE = """
-import json, os, sys
+# Loaded by every interpreter that begins, the workers of a capture among them: whoever turns to a network ends at once.
+WATCH = """
+import os, sys
 
 def refuse(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"):
@@ -20,15 +20,29 @@ def refuse(event, arguments):
         os._exit(99)
 
 sys.addaudithook(refuse)
+"""
+# Every command in one process, as the command line calls it.
+ALL = """
+import json, sys
 from stages.cli import main
 
-for command in json.loads(sys.argv[1]):
-    sys.argv = ["sad-pipeline", *command]
-    try:
-        main(command)
-    except SystemExit as ended:
-        assert not ended.code, (command, ended.code)
-    print(command[0], "ended")
+if __name__ == "__main__":
+    for command in json.loads(sys.argv[1]):
+        sys.argv = ["sad-pipeline", *command]
+        try:
+            main(command)
+        except SystemExit as ended:
+            assert not ended.code, (command, ended.code)
+        print(command[0], "ended")
+"""
+CHILD = """
+import multiprocessing, socket
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=socket.getaddrinfo, args=("localhost", 80))
+    process.start()
+    process.join()
+    raise SystemExit(process.exitcode)
 """
 
 
@@ -40,22 +54,30 @@ def commands(toy: Toy, run_dir: Path) -> list[list[str]]:
     return [toy.command(stage, run_dir, *more.get(stage, [])) for stage in of_a_config] + looks
 
 
+def watched(folder: Path, program: str, *arguments: str, stdin: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program, and all interpreters it begins, under the watch."""
+    (folder / "watch").mkdir()
+    (folder / "watch" / "sitecustomize.py").write_text(WATCH, encoding="utf-8")
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    online = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    return subprocess.run(
+        [sys.executable, str(folder / "program.py"), *arguments],
+        cwd=REPOSITORY,
+        env=online | {"PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(REPOSITORY)])},
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
 def test_no_command_turns_to_a_network_or_reads_stdin(toy: Toy, tmp_path: Path) -> None:
     """With a stdin that never ends, and the hub's libraries as they are for a user: not told to stay offline."""
-    online = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
     wanted = commands(toy, tmp_path / "run")
     reading, writing = os.pipe()
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", ALONE, json.dumps(wanted)],
-            cwd=REPOSITORY,
-            env=online | {"PYTHONPATH": str(REPOSITORY)},
-            stdin=reading,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = watched(tmp_path, ALL, json.dumps(wanted), stdin=reading)
     finally:
         os.close(reading)
         os.close(writing)
@@ -64,8 +86,9 @@ def test_no_command_turns_to_a_network_or_reads_stdin(toy: Toy, tmp_path: Path) 
     assert status(tmp_path / "run")["state"] == "complete"
 
 
-def test_the_watch_bites() -> None:
-    """The same process that asks for a name is ended."""
-    asks = ALONE.partition("from stages.cli")[0] + "\nimport socket\nsocket.getaddrinfo('localhost', 80)"
-    done = subprocess.run([sys.executable, "-c", asks, "[]"], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 99, done.stderr
+def test_the_watch_bites(tmp_path: Path) -> None:
+    """A process that asks for a name is ended, and so is one that another began."""
+    (tmp_path / "child").mkdir()
+    asks = "import socket\nsocket.getaddrinfo('localhost', 80)"
+    assert watched(tmp_path, asks).returncode == 99
+    assert watched(tmp_path / "child", CHILD).returncode == 99
