@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.console import warn_once
 from pipeline.errors import DamagedDataError
+
+
+def tell_links(parent: Path, children: Iterable[str]) -> None:
+    """Say which folders below `parent` are links: a search does not follow them."""
+    for link in (place for child in children if (place := parent / child).is_symlink()):
+        warn_once(f"{link}: is a link to a folder, and not followed; name where it leads as a root of its own")
 
 
 def refuse_links_out(folder: Path, paths: Iterable[Path]) -> None:

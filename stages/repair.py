@@ -12,9 +12,8 @@ from pipeline.cache.verify import Problem, repair, shard_of, verify_cache
 from pipeline.console import say
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.report import DataReport
+from pipeline.runs import RunDirectory
 from stages.config import roots_of_run
-
-_CONFIG = "config.yaml"  # in every run directory
 
 
 def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
@@ -32,9 +31,10 @@ def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
 
 def _held(path: Path) -> ExitStack:
     """The locks of the runs that `path` is in, is, or holds: no stage may be writing what is removed."""
-    runs = [path.parent] if (path.parent / _CONFIG).is_file() else []
-    runs += [config.parent for config in find_files(path, _CONFIG) if config.with_name("status.json").is_file()]
+    below = [RunDirectory(config.parent) for config in find_files(path, RunDirectory(path).config.name)]
+    held = [one for one in (RunDirectory(path.parent), RunDirectory(path)) if one.config.is_file()]
+    held += [one for one in below if one.root != path and one.status.is_file()]
     with ExitStack() as locks:
-        for run_dir in runs:
-            locks.enter_context(files.hold_lock(run_dir / ".lock", "at work in this run directory"))
+        for one in held:
+            locks.enter_context(files.hold_lock(one.root / ".lock", "at work in this run directory"))
         return locks.pop_all()

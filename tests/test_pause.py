@@ -114,9 +114,8 @@ def test_the_budget_keeps_room_for_the_slowest_unit_and_save(monkeypatch: pytest
         request.check()
 
 
-def test_a_validation_is_remembered_however_many_units_come_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pause.time, "monotonic", lambda: 50.0)
-    monkeypatch.setattr(pause, "_PROCESS_START", 0.0)
+def test_a_validation_is_remembered_however_many_units_come_after_it(clock: list[float]) -> None:
+    clock[0] = 50.0
     request = PauseRequest(time_budget_seconds=100.0)
     request.note_beside(42.0)
     for _ in range(pause.REMEMBERED_UNITS):
@@ -124,9 +123,8 @@ def test_a_validation_is_remembered_however_many_units_come_after_it(monkeypatch
     assert "may take 52 s" in str(request.reason())
 
 
-def test_a_save_is_guessed_until_one_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pause.time, "monotonic", lambda: 50.0)
-    monkeypatch.setattr(pause, "_PROCESS_START", 0.0)
+def test_a_save_is_guessed_until_one_was_measured(clock: list[float]) -> None:
+    clock[0] = 50.0
     request = PauseRequest(time_budget_seconds=100.0)
     request.guess_save(60.0)
     assert request.reason() is not None

@@ -16,7 +16,7 @@ from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.told import PLAN_FIX
 from pipeline.console import warn_once
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError, SadError
-from pipeline.links import refuse_links_out
+from pipeline.links import refuse_links_out, tell_links
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +200,7 @@ def find_files(root: Path, pattern: str) -> Iterator[Path]:
     """Files below a folder by name, in a fixed order; hidden folders are left alone, an absent one holds nothing."""
     for folder, children, names in os.walk(root):
         children[:] = sorted(child for child in children if not child.startswith("."))
-        for link in (path for child in children if (path := Path(folder) / child).is_symlink()):
-            warn_once(f"{link}: is a link to a folder, and not followed; name where it leads as a root of its own")
+        tell_links(Path(folder), children)
         for name in sorted(names):
             if Path(name).match(pattern):
                 yield Path(folder) / name

@@ -25,7 +25,7 @@ from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import DamagedDataError, IdentityError
-from pipeline.links import refuse_links_out
+from pipeline.links import refuse_links_out, tell_links
 from pipeline.refusals import TOO_MANY_FILES, refused_unread
 
 FORMAT_VERSION = 1
@@ -142,8 +142,7 @@ def _committed(folder: Path, kept: bool) -> Iterator[Path]:
             _pass_over(Path(error.filename), error, kept)
 
     for parent, children, _ in os.walk(folder, onerror=not_listed):
-        for link in (place for child in children if (place := Path(parent) / child).is_symlink()):
-            warn_once(f"{link}: is a link to a folder, and not followed; name where it leads as a root of its own")
+        tell_links(Path(parent), [child for child in children if not child.startswith("step-")])
         for child in [child for child in children if child.startswith("step-")]:
             try:
                 (Path(parent) / child / COMMIT).lstat()
