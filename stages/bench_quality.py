@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from pipeline.benches.gradient_angle import angle_between
 from pipeline.benches.quality.arms import Arm, arms_of, chosen_arms
 from pipeline.benches.quality.figures import results_of
 from pipeline.benches.quality.gradients import whole_gradient
-from pipeline.benches.quality.plan import RATE_FACTORS, Study, Trial, beginnings, is_at_an_edge, steps, trainings
+from pipeline.benches.quality.plan import Study, Trial, beginnings, is_at_an_edge, steps, trainings
 from pipeline.benches.quality.price import expected_seconds
+from pipeline.benches.quality.search import best_of_each, rate_scores
 from pipeline.benches.results import Result
 from pipeline.cache import TeacherCache
 from pipeline.config import changed
@@ -24,7 +24,7 @@ from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching.batches import RecordSource
 from pipeline.distill.batching.lessons import spread
 from pipeline.distill.batching.live_records import LiveRecords, whole_teacher
-from pipeline.errors import ConfigError, NumericsError
+from pipeline.errors import ConfigError
 from pipeline.evaluation.study.findings import FULL, LABELS, Finding
 from pipeline.evaluation.study.picture import draw_pictures
 from pipeline.evaluation.study.results import RESULTS_NAME, StudyResult, save_results
@@ -174,9 +174,9 @@ def _findings(ground: Ground, study: Study, workers: Workers, progress: Progress
         known.update({trial.folder: score for trial, score in _trained(ground, new, workers, progress).items()})
         return {trial: known[trial.folder] for trial in trials}
 
-    scores = _scores(study, train_all)
+    scores = rate_scores(study, train_all)
     while True:
-        best = _best(scores)
+        best = best_of_each(scores)
         trials = {arm.name: [study.with_seed(best[arm.name], seed) for seed in study.seeds(arm)] for arm in study.arms}
         ends = train_all([trial for of_arm in trials.values() for trial in of_arm])
         if not (diverged := {trial.arm.name for trial, ce_nats in ends.items() if not math.isfinite(ce_nats)}):
@@ -198,51 +198,6 @@ def _findings(ground: Ground, study: Study, workers: Workers, progress: Progress
         for arm in study.arms
     }
     return _with_gradients(ground, findings, best)
-
-
-def _scores(study: Study, train_all: Callable[..., dict[Trial, float]]) -> dict[Trial, float]:
-    """Validation cross-entropy of each arm at every rate tried, with the candidate that is best at the middle one.
-
-    A candidate is chosen on seed 0; a rate by the mean over the arm's choosing seeds.
-    """
-    chosen = _lowest(train_all([trial for arm in study.arms for trial in study.first_trials(arm)]))
-    scores = _means(
-        study,
-        [study.trial(best.arm, best.candidate, factor, seed=0) for best in chosen.values() for factor in RATE_FACTORS],
-        train_all,
-    )
-    while further := [trial for best in _lowest(scores).values() if (trial := study.beyond(tuple(scores), best))]:
-        scores |= _means(study, further, lambda trials: train_all(trials, beyond=True))
-    return scores
-
-
-def _means(
-    study: Study, trials: Sequence[Trial], train_all: Callable[[list[Trial]], dict[Trial, float]]
-) -> dict[Trial, float]:
-    """Mean validation cross-entropy of each over the seeds that choose; infinite where one of them diverged."""
-    seeds = {trial: [study.with_seed(trial, seed) for seed in study.choosing_seeds(trial.arm)] for trial in trials}
-    ends = train_all([trial for of_one in seeds.values() for trial in of_one])
-    return {trial: fmean(ends[each] for each in of_one) for trial, of_one in seeds.items()}
-
-
-def _best(scores: Mapping[Trial, float]) -> dict[str, Trial]:
-    """The training of each arm that is best; NumericsError where an arm has none that is stable."""
-    best = _lowest(scores)
-    if diverged := [name for name, trial in best.items() if not math.isfinite(scores[trial])]:
-        raise NumericsError(
-            f"bench quality: every training of the arm {diverged[0]} diverged. Lower train.learning_rate, in another "
-            "run directory (--run-dir)."
-        )
-    return best
-
-
-def _lowest(scores: Mapping[Trial, float]) -> dict[str, Trial]:
-    """The best trial of each arm; of equal ones the first."""
-    best: dict[str, Trial] = {}
-    for trial, ce_nats in scores.items():
-        if trial.arm.name not in best or ce_nats < scores[best[trial.arm.name]]:
-            best[trial.arm.name] = trial
-    return best
 
 
 def _trained(ground: Ground, trials: Sequence[Trial], workers: Workers, progress: Progress) -> dict[Trial, float]:

@@ -103,10 +103,13 @@ def test_trainings_are_counted() -> None:
     study = Study("", 10, 1.0, 4096, (plain, deciding))
     assert [len(study.seeds(arm)) for arm in study.arms] == [3, 5]
     assert [len(study.choosing_seeds(arm)) for arm in study.arms] == [3, 3]
-    # Candidates, the best of them at three rates with three seeds, the best rate with the other seeds.
-    assert trainings([study]) == (3 * 3) + (1 + 3 * 3 + 2)
+    # Candidates with three seeds, the best of them at two more rates with three, the best rate with the others.
+    assert trainings([study]) == (3 * 3) + (2 * 3 + 2 * 3 + 2)
     # Fewer seeds than would choose.
-    assert trainings([replace(study, num_seeds=2)]) == (3 * 2) + (1 + 3 * 2)
+    assert trainings([replace(study, num_seeds=2)]) == (3 * 2) + (2 * 2 + 2 * 2)
+    # Of five candidates two are out after seed 0.
+    many = Arm("many", {name: {} for name in "abcde"}, decides=True)
+    assert trainings([replace(study, arms=(many,))]) == 2 + 3 * 3 + 2 * 3 + 2
     assert steps([study]) == 10 * trainings([study])
     assert len(RATE_FACTORS) == 3
     assert RATE_FACTORS[0] == 1.0
