@@ -83,7 +83,7 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     if reason := room.shortage_of_model():  # only after a checkpoint: before it, the room for that one was there
         return Outcome.paused_after_step(learner.num_steps, learner.num_steps, reason)
 
-    export_model(folder, causal.model, tokenizer, "# A small teacher, made by `sad-pipeline demo`\n")
+    export_model(folder, causal.model, tokenizer, "# A small teacher, made by sad-pipeline\n")
     files.write_json(folder / _RECIPE, recipe)
     files.remove_folder(journal.folder)
     files.remove_folder(tokenizer_folder)
@@ -101,7 +101,7 @@ def teacher_folder(config: RunConfig, root: Path) -> Path:
     if (named / _RECIPE).is_file() and files.read_json(named / _RECIPE) == _recipe(config):
         return named
     if named.is_dir() and named.resolve() != own.resolve():
-        warn_once(f"{named}: was not made by this demo, and is left alone; the demo makes its own teacher in {own}")
+        warn_once(f"{named}: was not made by this recipe, and is left alone; a teacher of this recipe is made in {own}")
     return own
 
 

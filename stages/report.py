@@ -41,7 +41,7 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
         run_dir=str(run.root),
         config=config.model_dump(mode="json") if config else {},
         config_text=run.config.read_text(encoding="utf-8") if config else "",
-        status=files.read_json(run.status) if run.status.is_file() else {},
+        status=run.read_status(),
         cache=facts_of(cache) if cache else None,
         data=_data(cache) if cache else None,
         training=_training(run),

@@ -92,5 +92,6 @@ def _refuse_folder(key: str, folder: Path, suffixes: tuple[str, ...]) -> dict[st
 
 def _refuse_path(path: str) -> dict[str, Path]:
     raise ConfigError(
-        f"data.path {path}: no such file or folder, and no file matches it as a pattern (seen from {Path.cwd()})."
+        f"data.path {path}: no such file or folder, and no file matches it as a pattern (seen from {Path.cwd()}). "
+        "Name one that is there, absolute or as seen from that folder."
     )

@@ -202,7 +202,8 @@ def _measures(
     if not math.isfinite(mean_nats):
         raise NumericsError(
             f"eval: the cross-entropy is {mean_nats}, which is no figure to report. The model's logits are not finite: "
-            "its training diverged, or its dtype overflows."
+            "its training diverged, or its dtype overflows. Leave it out of eval.baselines, or, if it is the student, "
+            "train again with a lower train.learning_rate."
         )
     if mean_nats > CAP_NATS:
         warn_once(f"a cross-entropy of {mean_nats:.1f} nats is reported as the perplexity exp({CAP_NATS:.0f}), its cap")

@@ -41,7 +41,7 @@ def choose_device(name: Device) -> torch.device:
             _say_why_no_card()
             return torch.device("cpu")
         raise MachineError(
-            f"device: 'cuda' was asked for and {_build()} sees no card. Set device to auto or cpu, or check the driver "
+            f"teacher.device or student.device: 'cuda' was asked for and {_build()} sees no card. Set device to auto or cpu, or check the driver "
             "with nvidia-smi."
         )
     with beginning_on_card():
@@ -84,7 +84,10 @@ def check_cuda(device: torch.device) -> None:
             f"{_no_kernels(name, capability, built_for)} A first product failed with: {error}"
         ) from error
     if total != 64.0**3:
-        raise MachineError(f"{name}: a product of ones gave {total} where 262,144 was expected; the card is not sound")
+        raise MachineError(
+            f"{name}: a product of ones gave {total} where 262,144 was expected; the card is not sound. "
+            "Use another card, or set device to cpu."
+        )
 
 
 def build_supports(capability: Capability, built_for: Sequence[str]) -> bool:
@@ -139,7 +142,7 @@ def dtype_for(setting: Dtype, capability: Capability | None) -> torch.dtype:
         return torch.bfloat16 if capability >= BFLOAT16_CAPABILITY else torch.float16
     if setting == "bfloat16" and capability is not None and capability < BFLOAT16_CAPABILITY:
         raise MachineError(
-            f"dtype: bfloat16 needs a card of capability 8.0 or newer, this one has {dotted(capability)}. Set dtype "
+            f"teacher.dtype or train.dtype: bfloat16 needs a card of capability 8.0 or newer, this one has {dotted(capability)}. Set dtype "
             "to float16, or to float32 where float16 overflows."
         )
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.cache.settings import DEFAULTS
 from pipeline.config_words import did_you_mean
+from pipeline.distill.settings import WITHOUT_TEACHER
 from pipeline.errors import ConfigError
 from pipeline.evaluation.study.findings import DEFAULT, FULL, LABELS
 
@@ -83,7 +84,7 @@ def _arm(name: str, changes: Changes, *, cache: Changes | None = None, decides: 
     return Arm(name, {"": changes}, cache or {}, decides=decides)
 
 
-BEGINNING = _arm("beginning", _weights(1.0))
+BEGINNING = _arm("beginning", dict(WITHOUT_TEACHER))
 """no arm of its own: what a student of random weights learns from labels before every arm begins with it"""
 
 
@@ -97,7 +98,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
     of = f"of{vocab_size}" if vocab_size else ""
     sizes = dict.fromkeys(max(1, head_size // part) for part in _K_PARTS)
     return (
-        _arm(LABELS, _weights(1.0), decides=True),
+        _arm(LABELS, dict(WITHOUT_TEACHER), decides=True),
         Arm(FULL, FULL_CANDIDATES, live=True, decides=True),
         _arm(DEFAULT, {}, decides=True),
         _arm("bucket", {"objective": "bucket"}, decides=True),
