@@ -294,7 +294,7 @@ def _due(every: int, done: int, num_steps: int) -> bool:
 
 def _ending(done: int, lessons: Lessons, waiting: Waiting) -> str | None:
     """How a training ended after `done` steps; None where it has not."""
-    if waiting.stopped:
+    if waiting.stopped and done < lessons.num_steps:
         return (
             f"stopped early after step {done:,} of {lessons.num_steps:,}, after {waiting.evaluations:,} evaluations "
             "without improvement (train.patience)"

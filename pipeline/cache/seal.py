@@ -59,8 +59,7 @@ class Seal:
         version = value.pop("format", None)
         if isinstance(version, int) and version > SEAL_FORMAT:
             raise IdentityError(
-                f"{path}: seal format {version}, this version reads up to {SEAL_FORMAT}. Upgrade "
-                "sad-pipeline."
+                f"{path}: seal format {version}, this version reads up to {SEAL_FORMAT}. Upgrade sad-pipeline."
             )
         problem = None if version == SEAL_FORMAT else f"format is {version!r}, not {SEAL_FORMAT}"
         problem = problem or _form_problem(value, {field.name for field in fields(cls)})

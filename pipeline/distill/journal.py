@@ -22,7 +22,7 @@ from pipeline.distill.keeping.checkpoint import (
     retire_leftovers,
     save_checkpoint,
 )
-from pipeline.distill.keeping.identity import Identity, training_hash
+from pipeline.distill.keeping.identity import Identity, identity_in, training_hash
 from pipeline.distill.keeping.metrics_log import MetricsLog
 from pipeline.distill.keeping.student_weights import load_weights, unique_tensors
 from pipeline.distill.learner import Learner
@@ -71,18 +71,18 @@ class Journal:
                     "or leave it out."
                 )
         own = newest_checkpoint([self._checkpoints])
-        if own is not None and own.state["training_hash"] != self._hash:
+        if own is not None and identity_in(own.state) != self.training:
             raise IdentityError(
                 f"{own.folder}: this run has begun with other settings, and a training cannot change half-way.\n"
-                + "\n".join(differences(own.state["training"], self.training))
+                + "\n".join(differences(identity_in(own.state), self.training))
                 + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
                 + str(self.folder.parent)
             )
-        elsewhere = newest_checkpoint((), lambda state: state.get("training_hash") == self._hash, roots=roots)
+        elsewhere = newest_checkpoint((), lambda state: identity_in(state) == self.training, roots=roots)
         found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
         if not found and (other := newest_checkpoint(roots=roots)) is not None:
             # It may have been meant to go on from there.
-            changed = differences(other.state["training"], self.training)
+            changed = differences(identity_in(other.state), self.training)
             warn_once(
                 f"train.roots hold no checkpoint of this training, so none is continued; {other.folder} is of another "
                 f"one. To go on from it all the same: --fork-from {other.folder}. What differs:\n" + "\n".join(changed)
@@ -162,8 +162,14 @@ class Journal:
             if validation.ce > CAP_NATS:
                 warn_once(f"a validation above {CAP_NATS:.0f} nats is logged as the perplexity exp({CAP_NATS:.0f})")
             self.log.metrics(line | {"perplexity": perplexity_of(validation.ce)})
+        best_before, settings = self.best, learner.settings
         lowest = min(self.choose_best(step, found, learner).values(), default=math.nan)
-        self.waiting = self.waiting.after(lowest, learner.settings.patience, learner.settings.min_delta)
+        self.waiting = self.waiting.after(lowest, settings.patience, settings.min_delta)
+        figures = "; ".join(f"{weights} weights {validation}" for weights, validation in found.items())
+        standing = "" if self.best is best_before else ", the best so far"
+        if settings.patience is not None and self.waiting.evaluations:
+            standing += f", {self.waiting.evaluations} of {settings.patience} evaluations without improvement"
+        say(f"validation after step {step:,}: {figures}{standing}")
         if self.waiting.stopped:
             self.log.metrics({"step": step, "kind": "stopped", "evaluations": self.waiting.evaluations})
 

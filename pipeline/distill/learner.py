@@ -29,6 +29,7 @@ from pipeline.errors import MachineError
 from pipeline.models import CausalModel
 from pipeline.models.memory import is_out_of_memory
 
+_A_SEARCH = 4  # steps in a row that a scaler may need before it has its scale
 _RANK_SEEDS = 2**40
 """From the random seeds of one rank to those of the next: more than there are steps"""
 
@@ -263,8 +264,9 @@ class Learner:
     def _count_skipped(self, step: int, trouble: Trouble) -> None:
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
-        # A scaler finds its scale by gradients that overflow now and then. What all ranks know, the first one tells.
-        if self.ranks.number == 0 and not (self.scaler.is_enabled() and trouble.what == ("gradient",)):
+        # A scaler finds its scale by gradients that overflow now and then; what goes on is no search for a scale.
+        searching = self.scaler.is_enabled() and trouble.what == ("gradient",) and self.skipped_in_a_row <= _A_SEARCH
+        if self.ranks.number == 0 and not searching:  # what all ranks know, the first one tells
             self._told += 1
             tell(step + 1, trouble, self._told)
 

@@ -49,17 +49,15 @@ class TemperatureSettings(Section):
     stood_for_by_a_number: ClassVar[tuple[str, ...]] = ("start", "end")
 
     start: float = schedule(1.2, "temperature at the first step (of a cache of the kind sampled 1)", ge=1, le=4)
-    end: float = schedule(1.2, "temperature at the last step (of a cache of the kind sampled 1)", ge=1, le=4)
+    end: float = schedule(1.2, "temperature at the last step; left out: as at the first", ge=1, le=4)
     shape: Literal["linear", "cosine", "constant"] = schedule(
         "linear", "how it moves between the two; constant: it does not, and end may be left out"
     )
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _end_of_a_constant(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("shape") == "constant" and "start" in values:
-            return {"end": values["start"]} | values
-        return values
+    def _stays_where_no_end_is_given(cls, values: Any) -> Any:
+        return {"end": values["start"]} | values if isinstance(values, dict) and "start" in values else values
 
     @pydantic.model_validator(mode="after")
     def _stays_where_it_is_constant(self) -> Self:
@@ -111,10 +109,12 @@ class TrainSettings(Section):
     adam_betas: tuple[Beta, Beta] = schedule((0.9, 0.95), "of AdamW")
     adam_epsilon: float = schedule(1e-8, "of AdamW: keeps its division finite", gt=0)
     clip_norm: float = schedule(1.0, "largest gradient norm; 0 does not clip", ge=0)
-    ema_decay: float = schedule(0.999, "of the averaged weights, warmed up; 0 keeps no average", ge=0, lt=1)
+    ema_decay: float = schedule(
+        0.999, "of the averaged weights, at most: (1 + s)/(10 + s) after step s; 0 keeps no average", ge=0, lt=1
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = schedule("auto", "of autocast; weights stay float32")
-    gradient_checkpointing: bool = schedule(False, "recompute activations in backward: less memory, a third slower")
-    chunk_positions: int = schedule(512, "positions that go through the output matrix at once", ge=1)
+    gradient_checkpointing: bool = free(False, "recompute activations in backward: less memory, a third slower")
+    chunk_positions: int = free(512, "positions that go through the output matrix at once, at most", ge=1)
     window_shards: int = schedule(4, "shards whose sequences are shuffled together", ge=1)
     data_order: DataOrderKind = schedule(
         "shuffled",

@@ -67,8 +67,9 @@ class StepResult:
 
     def note(self, skipped_steps: int) -> str:
         """For the end of a progress line."""
-        parts = [f"loss {self.loss:.3f}"]
-        parts += [] if self.kd is None else [f"ce {self.ce:.3f}", f"kd {self.kd:.3f}"]
+        named = {"ce": self.ce, "kd": self.kd, "rank": self.rank}
+        losses = [f"{name} {nats:.3f}" for name, nats in named.items() if nats is not None]
+        parts = [f"loss {self.loss:.3f}", *(losses if len(losses) > 1 else [])]
         parts += [f"norm {self.gradient_norm:.2g}", f"lr {self.learning_rate:.1e}"]
         parts += [f"τ {self.temperature:.3g}"] * (self.kd is not None)
         return ", ".join(parts + [f"{skipped_steps:,} skipped"] * (skipped_steps > 0))

@@ -24,6 +24,9 @@ class Validation:
     kd: float
     agreement: float
 
+    def __str__(self) -> str:
+        return f"ce {self.ce:.4f}, kd {self.kd:.4f}, agreement {self.agreement:.1%}"
+
 
 def score_against_cache(hidden_ND: torch.Tensor, head: Head, batch: Batch, chunk_positions: int) -> LossParts:
     """Cross-entropy, KL to the teacher at τ = 1 and agreement a position; zero where the label is masked.

@@ -63,10 +63,11 @@ class TrainingHistory:
         """A quantity of the validation lines of the "raw" or the "ema" weights."""
         return _curve(tuple(line for line in self.validation if line.get("weights") == weights), name)
 
-    def best_validation(self) -> Curve:
-        """The validation cross-entropy of the weights, raw or averaged, that end lower; empty where none was made."""
-        curves = [curve for weights in ("raw", "ema") if (curve := self.validated("ce", weights))]
-        return min(curves, key=lambda curve: curve.last, default=Curve((), ()))
+    def best_validation(self, name: str = "ce") -> Curve:
+        """A quantity of the validation lines of the weights, raw or averaged, whose cross-entropy ends lower; empty
+        where there are none."""
+        ends = {weights: curve.last for weights in ("raw", "ema") if (curve := self.validated("ce", weights))}
+        return self.validated(name, min(ends, key=lambda weights: ends[weights], default="raw"))
 
     @property
     def last_step(self) -> int:

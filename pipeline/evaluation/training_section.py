@@ -88,6 +88,27 @@ _PANELS = (
         from_zero=True,
     ),
 )
+_VALIDATED = (
+    _Panel(
+        "ce",
+        "Validation",
+        "cross-entropy of held-out labels, nats",
+        "Lower is better. EMA: the moving average of the weights.",
+    ),
+    _Panel(
+        "kd",
+        "Validation, distance to the teacher",
+        "KL to the cached teacher at τ = 1, nats",
+        "Lower is better; the tail counts as one outcome, so this is never above the KL over the whole vocabulary.",
+    ),
+    _Panel(
+        "agreement",
+        "Validation, agreement with the teacher",
+        "positions with the same first choice",
+        "How often student and teacher put the same token first, on held-out text.",
+        percent=True,
+    ),
+)
 _GROUP_STYLES: tuple[tuple[str, Colour, Dash], ...] = (
     ("embedding", "student", "solid"),
     ("attention", "second", "dashed"),
@@ -118,7 +139,7 @@ def training_section(history: TrainingHistory, others: Others, teacher_nats: flo
     """Charts of one training, beside others where given; `teacher_nats` is the teacher's validation cross-entropy."""
     name = "distilled" if history.curve("kd") else "this run"
     charts = [
-        _validation_chart(name, history, others, teacher_nats),
+        *(_validation_chart(each, name, history, others, teacher_nats) for each in _VALIDATED),
         *(_chart(panel, name, history.curve(panel.key), _curves(panel.key, others)) for panel in _PANELS),
         _weights_chart(history),
         _routes_chart(history),
@@ -129,7 +150,9 @@ def training_section(history: TrainingHistory, others: Others, teacher_nats: flo
     return section("training", "Training", _facts(history), element("div", *charts, class_="charts"), lead=lead)
 
 
-def _validation_chart(name: str, history: TrainingHistory, others: Others, teacher_nats: float | None) -> Markup:
+def _validation_chart(
+    panel: _Panel, name: str, history: TrainingHistory, others: Others, teacher_nats: float | None
+) -> Markup:
     kinds: tuple[tuple[str, str, Colour, Dash], ...] = (
         (name, "raw", "student", "solid"),
         (f"{name}, EMA weights", "ema", "second", "dashed"),
@@ -137,16 +160,16 @@ def _validation_chart(name: str, history: TrainingHistory, others: Others, teach
     lines = [
         Line(label, curve.steps, curve.values, colour, dash)
         for label, weights, colour, dash in kinds
-        if (curve := history.validated("ce", weights))
+        if (curve := history.validated(panel.key, weights))
     ]
     for (label, other), colour in zip(others.items(), _OTHER_COLOURS, strict=False):
-        if curve := other.best_validation():
+        if curve := other.best_validation(panel.key):
             lines.append(Line(label, curve.steps, curve.values, colour, "dashed"))
     if not lines:
         return Markup("")
-    levels = [Level("teacher", teacher_nats)] if teacher_nats is not None else []
-    chart = line_chart("validation", lines, "cross-entropy of held-out labels, nats", levels)
-    return figure("Validation", chart, "Lower is better. EMA: the moving average of the weights.")
+    levels = [Level("teacher", teacher_nats)] if teacher_nats is not None and panel.key == "ce" else []
+    chart = line_chart(f"validation-{panel.key}", lines, panel.unit, levels, percent=panel.percent)
+    return figure(panel.title, chart, panel.caption)
 
 
 def _group_norms_chart(history: TrainingHistory) -> Markup:

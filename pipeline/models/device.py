@@ -41,8 +41,8 @@ def choose_device(name: Device) -> torch.device:
             _say_why_no_card()
             return torch.device("cpu")
         raise MachineError(
-            f"teacher.device or student.device: 'cuda' was asked for and {_build()} sees no card. Set device to auto or cpu, or check the driver "
-            "with nvidia-smi."
+            f"teacher.device or student.device: 'cuda' was asked for and {_build()} sees no card. Set it to auto or "
+            "cpu, or check the driver with nvidia-smi."
         )
     with beginning_on_card():
         device = torch.device("cuda", torch.cuda.current_device())
@@ -142,8 +142,8 @@ def dtype_for(setting: Dtype, capability: Capability | None) -> torch.dtype:
         return torch.bfloat16 if capability >= BFLOAT16_CAPABILITY else torch.float16
     if setting == "bfloat16" and capability is not None and capability < BFLOAT16_CAPABILITY:
         raise MachineError(
-            f"teacher.dtype or train.dtype: bfloat16 needs a card of capability 8.0 or newer, this one has {dotted(capability)}. Set dtype "
-            "to float16, or to float32 where float16 overflows."
+            f"teacher.dtype or train.dtype: bfloat16 needs a card of capability 8.0 or newer, this one has "
+            f"{dotted(capability)}. Set it to float16, or to float32 where float16 overflows."
         )
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]
 

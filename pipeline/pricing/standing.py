@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from pipeline.data.survey import COUNTED, survey
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.keeping.checkpoint import newest_checkpoint
-from pipeline.distill.keeping.identity import training_identity
+from pipeline.distill.keeping.identity import is_of, training_identity
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache
@@ -140,12 +139,8 @@ def steps_done(
     if plan is None:
         return 0, False
     own = training_identity(plan, student, train)
-
-    def is_own(state: dict[str, Any]) -> bool:
-        training = state.get("training") or {}
-        return all(training.get(key) == value for key, value in own.items())
-
-    newest = newest_checkpoint((), is_own, roots=folders, whole=False)  # nothing is let go of for a price
+    # Nothing is let go of for a price: their weights need not be read.
+    newest = newest_checkpoint((), lambda state: is_of(state, own), roots=folders, whole=False)
     return (0, False) if newest is None else (newest.step, Waiting.of(newest.state).stopped)
 
 

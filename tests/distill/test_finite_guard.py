@@ -160,14 +160,28 @@ def test_overflows_that_are_not_said_leave_room_for_what_is(
     console._said.clear()
     learner = make_learner(torch.float16)
     handle = next(learner.causal.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
-    for _ in range(7):
+    for _ in range(4):
         assert learn(learner, batches) == Trouble(("gradient",), (0, 2, 5, 7))
     handle.remove()
     change_parts(monkeypatch, lambda parts: replace(parts, loss=parts.loss + math.nan))
     assert learn(learner, batches) == Trouble(("loss",), (0, 2, 5, 7))
-    assert learner.skipped_steps == 8
+    assert learner.skipped_steps == 5
     said = [line for line in capsys.readouterr().err.splitlines() if "skipped and counted" in line]
     assert said == ["note: step 1: loss not finite; it was skipped and counted. Sequences of the cache: 0, 2, 5, 7."]
+
+
+def test_overflows_that_go_on_are_no_search_for_a_scale(
+    batches: list[Batch], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console._said.clear()
+    learner = make_learner(torch.float16)
+    next(learner.causal.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    for step in range(6):
+        learner.learn(step, batches, sum(batch.num_scored for batch in batches))
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped and counted" in line]
+    assert [line.partition(":")[2].partition(";")[0] for line in said] == [
+        f" step {number}: gradient not finite" for number in (5, 6)
+    ]
 
 
 def test_the_first_few_are_said_with_their_sequences(

@@ -159,6 +159,56 @@ def _replaced(batch: Batch, **changes: Any) -> Batch:
     return Batch(**(fields | changes))
 
 
+class Card:
+    """A card's memory as the driver and PyTorch's allocator tell of it, in place of `torch.cuda`'s own functions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, total: int, others: int) -> None:
+        self.total, self.others, self.reserved, self.peak = total, others, 0, 0
+        self.emptied = 0
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.total - self.in_use(), self.total))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: self.reserved)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
+        monkeypatch.setattr(torch.cuda, "empty_cache", self.empty)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.forget)
+
+    def in_use(self) -> int:
+        return self.others + self.reserved
+
+    def step(self, allocated: int) -> None:
+        """A step whose tensors take so much at most: the allocator keeps it, and remembers the most there was."""
+        self.reserved, self.peak = max(self.reserved, allocated), max(self.peak, allocated)
+
+    def empty(self) -> None:
+        self.emptied += 1
+        self.reserved = 0
+
+    def forget(self, device: torch.device) -> None:
+        self.peak = 0
+
+
+def test_on_a_card_a_peak_counts_until_the_pieces_are_smaller(
+    monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
+    card = Card(monkeypatch, total=100, others=10)
+    watched = MemoryGuard(settings(chunk_positions=512, batch_size=4), torch.device("cuda", 0))
+    for allocated in (60, 20):  # the second is small, and the peak of the first is what there must be room for
+        card.step(allocated)
+        assert watched.share() == 0.7
+        watched.watch()
+    assert watched.state() == {"chunk_positions": 512, "parts": 1}
+
+    card.step(78)
+    assert watched.share() == 0.88, "what others hold counts, what the allocator only keeps does not"
+    watched.watch()
+    assert watched.state() == {"chunk_positions": 256, "parts": 1}
+    assert (card.emptied, card.peak) == (1, 0), "what is not needed any more is given back, and a new peak begins"
+    for _ in range(3):
+        card.step(70)
+        watched.watch()
+    assert watched.state() == {"chunk_positions": 256, "parts": 1}
+    assert len(said()) == 1
+
+
 def gradients(learner: Learner, batches: list[Batch]) -> list[Tensor]:
     """Of every weight, as the optimizer would get them, in float64."""
     num_scored = sum(batch.num_scored for batch in batches)

@@ -82,8 +82,9 @@ def make_history(end_nats: float = 4.2, steps: int = 300, listens: bool = True) 
         )
         timings.append({"step": step, "tokens_per_second": 5200.0, "data_wait_share": 0.02, "memory_bytes": 2.1e9})
         if step % 50 == 0:
+            against = {"kd": nats - 3.5, "agreement": 0.5 - 0.05 * nats}
             for weights in ("raw", "ema"):
-                validation.append({"step": step, "kind": "validation", "weights": weights, "ce": nats, "kd": 0.9})
+                validation.append({"step": step, "kind": "validation", "weights": weights, "ce": nats} | against)
     return TrainingHistory(tuple(train), tuple(validation), tuple(timings))
 
 

@@ -60,13 +60,14 @@ def test_a_whole_run_has_every_part(page: str) -> None:
     reader = Reader(page)
     assert {"summary", "models", "training", "cache", "data", "samples", "study", "reproduce"} <= set(reader.ids)
     for title in (
-        "Validation", "Loss on the labels", "Loss to the teacher", "Agreement with the teacher", "Temperature",
+        "Validation", "Validation, distance to the teacher", "Validation, agreement with the teacher",
+        "Loss on the labels", "Loss to the teacher", "Agreement with the teacher", "Temperature",
         "Learning rate", "Gradient norm", "Gradient norm, clipped", "Gradient norm by kind of weight",
         "Effective tail draws", "Throughput", "Waiting for data",
         "Mass kept in the head", "Size by shard", "Length of documents", "Bytes against quality", "Ways of training",
     ):  # fmt: skip
         assert title in reader.words
-    assert reader.tags.count("svg") == 18
+    assert reader.tags.count("svg") == 20
     assert "Not in this report yet" not in reader.words
 
 

@@ -96,8 +96,6 @@ SCHEDULE: dict[str, Case] = {
     "train.clip_norm": Case("2.0"),
     "train.ema_decay": Case("0.99"),
     "train.dtype": Case("bfloat16"),
-    "train.gradient_checkpointing": Case("true"),
-    "train.chunk_positions": Case("256"),
     "train.window_shards": Case("3"),
     "train.data_order": Case("hard_first"),
     "train.difficulty": Case("surprise", base="easy"),

@@ -109,6 +109,16 @@ def test_an_average_in_host_memory_is_the_same_average(toy: Toy, cached: Path, t
     assert names
 
 
+def test_what_saves_memory_may_be_set_when_it_runs_short(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
+    train(toy, cached, tmp_path / "run", "--time-budget", "1e-6")
+    train(toy, cached, tmp_path / "run", "--set", "train.gradient_checkpointing=true", "--time-budget", "1e-6")
+    train(toy, cached, tmp_path / "run")
+    assert what_counts(tmp_path / "run") == what_counts(trained)
+    train(toy, cached, tmp_path / "small", "--time-budget", "1e-6")
+    train(toy, cached, tmp_path / "small", "--set", "train.chunk_positions=64")
+    assert decisions(tmp_path / "small", 12) == {"chunk_positions": 64, "parts": 1}
+
+
 @pytest.mark.parametrize(
     "student",
     ["student.seed=0", "student.config={model_type: gpt2, n_embd: 16, n_layer: 2, n_head: 2, n_positions: 64}"],

@@ -1,7 +1,8 @@
 """The gradient of an arm's whole loss by all of a student's weights, as its own training makes it.
 
 Weights of the parts, routing, ranking and balance are in it, because the Learner computes it; their running means and
-magnitudes are those of a step on the same sequences, a gate has learned from that one alone, and nothing is clipped.
+magnitudes are those of a step on the same sequences, and nothing is clipped. A learned router's gate has not learned
+yet, so it gives every position all parts alike: the angle of `learned` is that of `uniform`.
 (Of whole models, as in Anshumann et al. 2025, arXiv:2503.16870.)
 """
 

@@ -99,10 +99,11 @@ class MemoryGuard:
         return {"chunk_positions": self.chunk_positions, "parts": self.parts}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Go on with the decisions of a checkpoint; one of before there were any has none, and a guard that is off
-        takes none."""
+        """Go on with the decisions of a checkpoint, and with a smaller chunk where the config has one; a checkpoint of
+        before there were any has none, and a guard that is off takes none."""
         if state is not None and self._limit:
-            self.chunk_positions, self.parts = int(state["chunk_positions"]), int(state["parts"])
+            self.chunk_positions = min(self.chunk_positions, int(state["chunk_positions"]))
+            self.parts = int(state["parts"])
 
     def _shrink(self, why: str) -> bool:
         """Make one piece smaller and say so; False where none can be."""
@@ -126,6 +127,7 @@ class MemoryGuard:
 
 
 _FIXES = (
-    "Set train.gradient_checkpointing: true, train.ema_device: host or train.dtype: float16, choose a smaller student, "
-    "or end other programs that use the card (nvidia-smi lists them); the newest checkpoint is kept"
+    "Set train.gradient_checkpointing: true or train.ema_device: host and run again: it goes on from the newest "
+    "checkpoint. Or end other programs that use the card (nvidia-smi lists them), choose a smaller student, or, with "
+    "--fork-from into a new run, train.dtype: float16"
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.cache.plan import Plan
 from pipeline.distill.keeping.checkpoint import newest_checkpoint
-from pipeline.distill.keeping.identity import schedule_identity
+from pipeline.distill.keeping.identity import is_of, schedule_identity
 from pipeline.distill.settings import TrainSettings
 from pipeline.models.settings import StudentSettings
 from pipeline.models.source import hub_commit, is_hub_id
@@ -26,8 +26,7 @@ def begun_student(
     own = schedule_identity(plan, train)
 
     def is_own(state: dict[str, Any]) -> bool:
-        training = state.get("training") or {}
-        return as_begun(student, state) != student and all(training.get(key) == value for key, value in own.items())
+        return as_begun(student, state) != student and is_of(state, own)
 
     # Whoever goes on from it reads its weights: here they need not be hashed too.
     if (newest := newest_checkpoint((), is_own, roots=folders, whole=False)) is not None:

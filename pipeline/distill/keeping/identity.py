@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.models.student import student_identity
 
 Identity = dict[str, Any]
 """As JSON, which checkpoints keep."""
+_SCHEDULE = keys_of_kind(TrainSettings(steps=1), "schedule")
 
 
 def schedule_identity(plan: Plan, train: TrainSettings) -> Identity:
@@ -34,6 +35,21 @@ def training_hash(training: Identity) -> str:
     return hashlib.sha256(files.canonical_json(training)).hexdigest()
 
 
+def identity_in(state: Mapping[str, Any]) -> Identity:
+    """The identity in a checkpoint's state, but for keys of `train` that no longer make a training another one."""
+    training = state.get("training")
+    if not isinstance(training, dict) or not isinstance(train := training.get("train"), dict):
+        return {}
+    free = set(TrainSettings.model_fields) - {key.partition(".")[0] for key in _SCHEDULE}
+    return training | {"train": {key: value for key, value in train.items() if key not in free}}
+
+
+def is_of(state: Mapping[str, Any], part: Identity) -> bool:
+    """Whether a checkpoint is of a training whose identity has this in it."""
+    training = identity_in(state)
+    return all(training.get(key) == value for key, value in part.items())
+
+
 def frozen_shards_of(training: Identity, folder: Path, roots: Iterable[Path]) -> list[int] | None:
     """The shards that an earlier start of this training, on an unfinished cache, was frozen to; None if there is none.
 
@@ -42,7 +58,7 @@ def frozen_shards_of(training: Identity, folder: Path, roots: Iterable[Path]) ->
     rest = _without_shards(training)
 
     def is_frozen(state: dict[str, Any]) -> bool:
-        other = state.get("training") or {}
+        other = identity_in(state)
         return other.get("frozen_shards") is not None and _without_shards(other) == rest
 
     earlier = newest_checkpoint([folder], is_frozen, roots=roots, whole=False)

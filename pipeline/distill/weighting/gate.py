@@ -10,9 +10,10 @@ own objective, over the scored positions of a step, from their losses ℓ_nk and
 So where a part is worse than it usually is, relative to the others, less is asked of it and more of the others. Three
 things keep the gate from collapsing onto the easiest part. Each ℓ_k/m_k is 1 on average, so no part is easier than
 another by being smaller: the best gate that ignores its signals is near uniform, however small a part is. The best
-gate of all has g ∝ exp( −E[clip(ℓ_k/m_k)|x]/λ ), and of losses that are not negative no g_k below
-1/(1 + (P − 1)·e^(C/λ)). And the loss sees r_k over its own running mean (routing.Normalised). (A softmax gate trained
-beside the model: Shazeer et al. 2017, arXiv:1701.06538, section 4, who balance it by a loss on its importance.)
+gate of all has g ∝ exp( −E[clip(ℓ_k/m_k)|x]/λ ), and no g_k below 1/(1 + (P − 1)·e^(2C/λ)), of losses that are not
+negative none below 1/(1 + (P − 1)·e^(C/λ)). And the loss sees r_k over its own running mean (routing.Normalised). (A
+softmax gate trained beside the model: Shazeer et al. 2017, arXiv:1701.06538, section 4, who balance it by a loss on its
+importance.)
 
 The student's gradient does not flow into the gate, nor the gate's into the student. Letters: **n** positions, **F**
 signals, **P** parts.

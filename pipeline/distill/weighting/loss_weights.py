@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from pipeline.distill.loss.routing import PARTS, Gap, Normalised, Router, Trust
 from pipeline.distill.losses import LossParts
 from pipeline.distill.settings import Part, TrainSettings
-from pipeline.distill.weighting.balance import RunningMeans, balanced
+from pipeline.distill.weighting.balance import FURTHEST, RunningMeans, balanced
 from pipeline.distill.weighting.gate import Gate
 from pipeline.distill.weighting.ramp import ramp
 
@@ -173,9 +173,12 @@ class LossWeights:
         return ce, kd, rank
 
     def _study(self, gate: Gate, signals_n6: Tensor, losses_n: Mapping[Part, Tensor]) -> None:
-        """From the second step on: before there are no magnitudes to compare losses by."""
+        """From the second step on: before there are no magnitudes to compare losses by. A part whose own is nearly
+        zero, or estimated below it, as KD's is of a student that has become its teacher, would be all noise."""
         if all(part in self.losses and part in losses_n for part in gate.parts):
-            gate.study(signals_n6, losses_n, {part: max(LEAST_MEAN, self.losses.get(part)) for part in gate.parts})
+            means = {part: self.losses.get(part) for part in gate.parts}
+            least = max(LEAST_MEAN, max(means.values()) / FURTHEST)
+            gate.study(signals_n6, losses_n, {part: max(least, mean) for part, mean in means.items()})
 
 
 def spread_of(routes_n3: Tensor) -> dict[str, Tensor]:

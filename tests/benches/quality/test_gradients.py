@@ -17,8 +17,11 @@ from tests.tiny import make_model
 INDICES = np.array([0, 2, 3])
 
 
-@pytest.mark.parametrize(("ce_weight", "temperature"), [(1.0, 1.0), (0.0, 2.0), (0.3, 1.5)])
-def test_it_is_that_of_the_dense_loss(ce_weight: float, temperature: float) -> None:
+@pytest.mark.parametrize(
+    ("ce_weight", "temperature", "balance"),
+    [(1.0, 1.0, False), (0.0, 2.0, False), (0.3, 1.5, False), (0.05, 1.5, True)],
+)
+def test_it_is_that_of_the_dense_loss(ce_weight: float, temperature: float, balance: bool) -> None:
     student = CausalModel(make_model(seed=1), VOCAB_SIZE, section="student")
     teacher = CausalModel(make_model(seed=2), VOCAB_SIZE, section="teacher")
     sequences = lay_out([random_documents([15], seed) for seed in range(4)], sequence_length=16)
@@ -30,6 +33,8 @@ def test_it_is_that_of_the_dense_loss(ce_weight: float, temperature: float) -> N
         ce_weight=ce_weight,
         kd_weight=1.0 - ce_weight,
         temperature={"start": temperature, "end": temperature},
+        router="uniform",
+        balance=balance,
         clip_norm=1e-6,  # would shrink it to nothing, were it left on
     )
     before = [parameter.detach().clone() for parameter in student.model.parameters()]
@@ -44,7 +49,10 @@ def test_it_is_that_of_the_dense_loss(ce_weight: float, temperature: float) -> N
     log_p = (teacher_logits / temperature).log_softmax(1)
     kl = (log_p.exp() * (log_p - (logits / temperature).log_softmax(1))).sum(1)
     ce = torch.nn.functional.cross_entropy(logits, ids[:, 1:][mask], reduction="none")
-    loss = (ce_weight * ce + (1 - ce_weight) * temperature**2 * kl).mean()
+    parts = {"ce": (ce_weight, ce.mean()), "kd": (1 - ce_weight, temperature**2 * kl.mean())}
+    whole = sum(weight * float(size.detach()) for weight, size in parts.values())  # the weights sum to 1
+    loss = sum(weight * size * (whole / float(size.detach()) if balance else 1.0) for weight, size in parts.values())
+    assert isinstance(loss, torch.Tensor)
     gradients = torch.autograd.grad(loss, list(student.model.parameters()))
     expected = torch.cat([gradient.reshape(-1) for gradient in gradients]).double()
     assert float((found - expected).norm() / expected.norm()) < 1e-4

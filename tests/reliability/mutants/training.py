@@ -112,12 +112,12 @@ TRAINING = [
         ),
         (
             "the identity of a training is not compared", IDENTITY, f"{IDENTITY_TESTS}schedule[train.seed]",
-            '        if own is not None and own.state["training_hash"] != self._hash:', "        if False:",
+            '        if own is not None and identity_in(own.state) != self.training:', "        if False:",
         ),
         (
             "a checkpoint of another training in a root is continued", IDENTITY,
             "tests/stages/test_resume.py::test_a_root_of_another_training_alone_is_named_and_not_continued",
-            'newest_checkpoint((), lambda state: state.get("training_hash") == self._hash, roots=roots)',
+            'newest_checkpoint((), lambda state: identity_in(state) == self.training, roots=roots)',
             "newest_checkpoint(roots=roots)",
         ),
     ),
