@@ -196,6 +196,13 @@ class Outcome:
     waits_for: WaitsFor | None = None
     """what a pause does not end without"""
 
+    def refuse_pause(self) -> None:
+        """PausedError, with its message and what it waits for, where a stage that another needs was paused."""
+        if self.state == "paused":
+            stop = PausedError(self.message)
+            stop.waits_for = self.waits_for
+            raise stop
+
     @classmethod
     def paused(cls, where: str, reason: str | PausedError, progress: dict[str, Any] | None = None) -> Outcome:
         """A pause, `where` in words, and why."""

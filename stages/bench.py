@@ -11,10 +11,9 @@ from pipeline.benches.reader import bench_reader
 from pipeline.benches.results import Result
 from pipeline.benches.shapes import known_shape
 from pipeline.benches.train import TrainSizes, bench_train
-from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.settings import DEFAULTS
+from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.config import changed
-from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device
 from pipeline.runs import Session
@@ -42,7 +41,7 @@ def codec(config: RunConfig, session: Session) -> list[Result]:
     results = bench_codec(caches["topk"])
     for kind in KINDS:
         results += bench_kind(caches[kind])
-    tokenizer = planned_tokenizer(find_tokenizer(caches["topk"].folders), caches["topk"].plan.identity["tokenizer"])
+    tokenizer = tokenizer_of(caches["topk"].plan, caches["topk"].folders)
     student = with_student(exact, session, caches["topk"])
     results += bench_angles(caches, load_scorer(config.teacher, tokenizer), load_scorer(student, tokenizer))
     for cache in caches.values():

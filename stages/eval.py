@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cache import TeacherCache
-from pipeline.cache.roots import find_tokenizer
+from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.console import say
-from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.doctor.examine import refuse_unfit
 from pipeline.evaluation.candidates import baseline_candidates, student_candidates
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
@@ -34,7 +33,7 @@ def run(config: RunConfig, run: RunDirectory) -> EvalResult:
     settings = config.eval
     roots = [Path(root) for root in config.cache.roots] or roots_of_run(run.root)
     with run.at_work(STAGE), TeacherCache.open(run.cache, *roots) as cache:
-        tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
+        tokenizer = tokenizer_of(cache.plan, cache.folders)
         indices = held_out_indices(cache, settings.max_sequences)
         refuse_unfit(run.root, config.student.device)
         device = choose_device(config.student.device)

@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.teacher_cache import TeacherCache
-from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.evaluation.inspection import describe_cache, describe_sequence, tables
 from stages.config import roots_of_run
 
@@ -20,7 +19,7 @@ def run(
 ) -> dict[str, Any]:
     """Show the cache as a whole and some sequences of it; without `sequences`, the first sealed one."""
     with TeacherCache.open(path, *roots, *roots_of_run(path)) as cache:
-        tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
+        tokenizer = tokenizer_of(cache.plan, cache.folders)
         shown = list(sequences) or [span.first for span in cache.sealed[:1]]
         result = describe_cache(cache)
         result["sequences"] = [describe_sequence(cache, tokenizer, index, positions, top) for index in shown]

@@ -10,7 +10,6 @@ from pipeline.models import CausalModel
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.loading import load_model
 from pipeline.models.settings import StudentSettings, TeacherSettings
-from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory, Session
 from stages import cache_teacher, prepare_teacher, train_student
 from stages.config import RunConfig
@@ -27,9 +26,7 @@ def with_teacher(config: RunConfig, session: Session) -> RunConfig:
         return config
     folder = prepare_teacher.teacher_folder(config, session.run.root)
     config = changed(config, teacher={"model": str(folder)})
-    outcome = prepare_teacher.run(config, session)
-    if outcome.state == "paused":
-        raise PausedError(outcome.message)
+    prepare_teacher.run(config, session).refuse_pause()
     return config
 
 
@@ -43,9 +40,7 @@ def with_student(config: RunConfig, session: Session, cache: TeacherCache) -> St
     run = RunDirectory(session.run.root / "student")
     schedule = WITHOUT_TEACHER | {"steps": STUDENT_STEPS, "epochs": None, "roots": []}
     settings = changed(config, cache={"roots": [str(cache.folders[0])]}, train=schedule)
-    outcome = train_student.run(settings, Session(run, session.pause, session.command))
-    if outcome.state == "paused":
-        raise PausedError(outcome.message)
+    train_student.run(settings, Session(run, session.pause, session.command)).refuse_pause()
     return StudentSettings(model=str(run.model))
 
 
@@ -65,7 +60,5 @@ def captured(config: RunConfig, session: Session, name: str) -> TeacherCache:
     where the kept one was made from something else.
     """
     run = RunDirectory(session.run.root / name)
-    outcome = cache_teacher.run(changed(config, cache={"roots": []}), Session(run, session.pause, session.command))
-    if outcome.state == "paused":
-        raise PausedError(outcome.message)
+    cache_teacher.run(changed(config, cache={"roots": []}), Session(run, session.pause, session.command)).refuse_pause()
     return TeacherCache.open(run.cache)

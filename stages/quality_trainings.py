@@ -14,9 +14,8 @@ from pipeline import files
 from pipeline.benches.quality.arms import BEGINNING, Arm
 from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
-from pipeline.cache.roots import find_tokenizer
+from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.config import differences, dump_config, parse_config
-from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.lessons import spread
 from pipeline.distill.batching.live_records import whole_teacher
@@ -30,7 +29,6 @@ from pipeline.models import CausalModel
 from pipeline.models.device import choose_device
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student
-from pipeline.pause import PausedError
 from pipeline.plain_yaml import load_yaml
 from pipeline.runs import RunDirectory, Session
 from stages import train_student
@@ -78,7 +76,7 @@ class Ground:
         cls, root: Path, config: RunConfig, session: Session, cache: TeacherCache, caches: dict[str, TeacherCache]
     ) -> Ground:
         """A ground that is laid already, in any process: what it has on disk, and the teacher loaded."""
-        tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
+        tokenizer = tokenizer_of(cache.plan, cache.folders)
         teacher = load_scorer(config.teacher, tokenizer)
         teacher.model.eval()
         return cls(root, config, session, cache, caches, tokenizer, teacher, _unseen(cache, config))
@@ -191,8 +189,7 @@ def _train(ground: Ground, trial: Trial, config: RunConfig, run: RunDirectory) -
         outcome = train_student.run(config, session, records_from=teacher)
     except NumericsError:
         return None
-    if outcome.state == "paused":
-        raise PausedError(outcome.message)
+    outcome.refuse_pause()
     lines = read_log(run.metrics)
     return min(float(line["ce"]) for line in lines if line["kind"] == "validation" and line["ce"] is not None)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.cache import Plan, TeacherCache
 from pipeline.cache.roots import find_tokenizer
+from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.console import Progress, say
-from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.batches import BatchReader
 from pipeline.distill.batching.curriculum import in_curriculum
@@ -32,7 +32,7 @@ from pipeline.doctor.examine import refuse_unfit_for_student
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_settings
 from pipeline.models.device import choose_device, choose_dtype
-from pipeline.models.student import load_student, recompute_activations, refuse_leaks
+from pipeline.models.student import refuse_leaks
 from pipeline.pause import PausedError
 from pipeline.runs import Outcome, RunDirectory, Session
 from stages.config import RunConfig
@@ -74,10 +74,9 @@ def run(
 
         # The student. Where time or room is short already, nothing is begun.
         refuse_unfit_for_student(run.root, config.student, settings, cache.plan.vocab_size)
-        tokenizer_folder = find_tokenizer(cache.folders)
-        tokenizer = planned_tokenizer(tokenizer_folder, cache.plan.identity["tokenizer"])
+        tokenizer = tokenizer_of(cache.plan, cache.folders)
         learner = _learner(config, tokenizer, cache.plan, lessons.num_steps)
-        room = CheckpointRoom(session.pause.output, learner, tokenizer_folder)
+        room = CheckpointRoom(session.pause.output, learner, find_tokenizer(cache.folders))
         session.pause.guess_save(learner.checkpoint_bytes / _SLOW_DISK_BYTES_A_SECOND)
         try:
             session.pause.check_beginning()
@@ -127,11 +126,10 @@ def _finish(
 def _learner(config: RunConfig, tokenizer: Tokenizer, plan: Plan, num_steps: int) -> Learner:
     """The student on its device, with what is needed to teach it."""
     device = choose_device(config.student.device)
-    causal = load_student(config.student, tokenizer, device)
-    refuse_leaks(causal, config.student, plan.sequence_length, plan.capture["packing"])
-    if config.train.gradient_checkpointing:
-        recompute_activations(causal)
-    return Learner(causal, config.train, num_steps, choose_dtype(config.train.dtype, device))
+    dtype = choose_dtype(config.train.dtype, device)
+    learner = Learner.of(config.student, tokenizer, config.train, num_steps, device, dtype)
+    refuse_leaks(learner.causal, config.student, plan.sequence_length, plan.capture["packing"])
+    return learner
 
 
 def _as_begun(config: RunConfig, plan: Plan, folders: list[Path]) -> RunConfig:

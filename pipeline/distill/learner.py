@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from pipeline.console import warn_once
+from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.batches import Batch
 from pipeline.distill.guards.finite_guard import Suspects, tell
 from pipeline.distill.guards.memory_guard import MemoryGuard
@@ -28,6 +30,8 @@ from pipeline.distill.weighting.temperature import temperature_at
 from pipeline.errors import MachineError
 from pipeline.models import CausalModel
 from pipeline.models.memory import is_out_of_memory
+from pipeline.models.settings import StudentSettings
+from pipeline.models.student import load_student, recompute_activations
 
 _A_SEARCH = 4  # steps in a row that a scaler may need before it has its scale
 _RANK_SEEDS = 2**40
@@ -59,6 +63,22 @@ class Learner:
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
         self._told = 0
+
+    @classmethod
+    def of(
+        cls,
+        student: StudentSettings,
+        tokenizer: Tokenizer,
+        settings: TrainSettings,
+        num_steps: int,
+        device: torch.device,
+        autocast_dtype: torch.dtype,
+    ) -> Self:
+        """A learner of the configured student, whose weights are loaded or made here."""
+        causal = load_student(student, tokenizer, device)
+        if settings.gradient_checkpointing:
+            recompute_activations(causal)
+        return cls(causal, settings, num_steps, autocast_dtype)
 
     def learn(self, step: int, batches: Iterable[Batch], num_scored: int) -> StepResult:
         """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them, and

@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 
 from pipeline.cache import TeacherCache
-from pipeline.cache.roots import find_tokenizer
+from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.console import say, warn_once
-from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.distill.batching.batches import BatchReader
 from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.keeping.checkpoint import open_checkpoint
@@ -31,7 +30,6 @@ from pipeline.followers import POLL_SECONDS, Followers
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device, StudentSettings
 from pipeline.models.sharing import count_busy_cards, count_workers, num_threads, share_threads, use_card
-from pipeline.models.student import load_student, recompute_activations
 from pipeline.pause import PauseRequest
 
 SETTING = "train.workers"
@@ -131,11 +129,8 @@ def _take_part(place: str, count: int, job: Job) -> None:
     settings = job.settings.model_copy(update={"ema_decay": 0.0})  # the average is the first one's
     device = choose_device(job.student.device)
     cache = job.cache
-    tokenizer = planned_tokenizer(find_tokenizer(cache.folders), cache.plan.identity["tokenizer"])
-    causal = load_student(job.student, tokenizer, device)
-    if settings.gradient_checkpointing:
-        recompute_activations(causal)
-    learner = Learner(causal, settings, job.num_steps, job.autocast_dtype)
+    tokenizer = tokenizer_of(cache.plan, cache.folders)
+    learner = Learner.of(job.student, tokenizer, settings, job.num_steps, device, job.autocast_dtype)
     if job.checkpoint is not None:
         learner.load(open_checkpoint(job.checkpoint))
     with joined(place, _number, count, device, _until_the_end) as learner.ranks:

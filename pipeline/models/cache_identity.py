@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.plan import TOKENIZER_FOLDER, Plan
-from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.settings import CacheSettings
+from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.config import Section, differences, keys_of_kind
 from pipeline.console import say, warn_once
 from pipeline.data.documents import source_fingerprint
 from pipeline.data.packing import PACKING_VERSION
-from pipeline.data.planned_tokenizer import planned_tokenizer, publish_tokenizer
+from pipeline.data.planned_tokenizer import publish_tokenizer
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local
 from pipeline.data.tokenizer import Tokenizer
@@ -114,7 +114,7 @@ def _refuse(found: list[str], plan_folder: Path, fix: str) -> None:
 def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher: TeacherSettings) -> None:
     """See that the plan's tokenizer is beside it: written into `folder` again where it is lost or another."""
     try:
-        planned_tokenizer(find_tokenizer(folders), plan.identity["tokenizer"])
+        tokenizer_of(plan, folders)
     except (DamagedDataError, IncompleteInputError) as error:
         say(f"{error}\nWriting the tokenizer again.")
         publish_tokenizer(_tokenizer(plan, planned_teacher(plan, teacher)), folder / TOKENIZER_FOLDER)

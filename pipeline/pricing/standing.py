@@ -10,10 +10,10 @@ import numpy as np
 
 from pipeline.cache.plan import Plan
 from pipeline.cache.records import Records
-from pipeline.cache.roots import find_sequences, find_tokenizer
+from pipeline.cache.roots import find_sequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.teacher_cache import TeacherCache
-from pipeline.data.planned_tokenizer import planned_tokenizer
+from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.survey import COUNTED, survey
@@ -125,7 +125,7 @@ def price_planned_cache(
         text=text,
         capture=capture,
         disk=price_disk(gigabytes, text, capture, probe, planned=True),
-        tokenizer=planned_tokenizer(find_tokenizer(folders), plan.identity["tokenizer"]),
+        tokenizer=tokenizer_of(plan, folders),
         packing=plan.capture["packing"],
         sequences=sequences,
         records=records,

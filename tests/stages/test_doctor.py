@@ -286,7 +286,7 @@ def test_a_training_is_refused_before_its_student_is_made(
     toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, machine(dataclasses.replace(P100, total_bytes=100_000), built_for=("sm_60",)))
-    monkeypatch.setattr("stages.train_student.load_student", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr("pipeline.distill.learner.load_student", lambda *_: pytest.fail("made"))
     ended = toy.run("train-student", tmp_path / "run", "--set", f"cache.roots=[{cached}]")
     assert (ended.code, "training needs" in ended.stderr) == (5, True)
     assert not list((tmp_path / "run").rglob("*.safetensors"))
