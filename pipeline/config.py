@@ -104,7 +104,7 @@ def parse_config(
 ) -> SectionT:
     """Check `values` against `schema`; a ConfigError names every wrong key, what was expected and what was found.
 
-    `where` the values are from; but those below the keys of `changed` from what stands beside them there.
+    `where` names where the values come from; `changed` maps a dotted key to the override that set it.
     """
     try:
         return schema.model_validate(values)

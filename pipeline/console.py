@@ -23,7 +23,7 @@ _quiet = False
 
 
 def be_quiet() -> None:
-    """From here on this process says only what is skipped, approximated or falls back: another one shows progress."""
+    """From here on this process prints warnings only; another one shows progress."""
     global _quiet
     _quiet = True
 

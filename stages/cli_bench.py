@@ -141,7 +141,7 @@ def capture(
 ) -> list[Result]:
     """Capture against the teacher's bare forward pass.
 
-    Random weights and random ids; about 3 minutes on two cores.
+    A named shape, random weights and random ids, whatever the config's teacher is; about 3 minutes on two cores.
 
     \b
     Example: sad-pipeline bench capture --num-batches 1
@@ -164,7 +164,7 @@ def capture(
 def train(config: RunConfig, session: Session, device: Device, **sizes: Any) -> list[Result]:
     """Training against Trainer, labels only and online distillation.
 
-    Random weights and random ids, in float32; about 9 minutes on two cores.
+    Named shapes, random weights and random ids, in float32, whatever the config trains; about 9 minutes on two cores.
 
     \b
     Example: sad-pipeline bench train --batch-size 2 --teacher smollm2-135m

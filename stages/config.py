@@ -24,14 +24,17 @@ _NAME = re.compile(r"\w[\w .+-]*")
 
 
 class DemoSettings(Section):
-    """Only for `sad-pipeline demo`: how its teacher is made, and how its label-only student differs."""
+    """How a teacher is made where there is none to load, by the demo and the benches; and the rate at which the demo's
+    student learns from labels only."""
 
     vocab_size: int = free(8192, "of the byte-level BPE tokenizer", ge=300)
     teacher: dict[str, Any] = free(doc="config block of the teacher, as in student.config")
     teacher_steps: int = free(doc="optimizer steps of the teacher", ge=1)
     teacher_batch_size: int = free(16, "sequences a step", ge=1)
     teacher_learning_rate: float = free(2e-3, "peak of its schedule", gt=0)
-    labels_only_learning_rate: float = free(doc="of the student trained on labels only", gt=0)
+    labels_only_learning_rate: float | None = free(
+        None, "of the demo's student trained on labels only; none: train.learning_rate", gt=0
+    )
 
 
 class RunConfig(Section):

@@ -53,7 +53,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
 def _labels_only(config: RunConfig, root: Path) -> RunConfig:
     """The same student, steps and seed, on labels only, at the learning rate that is best for it."""
     assert config.demo is not None
-    train = WITHOUT_TEACHER | {"learning_rate": config.demo.labels_only_learning_rate}
+    train = WITHOUT_TEACHER | {"learning_rate": config.demo.labels_only_learning_rate or config.train.learning_rate}
     config = changed(config, train=train, cache={"roots": [str(root / "cache"), *config.cache.roots]})
     return config.model_copy(update={"name": f"{config.name} on labels only"})
 

@@ -38,7 +38,7 @@ def run(path: Path, roots: Sequence[Path] = ()) -> list[Problem]:
     if student.is_dir() and not of_student:
         say(f"✓ {student}: every checkpoint, the exported model and the log are as they were written")
     if found := len(problems) + len(of_student):
-        say(f"{found} problems")
+        say(f"{found} {'problem' if found == 1 else 'problems'}")
     return problems + of_student
 
 

@@ -71,8 +71,8 @@ class Suspects:
         return self._sequences
 
     def among(self, ranks: Sequence[list[int]], number: int) -> Tensor:
-        """Be of the `sequences` of all ranks from here on, equally many each, of which those of rank `number` were
-        noted here. Returns the flags [2, S] of all, to which those of the others are still to be added."""
+        """Widen to the sequences of all ranks, equally many each. Those of rank `number` keep their flags, the others
+        start at zero; returns flags [2, S], to be summed over ranks."""
         own_2S = torch.cat(self._flags, dim=1)
         first = number * len(ranks[number])
         all_2S = own_2S.new_zeros(2, sum(map(len, ranks)))

@@ -102,8 +102,8 @@ class LossWeights:
         return [*self.router.parameters()] if isinstance(self.router, Gate) else []
 
     def among(self, num_routed: Sequence[int], number: int) -> list[Tensor]:
-        """Be of so many positions of each rank from here on, of which those of rank `number` were noted here. Returns
-        what is still to be added over ranks, beside gradients."""
+        """Widen to the routed positions of all ranks, so many each. Those of rank `number` keep their routes, others
+        start at zero; returns what is to be summed over ranks, beside gradients."""
         if not self._routes:
             return []
         first = sum(num_routed[:number])
