@@ -20,7 +20,7 @@ from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal
 from pipeline.distill.keeping.begun_student import begun_student, hub_of
 from pipeline.distill.keeping.export import export_model, is_exported, model_card
-from pipeline.distill.keeping.identity import Identity, frozen_shards_of, training_identity
+from pipeline.distill.keeping.identity import Identity, frozen_shards_of, frozen_to, training_identity
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
@@ -146,7 +146,7 @@ def _identity(
         training["records"] = records_from.layout.to_json()
     if use_sealed_only:  # the same shards at every start, however many more have been sealed since the first
         earlier = frozen_shards_of(training, checkpoints, map(Path, config.train.roots))
-        training["frozen_shards"] = earlier or [span.index for span in cache.sealed]
+        training["frozen_shards"] = earlier or frozen_to(span.index for span in cache.sealed)
     return training
 
 

@@ -20,6 +20,7 @@ from pipeline.data.sequences import VALIDATION
 from pipeline.distill.batching.batches import BatchReader
 from pipeline.distill.batching.curriculum import in_curriculum
 from pipeline.distill.batching.lessons import plan_lessons
+from pipeline.distill.keeping.identity import frozen_to
 from pipeline.distill.ranks import Ranks
 from pipeline.distill.settings import TrainSettings
 from pipeline.pause import PauseRequest
@@ -65,7 +66,7 @@ class Case:
 
     def state(self, step: int, plan_hash: str) -> bytes:
         """What a resume of the order at `step` needs, cut out of what a checkpoint keeps."""
-        training = {"plan": plan_hash, "frozen_shards": self.frozen_shards}
+        training = {"plan": plan_hash, "frozen_shards": self.frozen_shards and frozen_to(self.frozen_shards)}
         return order_state(step, training | {"train": keys_of_kind(self.settings, "schedule")})
 
 

@@ -212,7 +212,7 @@ def test_an_unfinished_cache_is_refused_or_frozen(toy: Toy, cached: Path, tmp_pa
     ended = toy.ran(STAGE, run_dir, "--use-sealed-only")
     assert "continuing after step 1" in ended.stderr
     state = json.loads((checkpoint(run_dir, 12) / "state.json").read_text())
-    assert state["training"]["frozen_shards"] == [0, 2, 3, 4, 5, 6, 7, 8]
+    assert state["training"]["frozen_shards"] == [[0, 0], [2, 8]]
     assert toy.run(STAGE, run_dir).code == 3
     (run_dir / "cache" / "shards" / "00002.seal.json").unlink()
     ended = toy.run(STAGE, run_dir, "--use-sealed-only", "--set", "train.log_every=2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching.batches import RecordSource
 from pipeline.distill.batching.live_records import LiveRecords
 from pipeline.distill.batching.order import DataOrder
+from pipeline.distill.keeping.identity import FrozenShards, shards_in
 from pipeline.distill.settings import SAMPLED_OBJECTIVES, TrainSettings
 from pipeline.errors import ConfigError, IncompleteInputError
 from pipeline.models import Teacher
@@ -45,7 +45,7 @@ class Lessons:
 def plan_lessons(
     cache: TeacherCache,
     settings: TrainSettings,
-    frozen_shards: Sequence[int] | None,
+    frozen_shards: FrozenShards | None,
     teacher: Teacher | None = None,
 ) -> Lessons:
     """Lay out a training on the shards it is frozen to, or (None) on the whole of a complete cache.
@@ -60,11 +60,11 @@ def plan_lessons(
         )
     if unfit := unfit_target(str(cache.folders[0]), cache.plan.layout, settings):
         raise ConfigError(unfit)
-    spans = [span for span in cache.sealed if frozen_shards is None or span.index in frozen_shards]
-    if frozen_shards is not None and len(spans) < len(frozen_shards):
-        gone = sorted(set(frozen_shards) - {span.index for span in spans})
+    wanted = None if frozen_shards is None else set(shards_in(frozen_shards))
+    spans = [span for span in cache.sealed if wanted is None or span.index in wanted]
+    if wanted is not None and (gone := sorted(wanted - {span.index for span in spans})):
         raise IncompleteInputError(
-            f"{cache.folders[0]}: this training was begun on {len(frozen_shards)} shards, and {gone} of them are not "
+            f"{cache.folders[0]}: this training was begun on {len(wanted)} shards, and {gone} of them are not "
             "here. Name the folder that holds them in cache.roots, or run cache-teacher again."
         )
     train = [(span.first, span.count) for span in spans if span.split == TRAIN]

@@ -17,6 +17,8 @@ from pipeline.models.student import student_identity
 
 Identity = dict[str, Any]
 """As JSON, which checkpoints keep."""
+FrozenShards = list[int | list[int]]
+"""[first, last] of each run of shards that a training is frozen to"""
 _SCHEDULE = keys_of_kind(TrainSettings(steps=1), "schedule")
 
 
@@ -50,7 +52,24 @@ def is_of(state: Mapping[str, Any], part: Identity) -> bool:
     return all(training.get(key) == value for key, value in part.items())
 
 
-def frozen_shards_of(training: Identity, folder: Path, roots: Iterable[Path]) -> list[int] | None:
+def frozen_to(indices: Iterable[int]) -> FrozenShards:
+    """Shards in the few numbers that a thousand of them take, for an identity."""
+    ranges: list[list[int]] = []
+    for index in sorted(indices):
+        if ranges and ranges[-1][1] + 1 == index:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return list(ranges)
+
+
+def shards_in(frozen: FrozenShards) -> list[int]:
+    """What `frozen_to` was given; single indices stand for themselves, as they once were kept."""
+    spans = ((part, part) if isinstance(part, int) else part for part in frozen)
+    return [index for first, last in spans for index in range(first, last + 1)]
+
+
+def frozen_shards_of(training: Identity, folder: Path, roots: Iterable[Path]) -> FrozenShards | None:
     """The shards that an earlier start of this training, on an unfinished cache, was frozen to; None if there is none.
 
     `training` is its identity but for those shards; its checkpoints are in `folder` or in read-only roots.
@@ -62,7 +81,7 @@ def frozen_shards_of(training: Identity, folder: Path, roots: Iterable[Path]) ->
         return other.get("frozen_shards") is not None and _without_shards(other) == rest
 
     earlier = newest_checkpoint([folder], is_frozen, roots=roots, whole=False)
-    return None if earlier is None else list(earlier.state["training"]["frozen_shards"])
+    return None if earlier is None else earlier.state["training"]["frozen_shards"]
 
 
 def _without_shards(training: Identity) -> Identity:
