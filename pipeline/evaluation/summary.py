@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pipeline import files
 from pipeline.errors import DamagedDataError
+from pipeline.evaluation.digests import check_digest, with_digest
 
 FORMAT_VERSION = 1
 _LEAK_MARK = "†"
@@ -95,7 +96,7 @@ class EvalResult:
 
     def to_json(self) -> dict[str, Any]:
         """As it lies in eval.json."""
-        return {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
+        return with_digest({"format": FORMAT_VERSION, **dataclasses.asdict(self)})
 
     def best_student(self) -> ModelRow | None:
         """The student weights with the lower cross-entropy."""
@@ -160,7 +161,7 @@ def load_result(path: Path) -> EvalResult:
             "Run `sad-pipeline eval` again with this version."
         )
     try:
-        return EvalResult(
+        result = EvalResult(
             data=EvalData(**value["data"]),
             environment=dict(value["environment"]),
             rows=tuple(ModelRow(**row) for row in value["rows"]),
@@ -170,6 +171,8 @@ def load_result(path: Path) -> EvalResult:
         raise DamagedDataError(
             f"{path}: a field is missing or unknown ({error}). Run `sad-pipeline eval` again to replace it."
         ) from error
+    check_digest(value, path, "Run `sad-pipeline eval` again to replace it.")
+    return result
 
 
 # ------------------------------------------------------------------ words and tables

@@ -60,6 +60,19 @@ def test_another_file_is_refused(tmp_path: Path, change: dict[str, object], mess
         load_result(path)
 
 
+def test_a_figure_that_has_changed_is_refused_and_an_older_file_is_read(tmp_path: Path) -> None:
+    path, result = tmp_path / "eval.json", make_result()
+    value = result.to_json()
+    del value["digest"]
+    path.write_text(json.dumps(value))
+    assert load_result(path) == result
+    save_result(path, result)
+    nats = f"{result.rows[0].cross_entropy_nats}"
+    path.write_text(path.read_text().replace(nats, nats.replace("3", "4", 1), 1))
+    with pytest.raises(DamagedDataError, match=r"does not have the digest it names\. Run `sad-pipeline eval` again"):
+        load_result(path)
+
+
 def cells(result: EvalResult) -> dict[str, list[str]]:
     return {column.heading: [column.cell(row) for row in result.rows] for column in columns_of(result)}
 

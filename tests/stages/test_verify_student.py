@@ -49,6 +49,18 @@ def test_a_student_whose_cache_lies_elsewhere_is_checked_alone(mine: Path) -> No
     assert "model.safetensors: size or xxh3-128 differs from COMMIT.json. train-student exports it anew" in ended.stderr
 
 
+def test_a_result_of_eval_that_is_harmed_is_named(mine: Path, toy: Toy, cached: Path) -> None:
+    toy.ran("eval", mine, "--set", f"cache.roots=[{cached}]")
+    path = mine / "eval" / "eval.json"
+    assert problems(mine, cached) == []
+    written = path.read_text(encoding="utf-8")
+    path.write_text(written.replace('"cross_entropy_nats": 5', '"cross_entropy_nats": 4', 1), encoding="utf-8")
+    [found] = problems(mine, cached)
+    assert found["path"] == str(path)
+    assert "does not have the digest it names" in found["what"]
+    assert found["fix"] == "Run `sad-pipeline eval` again to replace it"
+
+
 def test_every_file_that_is_harmed_is_named(mine: Path, cached: Path) -> None:
     student = mine / "student"
     paths = [path for path in sorted(student.rglob("*")) if path.is_file()]

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pipeline import files
 from pipeline.errors import DamagedDataError
+from pipeline.evaluation.digests import check_digest, with_digest
 from pipeline.evaluation.study.findings import Finding
 from pipeline.evaluation.study.foreign import count_of, fields_of, list_of, number_of, text_of
 
@@ -85,7 +86,7 @@ class StudyResult:
 def save_results(path: Path, studies: Sequence[StudyResult], figures: Mapping[str, float]) -> None:
     """Write quality.json; nothing in it depends on the clock or on how often the study was stopped."""
     told = {"format": FORMAT_VERSION, "studies": [study.to_json() for study in studies], "figures": dict(figures)}
-    files.write_json(path, told)
+    files.write_json(path, with_digest(told))
 
 
 def load_results(path: Path) -> tuple[StudyResult, ...]:
@@ -97,6 +98,8 @@ def load_results(path: Path) -> tuple[StudyResult, ...]:
             f"{path}: expected study format {FORMAT_VERSION}, found {value.get('format')!r}. {again}"
         )
     try:
-        return tuple(StudyResult.from_json(study) for study in list_of(value.get("studies"), "studies"))
+        results = tuple(StudyResult.from_json(study) for study in list_of(value.get("studies"), "studies"))
     except ValueError as error:
         raise DamagedDataError(f"{path}: {error}. {again}") from error
+    check_digest(value, path, again)
+    return results

@@ -98,6 +98,19 @@ def test_damage_is_refused_with_what_and_where(path: Path, name: str) -> None:
     assert "Run `sad-pipeline bench quality` again as before" in str(refused.value)
 
 
+def test_a_figure_that_has_changed_is_refused(path: Path) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    value["studies"][0]["setting"]["num_positions"] += 1
+    path.write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(
+        DamagedDataError, match=r"the digest it names\. Run `sad-pipeline bench quality` again as before"
+    ):
+        load_results(path)
+    del value["digest"]
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert load_results(path)[0].setting.num_positions == value["studies"][0]["setting"]["num_positions"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1, "studies": NaN}', '{"format": 1, "format": 1}'])
 def test_what_is_no_json_object_is_refused(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8")
