@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from pipeline.errors import DamagedDataError
 
 
 def with_digest(value: dict[str, Any]) -> dict[str, Any]:
-    """The same, with its digest beside what it holds."""
-    return value | {"digest": files.digest_json(value)}
+    """The same, with the digest beside it of what a file of it is read as."""
+    return value | {"digest": files.digest_json(json.loads(files.canonical_json(value)))}
 
 
 def check_digest(value: dict[str, Any], path: Path, fix: str) -> None:

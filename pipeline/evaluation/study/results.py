@@ -50,7 +50,7 @@ class Setting:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Read back what `asdict` gave; ValueError for anything else."""
-        parts = fields_of(value, "setting", cls)
+        parts = dict(fields_of(value, "setting", cls))
         if parts["teacher"] is None:
             del parts["teacher"]
         read = {name: _READERS[cls.__annotations__[name]](part, f"setting, {name}") for name, part in parts.items()}
