@@ -81,10 +81,16 @@ def refused_unread(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise StorageError(
-            f"{path if error.filename is None else error.filename}: cannot be read now ({error.strerror}), and may be "
-            f"whole. Run the same command again once it can be read; to go on without it, move {path} away."
-        ) from error
+        place = path if error.filename is None else error.filename
+        raise cannot_be_read_now(place, error, f"to go on without it, move {path} away.") from error
+
+
+def cannot_be_read_now(place: Path | str, error: OSError, way_on: str) -> StorageError:
+    """What is said of a file that may be whole; `way_on` is half a sentence, for where it stays so."""
+    return StorageError(
+        f"{place}: cannot be read now ({error.strerror}), and may be whole. Run the same command again once it can be "
+        f"read; {way_on}"
+    )
 
 
 def is_of_too_many_files(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline import files
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.told import PLAN_FIX, Told
+from pipeline.cache.unread import size_on_disk, unread_errors
 from pipeline.config import differences
 from pipeline.data.sequences import TRAIN, VALIDATION
 from pipeline.errors import DamagedDataError, IdentityError, IncompleteInputError
@@ -146,10 +147,11 @@ class Plan:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read plan.json and check it against its own hash."""
-        if not path.is_file():
+        if size_on_disk(path) is None:
             raise IncompleteInputError(f"{path}: there is no plan. Run `sad-pipeline cache-teacher` first")
         try:
-            value = files.read_json(path)
+            with unread_errors(path):
+                value = files.read_json(path)
         except DamagedDataError as error:
             raise DamagedDataError(f"{error}. {PLAN_FIX}") from error
         version = value.get("format")

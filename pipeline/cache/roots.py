@@ -14,8 +14,9 @@ from pipeline import files
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, TOKENIZER_FOLDER, Plan, ShardSpan, plan_differences
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.told import PLAN_FIX
+from pipeline.cache.unread import size_on_disk, unread_errors
 from pipeline.console import warn_once
-from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError, SadError
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError, SadError, StorageError
 from pipeline.links import refuse_links_out, tell_links
 
 
@@ -34,8 +35,11 @@ class SealedShard:
         return self.path.with_name(self.span.seal_name)
 
     def check_size(self) -> None:
-        """The cheap part of verification: the shard is there and has the size its seal names."""
-        found = self.path.stat().st_size if self.path.is_file() else None
+        """The cheap part of verification: the shard is there and has the size its seal names.
+
+        StorageError where the system does not say.
+        """
+        found = size_on_disk(self.path)
         if found != self.seal.size_bytes:
             state = "is missing" if found is None else f"has {found:,} bytes"
             raise DamagedDataError(
@@ -108,12 +112,18 @@ def _find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]] | None:
 
 
 def plans_below(root: Path) -> Iterator[tuple[Path, Plan | SadError]]:
-    """Each plan.json below a folder: the plan that it holds, or why it holds none. A link that leads out is refused."""
+    """Each plan.json below a folder: the plan that it holds, or why it holds none. A link that leads out is refused.
+
+    StorageError for one that cannot be read now: it may be whole.
+    """
     for path in find_files(root, PLAN_NAME):
         folder = path.parent
-        refuse_links_out(folder, [path, folder / SEQUENCES_NAME, folder / TOKENIZER_FOLDER])
+        with unread_errors(path):
+            refuse_links_out(folder, [path, folder / SEQUENCES_NAME, folder / TOKENIZER_FOLDER])
         try:
             plan: Plan | SadError = Plan.load(path)
+        except StorageError:
+            raise
         except SadError as error:
             plan = error
         yield path, plan
@@ -124,8 +134,11 @@ def _holds_only_other_seals(root: Path, wanted: str | None) -> bool:
     hashes = set[str]()
     for path in find_files(root, f"*{SEAL_SUFFIX}"):
         try:
-            refuse_links_out(root, [path])
+            with unread_errors(path):
+                refuse_links_out(root, [path])
             hashes.add(Seal.load(path).plan_hash)
+        except StorageError:
+            raise
         except SadError:
             hashes.add("")  # of which plan, nobody can tell
     return bool(hashes) and wanted not in hashes
@@ -145,7 +158,8 @@ def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard
             continue
         seen.add(path.resolve())
         try:
-            refuse_links_out(root, [path, shard_beside(path)])
+            with unread_errors(path):
+                refuse_links_out(root, [path, shard_beside(path)])
             seal = Seal.load(path)
             if seal.plan_hash == wanted:
                 span = seal.check_against(plan, path)
@@ -172,11 +186,14 @@ def require_roots(roots: Sequence[Path]) -> None:
 def find_sequences(plan: Plan, folders: Sequence[Path]) -> Path:
     """The sequences of a cache, in the first of its folders that has them whole; of one copy nothing is asked here."""
     paths = [folder / SEQUENCES_NAME for folder in folders]
-    there = [path for path in paths if path.is_file()] or paths[:1]
+    there = [path for path in paths if size_on_disk(path) is not None] or paths[:1]
     if len(there) == 1:
         return there[0]
-    whole = (path for path in there if files.digest_file(path).xxh3_128 == plan.sequences_digest)
-    return next(whole, there[0])
+    for path in there:
+        with unread_errors(path):
+            if files.digest_file(path).xxh3_128 == plan.sequences_digest:
+                return path
+    return there[0]
 
 
 def find_tokenizer(folders: Sequence[Path]) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pipeline import files
 from pipeline.cache.plan import Plan, ShardSpan
+from pipeline.cache.unread import unread_errors
 from pipeline.errors import DamagedDataError, IdentityError
 
 SEAL_FORMAT = 1
@@ -46,9 +47,13 @@ class Seal:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a seal and check its form and its own digest; DamagedDataError names what is wrong with it."""
+        """Read a seal and check its form and its own digest; DamagedDataError names what is wrong with it.
+
+        StorageError where it cannot be read now.
+        """
         try:
-            value = files.read_json(path, MAX_SEAL_BYTES)
+            with unread_errors(path):
+                value = files.read_json(path, MAX_SEAL_BYTES)
         except DamagedDataError as error:
             raise DamagedDataError(f"{error}. {REPAIR}") from error
         digest = value.pop("digest", None)

@@ -18,6 +18,7 @@ from pipeline import files
 from pipeline.cache.plan import Plan
 from pipeline.cache.schema import Arrays, ArraySchema
 from pipeline.cache.shard import ShardFile, write_shard
+from pipeline.cache.unread import size_on_disk, unread_errors
 from pipeline.data.sequences import Sequences
 from pipeline.errors import DamagedDataError
 from pipeline.fork_lock import ForkLock
@@ -55,7 +56,10 @@ class StoredSequences:
     """
 
     def __init__(self, path: Path, num_sequences: int, sequence_length: int, digest: str) -> None:
-        """DamagedDataError where size or xxh3-128 are not what the plan names; all of the file is hashed."""
+        """DamagedDataError where size or xxh3-128 are not what the plan names; all of the file is hashed.
+
+        StorageError where it cannot be read now.
+        """
         self.path, self.num_sequences, self.sequence_length = path, num_sequences, sequence_length
         schema = _schema(num_sequences, sequence_length)
         _check_file(path, schema, digest)
@@ -125,12 +129,13 @@ class StoredSequences:
 
 
 def _check_file(path: Path, schema: tuple[ArraySchema, ...], digest: str) -> None:
-    if not path.is_file():
+    size_bytes, limit = size_on_disk(path), _largest_file(schema)
+    if size_bytes is None:
         raise DamagedDataError(f"{path}: is missing. {_FIX}")
-    size_bytes, limit = path.stat().st_size, _largest_file(schema)
     if size_bytes > limit:
         raise DamagedDataError(f"{path}: has {size_bytes:,} bytes, at most {limit:,} were expected. {_FIX}")
-    found = files.digest_file(path).xxh3_128
+    with unread_errors(path):
+        found = files.digest_file(path).xxh3_128
     if found != digest:
         raise DamagedDataError(f"{path}: has xxh3-128 {found}, the plan names {digest}. {_FIX}")
 

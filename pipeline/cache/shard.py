@@ -7,6 +7,7 @@ mode. The metadata is ours, as canonical JSON, so a reader compares it with what
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import zipfile
@@ -27,8 +28,8 @@ from zarr.storage import MemoryStore
 from pipeline import files
 from pipeline.cache.packed_size import packed_size
 from pipeline.cache.schema import ZSTD_LEVELS, Arrays, ArraySchema
+from pipeline.cache.unread import unread_errors
 from pipeline.errors import DamagedDataError, StorageError
-from pipeline.refusals import reading_errors
 
 Attributes = dict[str, Any]
 _METADATA = "zarr.json"
@@ -89,7 +90,7 @@ class ShardFile:
     """A shard file open for reading: checked when it is first read, then chunk by chunk.
 
     Safe to hold across a fork: a child opens the file anew. What is damaged is a DamagedDataError that names the
-    file and the place in it; what the system refuses, as with too many open files, a StorageError.
+    file and the place in it; what the system refuses to read, or too many open files, a StorageError.
     """
 
     def __init__(self, path: Path, schema: tuple[ArraySchema, ...], attributes: Attributes) -> None:
@@ -170,7 +171,7 @@ class ShardFile:
     @contextlib.contextmanager
     def _damage(self, place: str) -> Iterator[None]:
         try:
-            with reading_errors(self.path):
+            with unread_errors(self.path, *_OF_OFFSETS), _system_errors():
                 yield
         except StorageError:
             self.close()
@@ -183,9 +184,22 @@ class ShardFile:
             raise DamagedDataError(f"{self.path}: damaged at {place}: {error}. {_FIX}") from error
 
 
+# Of places that a damaged table names, and no file has.
+_OF_OFFSETS = (errno.EINVAL, errno.EOVERFLOW)
 # Whatever zip, unpackers, arrays and the disk raise where bytes are not those that were written.
 _DAMAGE = (ValueError, RuntimeError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile)
 _FIX = "Run `sad-pipeline verify` to find all damage and `sad-pipeline repair` to have it recomputed"
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """What the system refused, also where zipfile calls that a file which is no zip."""
+    try:
+        yield
+    except zipfile.BadZipFile as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _stored(archive: zipfile.ZipFile, key: str) -> bytes:

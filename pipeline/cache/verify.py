@@ -32,11 +32,12 @@ from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.shard import ShardFile
 from pipeline.cache.told import PLAN_FIX
+from pipeline.cache.unread import refused_place, size_on_disk, unread_errors
 from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
-from pipeline.errors import DamagedDataError, IdentityError, NumericsError, SadError
+from pipeline.errors import DamagedDataError, IdentityError, NumericsError, SadError, StorageError
 from pipeline.links import refuse_links_out
-from pipeline.refusals import is_of_too_many_files, reading_errors
+from pipeline.refusals import is_of_too_many_files
 
 _BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
 _BLOCK_POSITIONS = 2**14
@@ -62,6 +63,16 @@ class Problem:
         """What an error says of a path; its last sentence is the fix."""
         what, _, fix = _without_place(path, error).rpartition(". ")
         return cls(path, what, fix.removesuffix("."))
+
+    @classmethod
+    def unread(cls, path: Path, error: StorageError) -> Self:
+        """That a file cannot be read now: it may be whole, and is no damage to remove.
+
+        Raises the error where too many files are open: that says nothing of the file.
+        """
+        if is_of_too_many_files(error):
+            raise error
+        return cls.advised(refused_place(path, error.__cause__), error)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}. {self.fix}"
@@ -102,9 +113,7 @@ def verify_cache(
     shards = _check_seals(plan, folders_above, problems)
     with Progress("verify", sum(shard.seal.size_bytes for shard in shards), "bytes") as progress:
         for shard in shards:
-            problems += [
-                Problem(shard.path, what, REPAIR, repairable=True) for what in _check_shard(plan, shard, sequences)
-            ]
+            problems += _check_shard(plan, shard, sequences)
             progress.advance(shard.seal.size_bytes)
     problems += _differing_copies(shards)
     for folder in folders:
@@ -140,15 +149,17 @@ def _check_other_plans(roots: Sequence[Path]) -> Iterator[Problem]:
 
 def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem]) -> StoredSequences | None:
     paths = [folder / SEQUENCES_NAME for folder in folders]
-    path = next((path for path in paths if path.is_file()), paths[0])  # also one that readers pass over for a whole one
+    path = paths[0]
     try:
-        with reading_errors(path):
-            sequences = StoredSequences.of(plan, path)
+        # also one that readers pass over for a whole one
+        path = next((path for path in paths if size_on_disk(path) is not None), path)
+        sequences = StoredSequences.of(plan, path)
         sequences.check_chunks()
         return sequences
+    except StorageError as error:
+        problems.append(Problem.unread(path, error))
+        return None
     except SadError as error:
-        if is_of_too_many_files(error):
-            raise
         problems.append(Problem.of(path, error, "Run `sad-pipeline cache-teacher`, which packs them again"))
         return None
 
@@ -181,12 +192,15 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
     own = {path.parent.resolve() / SHARDS_FOLDER for root in roots for path in find_files(root, PLAN_NAME)}
     for above, path in ((root, path) for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
         try:
-            refuse_links_out(above, [path, shard_beside(path)])
+            with unread_errors(path):
+                refuse_links_out(above, [path, shard_beside(path)])
             seal = Seal.load(path)
             if seal.plan_hash != plan.hash and path.parent.resolve() not in own:
                 continue
             span = seal.check_against(plan, path)
             shards.setdefault(path.resolve(), SealedShard(span, seal, path.with_name(span.shard_name)))
+        except StorageError as error:
+            problems.append(Problem.unread(path, error))
         except DamagedDataError as error:
             problems.append(Problem.of(path, error, REPAIR, repairable=True))
         except IdentityError as error:
@@ -194,19 +208,24 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
     return list(shards.values())
 
 
-def _check_shard(plan: Plan, shard: SealedShard, sequences: StoredSequences | None) -> Iterator[str]:
+def _check_shard(plan: Plan, shard: SealedShard, sequences: StoredSequences | None) -> Iterator[Problem]:
     """What is wrong with one shard: its size and hash, then every chunk of it."""
     try:
-        shard.check_size()
-        with reading_errors(shard.path):
-            found = files.digest_file(shard.path)
-        if found.xxh3_128 != shard.seal.xxh3_128:
-            yield f"its bytes have xxh3-128 {found.xxh3_128}, its seal names {shard.seal.xxh3_128}"
-        yield from _check_records(plan, shard, sequences)
+        for what in _damage(plan, shard, sequences):
+            yield Problem(shard.path, what, REPAIR, repairable=True)
+    except StorageError as error:
+        yield Problem.unread(shard.path, error)
     except (SadError, ValueError, OSError) as error:
-        if is_of_too_many_files(error):
-            raise
-        yield what_of(shard.path, error)
+        yield Problem.of(shard.path, error, REPAIR, repairable=True)
+
+
+def _damage(plan: Plan, shard: SealedShard, sequences: StoredSequences | None) -> Iterator[str]:
+    shard.check_size()
+    with unread_errors(shard.path):
+        found = files.digest_file(shard.path)
+    if found.xxh3_128 != shard.seal.xxh3_128:
+        yield f"its bytes have xxh3-128 {found.xxh3_128}, its seal names {shard.seal.xxh3_128}"
+    yield from _check_records(plan, shard, sequences)
 
 
 def _check_records(plan: Plan, shard: SealedShard, sequences: StoredSequences | None) -> Iterator[str]:
@@ -251,11 +270,13 @@ def _unknown_files(folder: Path, plan: Plan) -> Iterator[Problem]:
     known = {PLAN_NAME, SEQUENCES_NAME, *_BESIDE_THE_PLAN}
     names = {span.shard_name for span in plan.shards} | {span.seal_name for span in plan.shards}
     known |= {f"{SHARDS_FOLDER}/{name}" for name in names}
-    for path in find_files(folder, "*"):
+    found = list(find_files(folder, "*"))
+    there = set(found)
+    for path in found:
         place = path.relative_to(folder)
         if not known & {str(place), place.parts[0]} and not path.name.startswith("."):
             yield Problem(path, "is not part of this cache", "Move it elsewhere")
-        elif path.suffix == ".shard" and path.parent.name == SHARDS_FOLDER and not _seal_of(path).is_file():
+        elif path.suffix == ".shard" and path.parent.name == SHARDS_FOLDER and _seal_of(path) not in there:
             say(f"note: {path}: has no seal, so it counts as absent; `sad-pipeline cache-teacher` writes it anew")
 
 

@@ -161,11 +161,11 @@ CACHE = [
         "pipeline/cache/verify.py",
         (
             "verify takes no hash of a whole shard", HASH, f"{_CACHE}verify.py::test_every_single_byte_matters",
-            "        if found.xxh3_128 != shard.seal.xxh3_128:", "        if False:",
+            "    if found.xxh3_128 != shard.seal.xxh3_128:", "    if False:",
         ),
         (
             "verify reads no chunk", HASH, f"{_CACHE}verify.py::test_content_no_teacher_writes",
-            "        yield from _check_records(plan, shard, sequences)\n", "",
+            "    yield from _check_records(plan, shard, sequences)\n", "",
         ),
         (
             "verify does not compare copies", HASH, f"{_CACHE}verify.py::test_copies_that_differ_are_listed",
