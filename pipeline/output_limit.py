@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.console import format_bytes
 from pipeline.errors import ConfigError
+from pipeline.folders import walk
 from pipeline.machine import free_below
 
 KEY = "session.max_output_gb"
@@ -67,9 +68,12 @@ class OutputLimit:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder, 0 where there is none; what a link leads to lies elsewhere."""
+    """Bytes of all files below a folder, 0 where there is none; what a link leads to lies elsewhere.
+
+    StorageError for a folder that cannot be listed: what is in it takes room.
+    """
     size_bytes = 0
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # another process may tidy up meanwhile
                 size_bytes += os.lstat(os.path.join(parent, name)).st_size

@@ -5,7 +5,6 @@ Notebook hosts mount earlier outputs wherever they like, so where a file lies sa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.cache.told import PLAN_FIX
 from pipeline.cache.unread import size_on_disk, unread_errors
 from pipeline.console import warn_once
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError, SadError, StorageError
+from pipeline.folders import walk
 from pipeline.links import refuse_links_out, tell_links
 
 
@@ -214,8 +214,11 @@ def shard_beside(seal_path: Path) -> Path:
 
 
 def find_files(root: Path, pattern: str) -> Iterator[Path]:
-    """Files below a folder by name, in a fixed order; hidden folders are left alone, an absent one holds nothing."""
-    for folder, children, names in os.walk(root):
+    """Files below a folder by name, in a fixed order; hidden folders are left alone, an absent one holds nothing.
+
+    StorageError for a folder that cannot be listed: it may hold the plan, or shards that took hours.
+    """
+    for folder, children, names in walk(root):
         children[:] = sorted(child for child in children if not child.startswith("."))
         tell_links(Path(folder), children)
         for name in sorted(names):

@@ -9,7 +9,6 @@ counts; an older one is deleted only after a newer one has been read back.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import DamagedDataError, IdentityError
+from pipeline.folders import walk
 from pipeline.links import refuse_links_out, tell_links
 from pipeline.refusals import TOO_MANY_FILES, refused_unread
 
@@ -132,22 +132,16 @@ def newest_checkpoint(
 
 
 def _committed(folder: Path, kept: bool) -> Iterator[Path]:
-    """Folders below `folder` that are called as checkpoints and hold a COMMIT.json.
-
-    pathlib's own search leaves out without a word what it cannot look into.
-    """
-
-    def not_listed(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            _pass_over(Path(error.filename), error, kept)
-
-    for parent, children, _ in os.walk(folder, onerror=not_listed):
+    """Folders below `folder` that are called as checkpoints and hold a COMMIT.json."""
+    for parent, children, _ in walk(folder, lambda error: _pass_over(Path(error.filename), error, kept)):
         tell_links(Path(parent), [child for child in children if not child.startswith("step-")])
         for child in [child for child in children if child.startswith("step-")]:
             try:
                 (Path(parent) / child / COMMIT).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
             except OSError as error:
-                not_listed(error)
+                _pass_over(Path(parent) / child, error, kept)
             else:
                 children.remove(child)  # nothing is looked for within
                 yield Path(parent) / child
