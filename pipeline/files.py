@@ -29,6 +29,7 @@ from pipeline.strict_json import load_json
 
 TEMPORARY_SUFFIX = ".tmp"
 MAX_JSON_BYTES = 64 * 2**20
+_UNTRUSTED = "the disk is not to be trusted. Copy the run to another, `sad-pipeline verify` it, and go on there"
 _READ_BYTES = 4 * 2**20
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
@@ -45,10 +46,10 @@ class FileDigest:
 # ------------------------------------------------------------------ writing
 
 
-def write_file(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> FileDigest:
+def write_file(path: Path, content: bytes | Callable[[IO[bytes]], FileDigest | None]) -> FileDigest:
     """Write `path` whole or not at all, durably, and return the digest of the bytes read back.
 
-    `content` is the bytes, or a function that writes them to the open file it is given.
+    `content` is the bytes, or a function that writes them to the open file it is given, and may say what they are.
     """
     with storage_errors(path):
         make_folder(path.parent)
@@ -58,17 +59,14 @@ def write_file(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> File
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if not temporary.exists():  # a sweep took it in the instant before it was locked
                     return write_file(path, content)
-                if callable(content):
-                    content(file)
-                else:
+                written = content(file) if callable(content) else digest_bytes(content)
+                if not callable(content):
                     file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
                 digest = digest_file(temporary)
-                if isinstance(content, bytes) and digest != digest_bytes(content):
-                    raise DamagedDataError(
-                        f"{path}: the bytes read back differ from the bytes written; the disk is not to be trusted"
-                    )
+                if written not in (None, digest):
+                    raise DamagedDataError(f"{path}: the bytes read back differ from the bytes written; {_UNTRUSTED}")
                 os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -225,9 +223,7 @@ def canonical_json(value: Any) -> bytes:
 
 def digest_bytes(data: bytes) -> FileDigest:
     """Size and xxh3-128 of bytes in memory."""
-    import xxhash  # here and below, so that a command begins without it and can say that it is missing
-
-    return FileDigest(len(data), xxhash.xxh3_128_hexdigest(data))
+    return FileDigest(len(data), new_hasher(data).hexdigest())
 
 
 def digest_json(value: Any) -> str:
@@ -237,15 +233,19 @@ def digest_json(value: Any) -> str:
 
 def digest_file(path: Path) -> FileDigest:
     """Size and xxh3-128 of a file, read in pieces."""
-    import xxhash
-
-    hasher = xxhash.xxh3_128()
-    size_bytes = 0
+    hasher, size_bytes = new_hasher(), 0
     with open(path, "rb") as file:
         while block := file.read(_READ_BYTES):
             hasher.update(block)
             size_bytes += len(block)
     return FileDigest(size_bytes, hasher.hexdigest())
+
+
+def new_hasher(data: bytes = b"") -> Any:
+    """What takes the xxh3-128 of bytes that come in pieces."""
+    import xxhash  # here, so that a command begins without it and can say that it is missing
+
+    return xxhash.xxh3_128(data)
 
 
 def sha256_file(path: Path) -> str:

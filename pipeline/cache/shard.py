@@ -14,7 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import google_crc32c
 import numcodecs.blosc
@@ -28,6 +28,7 @@ from zarr.storage import MemoryStore
 from pipeline import files
 from pipeline.cache.packed_size import packed_size
 from pipeline.cache.schema import ZSTD_LEVELS, Arrays, ArraySchema
+from pipeline.cache.stored_zip import write_zip
 from pipeline.cache.unread import unread_errors
 from pipeline.errors import DamagedDataError, StorageError
 
@@ -57,10 +58,10 @@ def write_shard(
     """Write arrays to `path`, whole or not at all, and return the digest of the bytes on disk.
 
     `blocks` are consecutive rows of every array; only the packed chunks of a block stay in memory. All blocks but the
-    last hold whole chunks.
+    last hold whole chunks. DamagedDataError where the disk does not give back what was packed.
     """
     packed = _pack(schema, attributes, blocks)
-    return files.write_file(path, lambda file: _write_zip(file, packed))
+    return files.write_file(path, lambda file: write_zip(file, _in_order(packed)))
 
 
 def packed_bytes(schema: tuple[ArraySchema, ...], block: Arrays) -> int:
@@ -84,6 +85,10 @@ def _pack(schema: tuple[ArraySchema, ...], attributes: Attributes, blocks: Itera
     assert all(done == array.shape[0] for array in schema), (done, schema)
     assert packed.keys() == _expected_keys(schema)
     return packed
+
+
+def _in_order(packed: dict[str, cpu.Buffer]) -> Iterator[tuple[str, bytes]]:
+    yield from ((key, packed[key].to_bytes()) for key in sorted(packed))
 
 
 class ShardFile:
@@ -281,15 +286,6 @@ def _entry_difference(found: list[str], expected: list[str]) -> str:
         if names
     ]
     return "; ".join(parts) or "entries are not in sorted order"
-
-
-def _write_zip(file: IO[bytes], packed: dict[str, Any]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for key in sorted(packed):
-            entry = zipfile.ZipInfo(key, (1980, 1, 1, 0, 0, 0))
-            entry.create_system = 3
-            entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, packed[key].to_bytes())
 
 
 @contextlib.contextmanager

@@ -73,6 +73,25 @@ def test_the_same_bytes_every_time_and_however_blocks_were_cut(shard: Path) -> N
     assert digest == files.digest_bytes(before)
 
 
+@pytest.mark.parametrize("place", [10, 14, 40, 200, -60, -1])
+def test_a_disk_that_gives_back_other_bytes_is_noticed(
+    place: int, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In headers, chunks and the table at the end: a seal would vouch for them."""
+    before, real_fsync = shard.read_bytes(), os.fsync
+
+    def rot(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            at = place % len(before)
+            os.pwrite(descriptor, bytes([before[at] ^ 1]), at)
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", rot)
+    with pytest.raises(DamagedDataError, match=r"00000\.shard: the bytes read back differ .* and go on there"):
+        write_shard(shard, SCHEMA, ATTRIBUTES, [_arrays()])
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("00000.shard", before)]
+
+
 def test_zip_entries_are_stored_sorted_and_without_clock_or_owner(shard: Path) -> None:
     with zipfile.ZipFile(shard) as archive:
         entries = archive.infolist()
