@@ -86,10 +86,11 @@ class Session:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.ran: dict[str, list[str]] = {}
+        self.interrupted_in = ""
         self._codes: dict[str, int] = {}
         (folder / "working").mkdir()
         monkeypatch.chdir(folder / "working")
-        monkeypatch.setattr(subprocess, "run", self._run)
+        monkeypatch.setattr(subprocess, "call", self._call)
 
     def run(self, **codes: int) -> list[str]:
         """Run it; what was run in it, in order."""
@@ -101,10 +102,13 @@ class Session:
             signal.signal(signal.SIGINT, before)
         return list(self.ran)
 
-    def _run(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        module, name, *options = command[2:]
+    def _call(self, command: list[str], stdin: int) -> int:
+        assert stdin == subprocess.DEVNULL
+        name, *options = command[3:]
         self.ran[name] = options
-        return subprocess.CompletedProcess(command, self._codes.get(name, 0) if module == "stages.cli" else 0)
+        if name == self.interrupted_in:
+            signal.raise_signal(signal.SIGINT)
+        return self._codes.get(name, 0)
 
 
 @pytest.fixture
@@ -147,11 +151,37 @@ def test_a_pause_ends_the_notebook_in_order(stage: str, book: Session) -> None:
     assert book.run(**{stage: 75})[-1] == stage
 
 
-@pytest.mark.parametrize(("stage", "code"), [("cache-teacher", 7), ("train-student", -9), ("eval", 4), ("report", 1)])
-def test_a_stage_that_fails_is_no_success_of_the_notebook(stage: str, code: int, book: Session) -> None:
-    with pytest.raises(RuntimeError, match=f"exit code {code} .*what failed, and what to do next, is said above"):
+FAILURES = [("cache-teacher", 7), ("train-student", -9), ("eval", 4), ("report", 1)]
+
+
+@pytest.mark.parametrize(("stage", "code"), [("install", 1), ("doctor", 5), *FAILURES])
+def test_a_failure_with_nothing_to_keep_is_no_success_of_the_notebook(stage: str, code: int, book: Session) -> None:
+    Path("run/cache").mkdir(parents=True)
+    Path("run/cache/plan.json").touch()  # of a cache that is attached, as a next session copies it
+    with pytest.raises(RuntimeError, match=f"nothing is sealed or saved; exit code {code}: what mends it is said"):
         book.run(**{stage: code})
     assert list(book.ran)[-1] == stage, "nothing is done after it"
+
+
+@pytest.mark.parametrize("kept", ["cache/sequences.shard", "cache/shards/1.shard", "student/checkpoints/1/COMMIT.json"])
+@pytest.mark.parametrize(("stage", "code"), FAILURES)
+def test_a_failure_loses_nothing_of_what_lies_behind_it(
+    stage: str, code: int, kept: str, book: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The host may keep nothing of a notebook that ends with an error."""
+    Path("run", kept).parent.mkdir(parents=True)
+    Path("run", kept).touch()
+    assert book.run(**{stage: code})[-1] == stage, "nothing is done after it"
+    said = f"FAILED, exit code {code} (below 0: killed): what failed, and what to do next, is said above"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    assert f"`{said.partition(' ')[0].strip(',')}" in PAGE
+
+
+@pytest.mark.parametrize("stage", ["install", "doctor", "cache-teacher", "train-student", "eval"])
+def test_nothing_is_begun_after_an_interrupt(stage: str, book: Session) -> None:
+    """Also where it comes too late for the stage to hear, or between two of them."""
+    book.interrupted_in = stage
+    assert book.run()[-1] == stage
 
 
 def test_the_metadata_is_what_the_host_reads() -> None:

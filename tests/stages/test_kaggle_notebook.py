@@ -183,7 +183,7 @@ def test_a_session_whose_time_is_over_leaves_all_as_it_is(
     assert not (late.run_dir / "student" / "checkpoints").exists()
 
 
-def test_a_session_in_which_a_stage_fails_is_no_success(
+def test_a_session_in_which_a_stage_fails_at_once_is_no_success(
     host: Host, paused: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
     broken = host.next_session(tmp_path / "broken", "sad-pipeline")
@@ -192,8 +192,22 @@ def test_a_session_in_which_a_stage_fails_is_no_success(
         flip_a_bit(shard)
     done = broken.session()
     assert done.returncode != 0
-    assert "RuntimeError: exit code 4 (below 0: killed): what failed, and what to do next, is said above" in done.stderr
+    assert "RuntimeError: nothing is sealed or saved; exit code 4: what mends it is said above" in done.stderr
     assert status(broken.run_dir)["state"] == "failed"
+
+
+def test_a_session_in_which_a_stage_fails_later_keeps_what_it_made(host: Host, tmp_path: Path) -> None:
+    """Here something lies in the way of the student; the cache is whole by then."""
+    broken = Host(host.python, tmp_path)
+    shutil.copytree(host.root / "input", tmp_path / "input")
+    broken.run_dir.mkdir(parents=True)
+    (broken.run_dir / "student").touch()
+    done = broken.session()
+    assert done.returncode == 0, done.stderr
+    assert "FAILED, exit code 7 (below 0: killed): what failed, and what to do next, is said above" in done.stdout
+    left = status(broken.run_dir)
+    assert (left["stage"], left["state"]) == ("train-student", "failed")
+    assert left["stages"]["cache-teacher"]["state"] == "complete"
 
 
 def test_a_session_that_cannot_work_ends_before_it_begins(host: Host, tmp_path: Path) -> None:
@@ -203,7 +217,7 @@ def test_a_session_that_cannot_work_ends_before_it_begins(host: Host, tmp_path: 
     config.write_text(config.read_text(encoding="utf-8").replace("/teacher", "/gone"))
     done = third.session()
     assert done.returncode != 0
-    assert "nothing was begun" in done.stderr
+    assert "nothing is sealed or saved" in done.stderr
     assert "fault  teacher" in done.stderr
     assert not third.run_dir.exists()
 
@@ -218,5 +232,5 @@ def test_a_session_without_wheels_says_what_is_missing(image: Path, tmp_path: Pa
     done = Host(folder / "bin" / "python", tmp_path).session()
     assert done.returncode != 0
     assert "sad-pipeline" in done.stderr
-    assert "nothing was begun" in done.stderr
+    assert "nothing is sealed or saved" in done.stderr
     assert str(REPOSITORY) not in done.stdout + done.stderr
