@@ -152,13 +152,25 @@ class RunDirectory:
 
 
 def stages_of(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Stage -> its last state, progress, message and next command, from a status; an older one knows one stage."""
-    if isinstance(stages := status.get("stages"), dict):
-        return stages
-    if "stage" not in status:
-        return {}
-    empty: dict[str, Any] = {"state": None, "progress": {}, "message": "", "next_command": None}
-    return {str(status["stage"]): {key: status.get(key, default) for key, default in empty.items()}}
+    """Stage -> its last state, progress, message and next command, from a status; an older one knows one stage.
+
+    What is not of that form is left out: a status that was damaged stops neither a stage nor a report.
+    """
+    if not isinstance(stages := status.get("stages"), dict):
+        stages = {str(status["stage"]): status} if "stage" in status else {}
+    entries = {name: left for name, left in stages.items() if isinstance(left, dict)}
+    return {name: _entry_of(left) for name, left in entries.items() if isinstance(left.get("state"), str)}
+
+
+def _entry_of(left: Mapping[str, Any]) -> dict[str, Any]:
+    progress, message, command, waits_for = map(left.get, ("progress", "message", "next_command", "waits_for"))
+    numbers = progress.items() if isinstance(progress, dict) else ()
+    return {
+        "state": left["state"],
+        "progress": {key: number for key, number in numbers if isinstance(number, int)},
+        "message": message if isinstance(message, str) else "",
+        "next_command": command if isinstance(command, str) else None,
+    } | ({"waits_for": waits_for} if isinstance(waits_for, str) else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline import files
 from pipeline.config import Section, free
 from pipeline.errors import ConfigError, IdentityError, StorageError
 from pipeline.pause import NoRoomError, PauseRequest
-from pipeline.runs import Outcome, RunDirectory, Session
+from pipeline.runs import Outcome, RunDirectory, Session, stages_of
 
 
 class Small(Section):
@@ -98,6 +99,48 @@ def test_a_status_of_an_older_version_or_a_damaged_one_is_no_obstacle(tmp_path: 
     run.status.write_text('{"stage": "train')
     run.write_status("eval", "complete")
     assert list(status(run)["stages"]) == ["eval"]
+
+
+PAUSED = {"state": "paused", "progress": {"steps": 4}, "message": "", "next_command": "sad-pipeline x"}
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ([], {}),
+        ("paused", {}),
+        ({"train-student": "paused"}, {}),
+        ({"train-student": None, "eval": PAUSED}, {"eval": PAUSED}),
+        ({"train-student": {"statf": "paused"}}, {}),
+        ({"train-student": {"state": ["paused"]}}, {}),
+        ({"eval": {"state": "paused"}}, {"eval": PAUSED | {"progress": {}, "next_command": None}}),
+        ({"eval": PAUSED | {"progress": [4], "message": 5}}, {"eval": PAUSED | {"progress": {}}}),
+        ({"eval": PAUSED | {"progress": {"steps": 4, "of": "ten"}, "more": 1}}, {"eval": PAUSED}),
+        ({"eval": PAUSED | {"next_command": {}, "waits_for": 1}}, {"eval": PAUSED | {"next_command": None}}),
+        ({"eval": PAUSED | {"waits_for": "room"}}, {"eval": PAUSED | {"waits_for": "room"}}),
+    ],
+)
+def test_of_a_status_what_is_of_the_right_form_counts(tmp_path: Path, left: Any, expected: dict[str, Any]) -> None:
+    assert stages_of({"stages": left}) == expected
+    run = RunDirectory(tmp_path)
+    files.write_json(run.status, {"stage": "train-student", "stages": left})
+    with run.at_work("report"):
+        assert {name: entry for name, entry in status(run)["stages"].items() if name != "report"} == expected
+
+
+def test_a_flipped_bit_in_the_status_stops_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in every byte of it."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of them, and no power cut
+    run = RunDirectory(tmp_path)
+    run.write_status("cache-teacher", "complete", {"shards": 9, "of": 9}, "all 9 shards sealed")
+    run.write_status("train-student", "paused", {"steps": 4}, "paused", ["sad-pipeline", "x"], waits_for="room")
+    whole = run.status.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        run.status.write_bytes(damaged)
+        with run.at_work("eval"):
+            assert status(run)["stages"]["eval"]["state"] == "running"
 
 
 def test_a_failure_that_cannot_be_written_down_stays_what_it_was(
