@@ -17,6 +17,7 @@ _PROCESS_START = time.monotonic()
 _MARGIN = 1.2
 REMEMBERED_UNITS = 1024  # training steps, or shards
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_SIGNAL_SECONDS = 0.3  # the same one so soon again was sent to the process and to its group, or handed on twice
 WaitsFor = Literal["room", "memory"]
 """what somebody must see to before the same command gets on: room on disk, or memory of the card"""
 
@@ -43,7 +44,8 @@ class NoMemoryError(PausedError):
 class PauseRequest:
     """Collects reasons to pause; the loop asks `reason()` between units of work.
 
-    The first SIGINT or SIGTERM asks for a clean pause, a second one leaves at once. With a `time_budget_seconds`, a
+    The first SIGINT or SIGTERM asks for a clean pause, a second one leaves at once; one that arrives twice in the same
+    instant is one. With a `time_budget_seconds`, a
     pause is due when the time left is under the slowest recent unit of work, plus what was measured beside units (a
     validation), plus the slowest save, with a margin of a fifth. The budget counts from the start of the process, or of
     a session that had lasted `session_age_seconds` by then. `output` says how much there may be on disk; whoever is
@@ -59,6 +61,7 @@ class PauseRequest:
         self.output = OutputLimit() if output is None else output
         self._budget_seconds, self._session_age_seconds = time_budget_seconds, session_age_seconds
         self._signal: str | None = None
+        self._first_signal = (0, 0.0)  # its number, and when it came
         self._units: deque[float] = deque(maxlen=REMEMBERED_UNITS)
         self._got_on = False
         self._beside_seconds = self._save_seconds = self._guessed_save_seconds = 0.0
@@ -140,8 +143,12 @@ class PauseRequest:
         return budget_seconds - self._session_age_seconds - process_seconds()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        first, came = self._first_signal
         if self._signal is not None:
+            if number == first and time.monotonic() - came < _ONE_SIGNAL_SECONDS:
+                return
             os._exit(128 + number)
+        self._first_signal = (number, time.monotonic())
         self._signal = f"{signal.Signals(number).name} was received"  # first of all: what is said may fail
         with contextlib.suppress(RuntimeError):  # it may have come in the middle of another word to stderr
             say("\npausing as soon as what is under way can be left; once more leaves at once")

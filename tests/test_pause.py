@@ -6,6 +6,7 @@ import errno
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -51,17 +52,33 @@ def test_the_first_signal_asks(number: signal.Signals) -> None:
     )
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_leaves_at_once(second: signal.Signals) -> None:
+@pytest.mark.parametrize(("second", "seconds_later"), [(signal.SIGINT, 0.5), (signal.SIGTERM, 0.0)])
+def test_the_second_signal_leaves_at_once(second: signal.Signals, seconds_later: float) -> None:
     process = start(then="time.sleep(60)")
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.readline()
+    time.sleep(seconds_later)
     process.send_signal(second)
     out, _ = process.communicate(timeout=30)
     assert "left in order" not in out
     assert process.returncode == 128 + second
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_delivered_twice_is_one(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by `timeout`, which sends it to the command and then to its group; the time from the first one on counts."""
+    left, now = list[int](), [100.0]
+    monkeypatch.setattr(pause.os, "_exit", left.append)
+    monkeypatch.setattr(pause.time, "monotonic", lambda: now[0])
+    with PauseRequest() as request:
+        for now[0] in (100.0, 100.01, 100.29):
+            signal.raise_signal(number)
+        assert (request.reason(), left) == (f"{number.name} was received", [])
+        now[0] = 100.31
+        signal.raise_signal(number)
+        assert left == [128 + number]
 
 
 def test_a_signal_is_heard_where_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
