@@ -15,6 +15,7 @@ from pipeline.output_limit import OutputLimit
 
 _PROCESS_START = time.monotonic()
 _MARGIN = 1.2
+_NEAR_THE_START = 0.05  # of the budget: a session's first command has no less of it than this one had
 REMEMBERED_UNITS = 1024  # training steps, or shards
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ONE_SIGNAL_SECONDS = 0.3  # the same one so soon again was sent to the process and to its group, or handed on twice
@@ -133,11 +134,22 @@ class PauseRequest:
             raise PausedError(reason)
 
     def in_vain(self) -> str | None:
-        """The budget, in words, where it is one of the process alone and was over before this start had got on with
-        anything: the next start would not, either. None where that is not so."""
-        if self._budget_seconds is None or self._session_age_seconds or self._got_on or self._signal is not None:
+        """The budget, in words, where all of it was over before this start had got on with anything: the next start
+        would not, either. None where that is not so, also in a session that had lasted for a while: the next one may
+        have more time.
+        """
+        if self._budget_seconds is None or self._got_on or self._signal is not None:
             return None
-        return format_seconds(self._budget_seconds) if self._left_seconds(self._budget_seconds) <= 0 else None
+        late = self._session_age_seconds > _NEAR_THE_START * self._budget_seconds
+        if late or self._left_seconds(self._budget_seconds) > 0:
+            return None
+        since = "session" if self.in_session else "command"
+        return f"{format_seconds(self._budget_seconds)} are allowed from the start of this {since}"
+
+    @property
+    def in_session(self) -> bool:
+        """Whether the budget is one of a session that is older than this process."""
+        return self._session_age_seconds > 0
 
     def _left_seconds(self, budget_seconds: float) -> float:
         return budget_seconds - self._session_age_seconds - process_seconds()

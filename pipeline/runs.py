@@ -77,8 +77,12 @@ class RunDirectory:
         return self.root / "status.json"
 
     @contextlib.contextmanager
-    def at_work(self, stage: str, config: Section | None = None, command: list[str] | None = None) -> Iterator[None]:
+    def at_work(
+        self, stage: str, config: Section | None = None, command: list[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Hold the run for one stage: one process at a time, the resolved config first, and a word on failure.
+
+        Yields how the stage's last start ended, an entry of `stages_of`; empty where there was none.
 
         `command` is what a stage that is killed goes on by; without one it begins anew. A command that is refused
         leaves config.yaml and status.json as they were: the run is what it was before.
@@ -88,12 +92,13 @@ class RunDirectory:
                 files.sweep_temporary(folder)
             self._settle()
             before = {path: path.read_bytes() for path in (self.config, self.status) if path.is_file()}
+            earlier = stages_of(self.read_status()).get(stage, {})
             if config is not None:
                 files.write_file(self.config, dump_config(config))
             self.write_status(stage, "running", next_command=command)
             try:
                 with reading_errors(self.root):
-                    yield
+                    yield earlier
             except BaseException as error:
                 with contextlib.suppress(Exception):
                     refused = isinstance(error, (ConfigError, IdentityError))
@@ -160,6 +165,11 @@ def stages_of(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         stages = {str(status["stage"]): status} if "stage" in status else {}
     entries = {name: left for name, left in stages.items() if isinstance(left, dict)}
     return {name: _entry_of(left) for name, left in entries.items() if isinstance(left.get("state"), str)}
+
+
+def paused_without_progress(entry: Mapping[str, Any]) -> bool:
+    """Whether a stage ended in a pause before there was anything to count, and not for want of something."""
+    return entry.get("state") == "paused" and not entry["progress"] and "waits_for" not in entry
 
 
 def _entry_of(left: Mapping[str, Any]) -> dict[str, Any]:

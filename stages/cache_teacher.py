@@ -25,7 +25,7 @@ from pipeline.models.sharing import count_workers, free_card
 from pipeline.models.student import refuse_short
 from pipeline.models.unscored import Unscored
 from pipeline.pause import PausedError, PauseRequest
-from pipeline.runs import Outcome, Session
+from pipeline.runs import Outcome, Session, paused_without_progress
 from stages.config import RunConfig
 
 STAGE = "cache-teacher"
@@ -34,11 +34,13 @@ STAGE = "cache-teacher"
 def run(config: RunConfig, session: Session) -> Outcome:
     """Plan once, then score shard after shard; run again after any stop to continue where it was."""
     folder, roots = session.run.cache, [Path(root) for root in config.cache.roots]
-    with session.run.at_work(STAGE, config, session.command):
+    with session.run.at_work(STAGE, config, session.command) as earlier:
         try:
             _capture(config, session)
         except PausedError as stop:
             if earlier_plan(folder, roots) is None:
+                if session.pause.in_session or paused_without_progress(earlier):
+                    _refuse_planning_in_vain(session.pause, stop)
                 return session.finish(STAGE, Outcome.paused("before there was a plan", stop))
             _refuse_in_vain(session.pause, stop)
             return session.finish(STAGE, _outcome(folder, roots, stop))
@@ -133,10 +135,20 @@ def _refuse_in_vain(pause: PauseRequest, stop: PausedError) -> None:
     """ConfigError where each start would give up its first shard, as this one has: that would look like a pause."""
     if stop.waits_for is None and (budget := pause.in_vain()):
         raise ConfigError(
-            f"session.time_budget_hours: {budget} are allowed from the start of this command, and loading the teacher "
-            "and scoring one shard take longer. A shard that is given up is lost, so that the same command would never "
-            "get on. Raise session.time_budget_hours (--time-budget), or make smaller shards, for a new cache: "
-            "cache.shard_positions, in a new --run-dir."
+            f"session.time_budget_hours: {budget}, and loading the teacher and scoring one shard take longer. A shard "
+            "that is given up is lost, so that the same command would never get on. Raise session.time_budget_hours "
+            "(--time-budget), or make smaller shards, for a new cache: cache.shard_positions, in a new --run-dir."
+        ) from stop
+
+
+def _refuse_planning_in_vain(pause: PauseRequest, stop: PausedError) -> None:
+    """The same where no start would come to a plan. What a first one downloads may be there for a second one, unless
+    that is one of another session."""
+    if stop.waits_for is None and (budget := pause.in_vain()):
+        raise ConfigError(
+            f"session.time_budget_hours: {budget}, and loading the teacher, reading and tokenising the text take "
+            "longer. Until there is a plan nothing of that is kept, so that the same command would never get on. Raise "
+            "session.time_budget_hours (--time-budget), or take less text: data.max_tokens or data.max_documents."
         ) from stop
 
 

@@ -24,11 +24,12 @@ from pipeline.distill.keeping.export import export_model
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor.examine import refuse_unfit
+from pipeline.errors import ConfigError
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student
 from pipeline.pause import PausedError, PauseRequest
-from pipeline.runs import Outcome, Session
+from pipeline.runs import Outcome, Session, paused_without_progress
 from stages.config import RunConfig
 
 STAGE = "prepare-teacher"
@@ -37,10 +38,17 @@ _RECIPE = "recipe.json"
 
 def run(config: RunConfig, session: Session) -> Outcome:
     """Train the teacher, unless one with the same recipe is there; leaves it in teacher.model like anybody's."""
-    with session.run.at_work(STAGE, config, session.command):
+    with session.run.at_work(STAGE, config, session.command) as earlier:
         try:
             outcome = _prepare(config, session)
         except PausedError as stop:
+            again = session.pause.in_session or paused_without_progress(earlier)
+            if again and stop.waits_for is None and (budget := session.pause.in_vain()):
+                raise ConfigError(
+                    f"session.time_budget_hours: {budget}, and reading and tokenising the text take longer. Before the "
+                    "teacher's training nothing is kept, so that the same command would never get on. Raise "
+                    "session.time_budget_hours (--time-budget), or take less text: data.max_documents."
+                ) from stop
             outcome = Outcome.paused("before the training began", stop)
         return session.finish(STAGE, outcome)
 

@@ -214,7 +214,7 @@ def test_a_budget_of_the_process_alone_that_is_over_before_anything_was_done_is_
     request = PauseRequest(100.0)
     assert request.in_vain() is None
     clock[0] = 100.0
-    assert request.in_vain() == "1 min 40 s"
+    assert request.in_vain() == "1 min 40 s are allowed from the start of this command"
     request.note_progress()
     assert request.in_vain() is None
 
@@ -226,8 +226,20 @@ def test_a_pause_that_is_not_the_budgets_fault_is_not_in_vain(clock: list[float]
     asked = PauseRequest(100.0)
     with asked:
         signal.raise_signal(signal.SIGINT)
-    older = PauseRequest(100.0, session_age_seconds=1.0)
+    older = PauseRequest(100.0, session_age_seconds=6.0)
     assert [request.in_vain() for request in (PauseRequest(), done, asked, older)] == [None] * 4
+
+
+def test_a_sessions_budget_is_in_vain_where_no_later_one_has_more_of_it(clock: list[float]) -> None:
+    """A command that began within a twentieth of it."""
+    request = PauseRequest(100.0, session_age_seconds=5.0)
+    clock[0] = 94.0
+    assert request.in_vain() is None
+    clock[0] = 95.0
+    assert request.in_vain() == "1 min 40 s are allowed from the start of this session"
+    request.note_progress()
+    assert request.in_vain() is None
+    assert [request.in_session, PauseRequest(100.0).in_session] == [True, False]
 
 
 def test_nothing_is_begun_after_a_signal() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.stages.clock import Clock
 from tests.stages.toys import REPOSITORY, Toy, make_toy
 
 
@@ -44,3 +45,9 @@ def trained(toy: Toy, cached: Path, tmp_path_factory: pytest.TempPathFactory) ->
     run_dir = tmp_path_factory.mktemp("trained") / "run"
     toy.ran("train-student", run_dir, "--set", f"cache.roots=[{cached}]")
     return run_dir
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that stands until something takes time."""
+    return Clock(monkeypatch)

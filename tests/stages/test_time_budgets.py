@@ -7,12 +7,9 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline import pause
-from pipeline import session as session_module
 from pipeline.cache import Plan
 from pipeline.cache.writer import CacheWriter
 from pipeline.distill.journal import Journal
@@ -20,52 +17,14 @@ from pipeline.distill.learner import Learner
 from pipeline.models import Teacher
 from pipeline.models.capture_workers import CaptureWorkers
 from pipeline.models.causal import CausalModel
-from stages import cache_teacher, train_student
+from stages import cache_teacher
+from tests.stages.clock import HOUR, Clock, hours, session
 from tests.stages.processes import wait_for
 from tests.stages.refusals import refuse
 from tests.stages.toys import Toy, copy, stamps, start, status, temporaries, tree, wait
 from tests.stages.trainings import checkpoint, train, what_counts
 
-HOUR = 3600.0
 CAPTURE_SECONDS, TRAINING_SECONDS = 5.0, 10.0
-
-
-class Clock:
-    """Time that passes only where a test says so; a command that is started begins at 0."""
-
-    def __init__(self, patches: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        self._patches = patches
-        for stage in (cache_teacher, train_student):
-            patches.setattr(stage, "time", self)
-        for module in (pause, session_module):
-            patches.setattr(module, "process_seconds", self.monotonic)
-
-    def monotonic(self) -> float:
-        """As of the module time."""
-        return self.now
-
-    def takes(self, seconds: float, where: type, method: str) -> None:
-        """From now on a method takes so long."""
-        real = getattr(where, method)
-
-        def slow(*arguments: Any, **keywords: Any) -> Any:
-            result = real(*arguments, **keywords)
-            self.now += seconds
-            return result
-
-        self._patches.setattr(where, method, slow)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that stands until something takes time."""
-    return Clock(monkeypatch)
-
-
-def hours(seconds: float) -> list[str]:
-    """The flag of a budget."""
-    return ["--time-budget", f"{seconds / HOUR:.9f}"]
 
 
 # ------------------------------------------------------------------ the budget
@@ -140,8 +99,11 @@ def test_a_budget_under_one_shard_is_an_error_and_no_pause(
     toy.ran("cache-teacher", run_dir, *hours(400))
     assert status(run_dir)["progress"]["shards"] == 8, "one in each start, then"
     clock.now = 0
-    ended = toy.ran("cache-teacher", run_dir, *session(10, 210))
+    ended = toy.ran("cache-teacher", run_dir, *session(60, 260))
     assert "paused with 8 of 9 shards sealed" in ended.stderr, "the next session may have more time for it"
+    clock.now = 0
+    ended = toy.run("cache-teacher", run_dir, *session(5, 205))
+    refuse(ended, 2, "3 min 25 s are allowed from the start of this session", "one shard", "--time-budget")
 
 
 def test_a_budget_that_loading_the_teacher_takes_is_an_error_too(
@@ -173,11 +135,6 @@ def test_a_budget_under_one_shard_of_several_teachers_is_an_error_too(
 
 
 # ------------------------------------------------------------------ the session
-
-
-def session(began_seconds_ago: float, budget_seconds: float) -> list[str]:
-    """The flags of a command that begins late in its session."""
-    return ["--session-start", f"{time.time() - began_seconds_ago:.0f}", *hours(budget_seconds)]
 
 
 def test_commands_of_one_session_share_its_time(toy: Toy, cached: Path, tmp_path: Path, clock: Clock) -> None:
