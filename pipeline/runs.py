@@ -114,9 +114,9 @@ class RunDirectory:
         """Make durable the names that an earlier start gave or took, and was killed before it could.
 
         From here on they are taken for safe, and what is sealed below them is said to be. What cannot be written is
-        not this run's: a read-only folder that a link leads to, or the one that the run directory was put into.
+        not this run's, such as a read-only folder that a link leads to.
         """
-        for folder in (self.root.parent, self.root, *self.root.rglob("*/")):
+        for folder in (*_perhaps_new_above(self.root), self.root, *self.root.rglob("*/")):
             if os.access(folder, os.W_OK):
                 with storage_errors(folder):
                     files.sync_folder(folder)
@@ -154,6 +154,20 @@ class RunDirectory:
         with contextlib.suppress(DamagedDataError):
             return files.read_json(self.status) if self.status.is_file() else {}
         return {}
+
+
+def _perhaps_new_above(root: Path) -> Iterator[Path]:
+    """The folders above a run directory, nearest first, in which a start may have made a name.
+
+    That is up to the working folder, which was there; elsewhere as far as one may write, on the same file system.
+    """
+    device, here = root.stat().st_dev, Path.cwd()
+    for folder in Path(os.path.abspath(root)).parents:
+        if not os.access(folder, os.R_OK | os.W_OK) or folder.stat().st_dev != device:
+            return
+        yield folder
+        if folder == here:
+            return
 
 
 def stages_of(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

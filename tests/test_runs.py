@@ -179,10 +179,31 @@ def test_names_that_a_crash_left_unsynced_are_durable_before_anything_is_done(
     files.make_folder(run.cache / "shards")
     files.make_folder(tmp_path / "mounted")
     monkeypatch.setattr(files, "sync_folder", synced.append)
+    monkeypatch.chdir(tmp_path)
     with run.at_work("cache-teacher"):
         of_the_run = [run.root, run.cache, run.cache / "shards", run.student, run.checkpoints]
         assert set(synced) == {tmp_path, *of_the_run}
         synced.clear()
+
+
+def test_of_the_folders_above_a_run_those_are_durable_that_a_start_may_have_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the working folder, one that cannot be written, or one of another file system."""
+    work, synced = tmp_path / "work", list[Path]()
+    run = RunDirectory(Path("artifacts", "my"))
+    files.make_folder(work / run.root)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(files, "sync_folder", lambda folder: synced.append(folder.absolute()))
+    with run.at_work("eval"):
+        assert synced[:3] == [work / "artifacts", work, work / "artifacts" / "my"]
+    synced.clear()
+    monkeypatch.chdir("/")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and access(path, mode))
+    with RunDirectory(work / run.root).at_work("eval"):
+        assert synced[:3] == [work / "artifacts", work, work / "artifacts" / "my"]
+    assert tmp_path not in synced
 
 
 def test_a_disk_that_fails_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

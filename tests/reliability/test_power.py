@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 
+from pipeline.runs import RunDirectory
 from tests.reliability.marks import broken_marks
 from tests.reliability.points import ONLY, SEED, Share, again, shares
-from tests.reliability.scenes import Acknowledged, Crash, Recording, Scene, fingerprint
+from tests.reliability.scenes import Acknowledged, Crash, Recording, Scene, fingerprint, lay_out
+from tests.reliability.shim import Shim
 from tests.reliability.tally import LONG, Tally
 from tests.reliability.volume import Operation, Tree, Volume
 
@@ -116,6 +119,29 @@ def test_killed_before_a_name_lasts_then_resumed_and_then_the_power_fails(
             tally.point(f"{scene.stage} resumed after a {operations[number].kind}")
     assert not troubles, "\n\n".join(troubles)
     assert tally.points >= 4
+
+
+def test_killed_while_the_folders_above_a_run_are_made(tmp_path: Path) -> None:
+    """Then the next start, and then the power fails: of all that it said was safe nothing may go with such a folder."""
+    disk = tmp_path / "disk"
+
+    def record(tree: Tree) -> list[Operation]:
+        lay_out(disk, tree)
+        shim = Shim(disk, tree)
+        with shim.at_work(), RunDirectory(disk / "artifacts" / "mine" / "run").at_work("eval"):
+            pass
+        return shim.operations
+
+    straight = record({})
+    made = [number for number, operation in enumerate(straight) if operation.kind == "mkdir"]
+    assert [straight[number].path for number in made] == ["artifacts", "artifacts/mine", "artifacts/mine/run"]
+    for number in made:
+        volume = Volume({})
+        for operation in straight[: number + 1]:
+            volume.apply(operation)
+        for operation in record(volume.tree()):
+            volume.apply(operation)
+        assert all("artifacts/mine/run/status.json" in tree for tree in volume.cuts(100, Random(SEED)))
 
 
 def _is_built_on(operation: Operation) -> bool:
