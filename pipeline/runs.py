@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pipeline import files
 from pipeline.config import Section, dump_config
 from pipeline.console import say
-from pipeline.errors import ConfigError, DamagedDataError, IdentityError
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError, MachineError
 from pipeline.pause import PausedError, PauseRequest, WaitsFor
 from pipeline.refusals import reading_errors, storage_errors
 
@@ -85,7 +85,8 @@ class RunDirectory:
         Yields how the stage's last start ended, an entry of `stages_of`; empty where there was none.
 
         `command` is what a stage that is killed goes on by; without one it begins anew. A command that is refused
-        leaves config.yaml and status.json as they were: the run is what it was before.
+        leaves config.yaml and status.json as they were: the run is what it was before. One that could not begin, for
+        want of its input or of a machine that is fit for it, is a failure, and leaves config.yaml as it was.
         """
         with files.hold_lock(self.root / ".lock", "at work in this run directory"), reading_errors(self.root):
             for folder in (self.root, *self.root.rglob("*/")):
@@ -96,19 +97,24 @@ class RunDirectory:
             if config is not None:
                 files.write_file(self.config, dump_config(config))
             self.write_status(stage, "running", next_command=command)
+            there = self._files()
             try:
                 with reading_errors(self.root):
                     yield earlier
             except BaseException as error:
                 with contextlib.suppress(Exception):
                     refused = isinstance(error, (ConfigError, IdentityError))
-                    if refused and self.config in before:
+                    unable = isinstance(error, (IncompleteInputError, MachineError)) and self._files() <= there
+                    if (refused or unable) and self.config in before:
                         files.write_file(self.config, before[self.config])
                     if refused and self.status in before:
                         files.write_file(self.status, before[self.status])
                     else:
                         self.write_status(stage, "failed", message=str(error) or type(error).__name__)
                 raise
+
+    def _files(self) -> set[Path]:
+        return {path for path in self.root.rglob("*") if path.is_file()}
 
     def _settle(self) -> None:
         """Make durable the names that an earlier start gave or took, and was killed before it could.

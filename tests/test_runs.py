@@ -14,7 +14,7 @@ import yaml
 
 from pipeline import files
 from pipeline.config import Section, free
-from pipeline.errors import ConfigError, IdentityError, StorageError
+from pipeline.errors import ConfigError, IdentityError, IncompleteInputError, MachineError, StorageError
 from pipeline.pause import NoRoomError, PauseRequest
 from pipeline.runs import Outcome, RunDirectory, Session, stages_of
 
@@ -71,6 +71,26 @@ def test_a_refused_command_leaves_the_run_as_it_was(tmp_path: Path, error: Excep
     with pytest.raises(type(error)), run.at_work("train-student", Small(size=5)):
         raise error
     assert [path.read_bytes() for path in (run.config, run.status)] == before
+
+
+@pytest.mark.parametrize("error", [IncompleteInputError("no seal"), MachineError("no card")])
+def test_a_command_that_could_not_begin_has_failed_and_leaves_the_config(tmp_path: Path, error: Exception) -> None:
+    """Others read their roots from it. Where something was kept by then, it is what that was made with."""
+    run = RunDirectory(tmp_path)
+    with run.at_work("train-student", Small(size=4)):
+        run.write_status("train-student", "complete")
+    before = run.config.read_bytes()
+    with pytest.raises(type(error)), run.at_work("train-student", Small(size=5)):
+        raise error
+    assert (run.config.read_bytes(), status(run)["state"], status(run)["message"]) == (before, "failed", str(error))
+
+    def fail_later() -> None:
+        files.write_file(run.metrics, b"{}\n")
+        raise error
+
+    with pytest.raises(type(error)), run.at_work("train-student", Small(size=5)):
+        fail_later()
+    assert yaml.safe_load(run.config.read_text(encoding="utf-8")) == {"size": 5}
 
 
 def test_a_pause_is_remembered_whatever_runs_after_it(tmp_path: Path) -> None:

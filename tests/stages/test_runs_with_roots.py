@@ -36,6 +36,19 @@ def test_it_is_verified_and_looked_into_with_its_roots(later: tuple[Path, Path])
     assert run("repair", str(run_dir)).code == 0
 
 
+def test_a_training_that_could_not_begin_leaves_its_roots_to_nobody(later: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run_dir = later
+    config = RunDirectory(run_dir).config
+    before, kept, other = config.read_bytes(), tmp_path / "kept.yaml", tmp_path / "other"
+    shutil.copy(config, kept)
+    other.mkdir()
+    ended = run("train-student", "-c", str(kept), "--run-dir", str(run_dir), "--set", f"cache.roots=[{other}]")
+    assert ended.code == 6, ended.stderr
+    assert config.read_bytes() == before
+    ended = run("verify", str(run_dir))
+    assert (ended.code, "9 of 9 shards are sealed" in ended.stderr) == (0, True), ended.stderr
+
+
 def test_damage_in_a_root_is_named_and_left_alone(later: tuple[Path, Path]) -> None:
     root, run_dir = later
     path = next(root.rglob("00000.shard"))
