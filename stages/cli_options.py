@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,7 @@ def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
         paused_exit_code: int,
         **others: Any,
     ) -> None:
+        _refuse_launcher()
         flags = {"time_budget_hours": time_budget, "max_output_gb": max_output_gb}
         values = config.session.model_dump() | {key: value for key, value in flags.items() if value is not None}
         settings = parse_config(SessionSettings, values, where="--time-budget and --max-output-gb")
@@ -106,6 +108,20 @@ def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.get_current_context().exit(paused_exit_code)
 
     return wrapped
+
+
+def _refuse_launcher() -> None:
+    """ConfigError for one of several processes of a launcher of training scripts.
+
+    WORLD_SIZE alone is no sign of one: job queues set it for a process that is alone on its machine.
+    """
+    world_size = os.environ.get("WORLD_SIZE", "")
+    if world_size.isdecimal() and int(world_size) > 1 and os.environ.keys() & {"LOCAL_RANK", "TORCHELASTIC_RUN_ID"}:
+        raise ConfigError(
+            f"WORLD_SIZE: expected one process, found one of {world_size} that torchrun, or a launcher like it, began. "
+            "Run the command once and by itself: cache-teacher and train-student start their own processes, one a card "
+            "or as many as --workers says. In a shell that a launcher left so: unset WORLD_SIZE."
+        )
 
 
 def _without_start(arguments: list[str]) -> list[str]:

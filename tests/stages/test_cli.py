@@ -12,6 +12,7 @@ import pytest
 
 from stages.cli import main
 from stages.config import bundled_configs
+from tests.stages.refusals import refuse
 from tests.stages.toys import REPOSITORY, Toy, copy, flip_a_bit, run, run_process
 
 
@@ -93,6 +94,30 @@ def test_usage_errors_exit_with_2(toy: Toy, tmp_path: Path) -> None:
         assert ended.code == 2, arguments
         assert ended.stdout == ""
         assert ended.stderr
+
+
+@pytest.mark.parametrize("stage", ["cache-teacher", "train-student"])
+@pytest.mark.parametrize("sign", ["LOCAL_RANK", "TORCHELASTIC_RUN_ID"])
+def test_one_of_a_launchers_processes_is_refused(
+    stage: str, sign: str, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them would be at work in one run directory."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(sign, "0")
+    refuse(
+        toy.run(stage, tmp_path / "run"), 2, "WORLD_SIZE: expected one process, found one of 2", "torchrun",
+        "Run the command once", "--workers",
+    )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("found", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}])
+def test_a_process_that_is_alone_is_not_taken_for_a_launchers(
+    found: dict[str, str], toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    toy.ran("cache-teacher", copy(cached, tmp_path / "run"))
 
 
 def test_json_stands_alone_on_stdout(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
