@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files, output_limit
+from pipeline import files, output_limit, session
 from pipeline.errors import ConfigError
 from pipeline.output_limit import OutputLimit, figure, folder_bytes
+from stages.config import load_run_config
+from tests.kaggle_kit import KIT
 
 
 def put(path: Path, num_bytes: int) -> Path:
@@ -132,3 +134,15 @@ def test_without_a_limit_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_figures_near_a_limit_can_be_told_apart(size: float, words: str) -> None:
     assert figure(size) == words
+
+
+def test_two_commands_at_once_have_parts_of_their_own_as_the_page_says(tmp_path: Path) -> None:
+    """The working folder counts for each stage of the notebook, and all of it would for both."""
+    change = "session.output_folders=[]"
+    assert f"`--set '{change}'`" in (KIT / "README.md").read_text(encoding="utf-8")
+    for size, name in enumerate(("one", "other"), 1):
+        put(tmp_path / name / "file", size)
+    shared = session.SessionSettings(max_output_gb=1, output_folders=[str(tmp_path)])
+    assert session.output_limit(shared, tmp_path / "one").used_bytes() == 3
+    own = load_run_config("kaggle-t4x2", [change]).session
+    assert [session.output_limit(own, tmp_path / name).used_bytes() for name in ("one", "other")] == [1, 2]
