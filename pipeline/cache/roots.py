@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import files
+from pipeline.cache.passed_over import PASSED_OVER_NAME, PassedOver, is_passed_over, read_passed_over
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, TOKENIZER_FOLDER, Plan, ShardSpan, plan_differences
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.told import PLAN_FIX
@@ -148,8 +149,10 @@ def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard
     """Shard index -> its sealed copies, in the order of the roots. Seals of other plans are passed over.
 
     So are, except in the first root, seals that cannot be read and shards that do not have the size that theirs names:
-    nobody here can mend those, and another root may have them whole, or they can be computed.
+    nobody here can mend those, and another root may have them whole, or they can be computed. So are copies that
+    `repair` has listed as damaged.
     """
+    damaged = find_passed_over(roots)
     wanted = plan.hash
     copies: dict[int, list[SealedShard]] = {}
     seen: set[Path] = set()
@@ -159,19 +162,33 @@ def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard
         seen.add(path.resolve())
         try:
             with unread_errors(path):
-                refuse_links_out(root, [path, shard_beside(path)])
+                refuse_links_out(root, [path, shard_of(path)])
             seal = Seal.load(path)
             if seal.plan_hash == wanted:
                 span = seal.check_against(plan, path)
                 shard = SealedShard(span, seal, path.with_name(span.shard_name))
                 if root != roots[0]:
                     shard.check_size()
+                    with unread_errors(shard.path):
+                        if is_passed_over(shard.path, damaged):
+                            continue
                 copies.setdefault(span.index, []).append(shard)
         except DamagedDataError as error:
             if root == roots[0]:
                 raise
             warn_once(f"this seal, and the shard beside it, are passed over. {_without(REPAIR, error)}")
     return dict(sorted(copies.items()))
+
+
+def find_passed_over(roots: Sequence[Path]) -> PassedOver:
+    """What `repair` has listed as damaged, in any of the roots."""
+    paths = []
+    for root in roots:
+        for path in find_files(root, PASSED_OVER_NAME):
+            with unread_errors(path):
+                refuse_links_out(root, [path])
+            paths.append(path)
+    return read_passed_over(paths)
 
 
 def require_roots(roots: Sequence[Path]) -> None:
@@ -208,9 +225,14 @@ def find_tokenizer(folders: Sequence[Path]) -> Path:
     )
 
 
-def shard_beside(seal_path: Path) -> Path:
-    """The shard that a seal closes, by name."""
-    return seal_path.with_name(seal_path.name.removesuffix(SEAL_SUFFIX) + ".shard")
+def shard_of(path: Path) -> Path:
+    """The shard that a path speaks of: its own, or that of its seal."""
+    return path.with_name(path.name.removesuffix(SEAL_SUFFIX).removesuffix(".shard") + ".shard")
+
+
+def seal_beside(shard: Path) -> Path:
+    """The seal of a shard, by name."""
+    return shard.with_name(shard.name.removesuffix(".shard") + SEAL_SUFFIX)
 
 
 def find_files(root: Path, pattern: str) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import files
 from pipeline.cache.codec import codec_of
+from pipeline.cache.passed_over import PASSED_OVER_NAME, is_passed_over
 from pipeline.cache.plan import (
     DATA_REPORT_NAME,
     PLAN_NAME,
@@ -23,10 +24,12 @@ from pipeline.cache.records import Records, check_records
 from pipeline.cache.roots import (
     SealedShard,
     find_files,
+    find_passed_over,
     find_plan,
     find_tokenizer,
     plans_below,
-    shard_beside,
+    seal_beside,
+    shard_of,
 )
 from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
 from pipeline.cache.sequence_file import StoredSequences
@@ -121,24 +124,6 @@ def verify_cache(
     return problems
 
 
-def repair(folder: Path, problems: Iterable[Problem]) -> list[Path]:
-    """Remove the damaged shards among `problems` that lie below `folder`, each seal before its shard.
-
-    Returns the shards removed; `cache-teacher` computes them again. Files of other roots are never touched.
-    """
-    removed = []
-    for path in sorted({shard_of(problem.path) for problem in problems if problem.repairable}):
-        if folder.resolve() not in path.resolve().parents:
-            say(f"{path}: lies outside {folder} and is left alone; replace it by a good copy, or leave its root out")
-            continue
-        files.remove_file(_seal_of(path))
-        files.remove_file(path)
-        removed.append(path)
-    if removed:
-        say(f"{len(removed)} damaged shards removed; run `sad-pipeline cache-teacher` to compute them again")
-    return removed
-
-
 def _check_other_plans(roots: Sequence[Path]) -> Iterator[Problem]:
     """Plans of the other roots that cannot be read, and are passed over."""
     for path, plan in (found for root in roots for found in plans_below(root)):
@@ -189,16 +174,23 @@ def _check_tokenizer(
 def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> list[SealedShard]:
     """All sealed shards of the plan, in all roots; seals that cannot be read, or stand in the wrong cache, are said."""
     shards: dict[Path, SealedShard] = {}
+    damaged = find_passed_over(roots)
     own = {path.parent.resolve() / SHARDS_FOLDER for root in roots for path in find_files(root, PLAN_NAME)}
     for above, path in ((root, path) for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
         try:
             with unread_errors(path):
-                refuse_links_out(above, [path, shard_beside(path)])
+                refuse_links_out(above, [path, shard_of(path)])
             seal = Seal.load(path)
             if seal.plan_hash != plan.hash and path.parent.resolve() not in own:
                 continue
             span = seal.check_against(plan, path)
-            shards.setdefault(path.resolve(), SealedShard(span, seal, path.with_name(span.shard_name)))
+            shard = SealedShard(span, seal, path.with_name(span.shard_name))
+            if above != roots[0] and size_on_disk(shard.path) is not None:
+                with unread_errors(shard.path):
+                    if is_passed_over(shard.path, damaged):
+                        say(f"note: {shard.path}: is damaged, and passed over")
+                        continue
+            shards.setdefault(path.resolve(), shard)
         except StorageError as error:
             problems.append(Problem.unread(path, error))
         except DamagedDataError as error:
@@ -269,21 +261,12 @@ def _unknown_files(folder: Path, plan: Plan) -> Iterator[Problem]:
     """Files in a cache folder that are not part of it. A shard without a seal is the rest of a stopped run: a note."""
     known = {PLAN_NAME, SEQUENCES_NAME, *_BESIDE_THE_PLAN}
     names = {span.shard_name for span in plan.shards} | {span.seal_name for span in plan.shards}
-    known |= {f"{SHARDS_FOLDER}/{name}" for name in names}
+    known |= {f"{SHARDS_FOLDER}/{name}" for name in (*names, PASSED_OVER_NAME)}
     found = list(find_files(folder, "*"))
     there = set(found)
     for path in found:
         place = path.relative_to(folder)
         if not known & {str(place), place.parts[0]} and not path.name.startswith("."):
             yield Problem(path, "is not part of this cache", "Move it elsewhere")
-        elif path.suffix == ".shard" and path.parent.name == SHARDS_FOLDER and _seal_of(path) not in there:
+        elif path.suffix == ".shard" and path.parent.name == SHARDS_FOLDER and seal_beside(path) not in there:
             say(f"note: {path}: has no seal, so it counts as absent; `sad-pipeline cache-teacher` writes it anew")
-
-
-def shard_of(path: Path) -> Path:
-    """The shard that a path speaks of: its own, or that of its seal."""
-    return path.with_name(path.name.removesuffix(SEAL_SUFFIX).removesuffix(".shard") + ".shard")
-
-
-def _seal_of(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".shard") + SEAL_SUFFIX)

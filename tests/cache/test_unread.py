@@ -13,9 +13,10 @@ import pytest
 
 from pipeline import files
 from pipeline.cache.plan import Plan
+from pipeline.cache.repair import repair
 from pipeline.cache.roots import earlier_plan, find_sealed, find_sequences
 from pipeline.cache.teacher_cache import TeacherCache
-from pipeline.cache.verify import repair, verify_cache
+from pipeline.cache.verify import verify_cache
 from pipeline.errors import DamagedDataError, StorageError
 from tests.cache.dense import make_cache
 

@@ -17,9 +17,10 @@ import pytest
 from pipeline import files
 from pipeline.cache.codec import codec_of
 from pipeline.cache.plan import Plan
+from pipeline.cache.repair import repair
 from pipeline.cache.seal import Seal
 from pipeline.cache.shard import write_shard
-from pipeline.cache.verify import Problem, repair, verify_cache
+from pipeline.cache.verify import Problem, verify_cache
 from pipeline.cache.writer import CacheWriter, shard_attributes
 from pipeline.data.planned_tokenizer import planned_tokenizer, publish_tokenizer
 from pipeline.data.tokenizer import Tokenizer

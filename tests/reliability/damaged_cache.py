@@ -12,9 +12,10 @@ import numpy as np
 
 from pipeline.cache import TeacherCache
 from pipeline.cache.plan import DATA_REPORT_NAME
+from pipeline.cache.repair import repair
 from pipeline.cache.roots import find_tokenizer
 from pipeline.cache.seal import SEAL_SUFFIX
-from pipeline.cache.verify import Problem, repair, verify_cache
+from pipeline.cache.verify import Problem, verify_cache
 from pipeline.data.documents import Document, TokenizedDocument
 from pipeline.data.planned_tokenizer import planned_tokenizer
 from pipeline.data.report import DataReport

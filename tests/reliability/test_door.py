@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from pipeline import files
-from pipeline.cache.verify import Problem, repair
+from pipeline.cache.repair import repair
+from pipeline.cache.verify import Problem
 from pipeline.distill.keeping import export
 from pipeline.distill.keeping.checkpoint import save_checkpoint
 from tests import tiny

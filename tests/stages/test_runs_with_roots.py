@@ -14,7 +14,7 @@ from pipeline.cache import TeacherCache
 from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory
 from stages import estimate
-from tests.stages.toys import Toy, copy, flip_a_bit, half_sealed, run
+from tests.stages.toys import Toy, copy, flip_a_bit, half_sealed, run, stamps, tree
 
 
 @pytest.fixture
@@ -49,16 +49,29 @@ def test_a_training_that_could_not_begin_leaves_its_roots_to_nobody(later: tuple
     assert (ended.code, "9 of 9 shards are sealed" in ended.stderr) == (0, True), ended.stderr
 
 
-def test_damage_in_a_root_is_named_and_left_alone(later: tuple[Path, Path]) -> None:
+def test_a_shard_that_is_damaged_in_a_root_is_passed_over_and_computed_again(
+    later: tuple[Path, Path], toy: Toy, cached: Path
+) -> None:
     root, run_dir = later
     path = next(root.rglob("00000.shard"))
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    flip_a_bit(path)
+    mounted = (tree(root), stamps(root))
     ended = run("verify", str(run_dir))
     assert (ended.code, str(path) in ended.stderr) == (4, True)
-    assert run("repair", str(run_dir)).code == 4
-    assert path.read_bytes() == data
+    assert toy.run("train-student", run_dir, "--set", f"cache.roots=[{root}]").code == 4
+
+    ended = run("repair", str(run_dir))
+    assert ended.code == 0, ended.stderr
+    assert f"1 damaged shard outside {run_dir} passed over from here on" in ended.stderr
+    assert toy.run("train-student", run_dir, "--set", f"cache.roots=[{root}]").code == 6, "it is absent now"
+    toy.ran("cache-teacher", run_dir, "--set", f"cache.roots=[{root}]")
+    again = run_dir / "cache" / "shards" / "00000.shard"
+    assert again.read_bytes() == (cached / "cache" / "shards" / "00000.shard").read_bytes()
+    ended = run("verify", str(run_dir))
+    assert ended.code == 0, ended.stderr
+    assert f"note: {path}: is damaged, and passed over" in ended.stderr
+    toy.ran("train-student", run_dir, "--set", f"cache.roots=[{root}]", "--set", "train.steps=2")
+    assert (tree(root), stamps(root)) == mounted
 
 
 def test_a_report_is_drawn_where_the_roots_are_not(later: tuple[Path, Path], tmp_path: Path) -> None:

@@ -179,18 +179,21 @@ CACHE = [
             "verify does not compare copies", HASH, f"{_CACHE}verify.py::test_copies_that_differ_are_listed",
             "        if kept.seal.xxh3_128 != shard.seal.xxh3_128:", "        if False:",
         ),
+    ),
+    *of(
+        "pipeline/cache/repair.py",
         (
             "repair removes a shard before its seal", ORDER, _REPAIR,
-            "        files.remove_file(_seal_of(path))\n        files.remove_file(path)",
-            "        files.remove_file(path)\n        files.remove_file(_seal_of(path))",
+            "        files.remove_file(seal_beside(path))\n        files.remove_file(path)",
+            "        files.remove_file(path)\n        files.remove_file(seal_beside(path))",
         ),
         (
             "repair leaves the seal", ORDER, _REPAIR,
-            "        files.remove_file(_seal_of(path))\n", "",
+            "        files.remove_file(seal_beside(path))\n", "",
         ),
         (
             "repair removes a seal, and does not wait until that lasts", FSYNC, _REPAIR,
-            "        files.remove_file(_seal_of(path))\n", "        _seal_of(path).unlink()\n",
+            "        files.remove_file(seal_beside(path))\n", "        seal_beside(path).unlink()\n",
         ),
         (
             "repair touches other roots", IDENTITY, f"{_CACHE}verify.py::test_damage_in_a_read_only_root_is_left_alone",
