@@ -6,6 +6,9 @@ these are for everything else.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class SadError(Exception):
     """Base of every error this project raises on purpose."""
@@ -29,6 +32,15 @@ class DamagedDataError(SadError):
     """Bytes on disk are not the bytes that were sealed."""
 
     exit_code = 4
+
+
+@contextlib.contextmanager
+def mended_by(fix: str) -> Iterator[None]:
+    """Say at the end of a DamagedDataError what to do about it, where only the caller knows."""
+    try:
+        yield
+    except DamagedDataError as error:
+        raise DamagedDataError(f"{error}. {fix}") from error
 
 
 class MachineError(SadError):

@@ -29,7 +29,7 @@ from pipeline.strict_json import load_json
 
 TEMPORARY_SUFFIX = ".tmp"
 MAX_JSON_BYTES = 64 * 2**20
-_UNTRUSTED = "the disk is not to be trusted. Copy the run to another, `sad-pipeline verify` it, and go on there"
+UNTRUSTED = "the disk is not to be trusted. Copy the run to another, `sad-pipeline verify` it, and go on there"
 _READ_BYTES = 4 * 2**20
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
@@ -66,7 +66,7 @@ def write_file(path: Path, content: bytes | Callable[[IO[bytes]], FileDigest | N
                 os.fsync(file.fileno())
                 digest = digest_file(temporary)
                 if written not in (None, digest):
-                    raise DamagedDataError(f"{path}: the bytes read back differ from the bytes written; {_UNTRUSTED}")
+                    raise DamagedDataError(f"{path}: the bytes read back differ from the bytes written; {UNTRUSTED}")
                 os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ from pipeline.distill.keeping.export import export_model
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor.examine import refuse_unfit
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, mended_by
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student
@@ -59,7 +59,7 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     data = _whole_corpus(config)
     settings = _settings(config)
     recipe = _recipe(config)
-    if (folder / _RECIPE).is_file() and files.read_json(folder / _RECIPE) == recipe:
+    if _was_made_by(recipe, folder):
         return Outcome("complete", f"the teacher in {folder} is kept", {})
     refuse_unfit(session.run.root, config.teacher.device)
 
@@ -100,13 +100,19 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     return Outcome("complete", message, {})
 
 
+def _was_made_by(recipe: dict[str, Any], folder: Path) -> bool:
+    path = folder / _RECIPE
+    with mended_by("Remove it and run the same command again, which makes a teacher where none has this recipe."):
+        return path.is_file() and files.read_json(path) == recipe
+
+
 def teacher_folder(config: RunConfig, root: Path) -> Path:
     """Where the demo's teacher lies: teacher.model if it was made by this very recipe, else a folder of this run.
 
     Any other model in teacher.model is somebody's own, and must not be replaced.
     """
     named, own = Path(config.teacher.model), root / "teacher"
-    if (named / _RECIPE).is_file() and files.read_json(named / _RECIPE) == _recipe(config):
+    if _was_made_by(_recipe(config), named):
         return named
     if named.is_dir() and named.resolve() != own.resolve():
         warn_once(f"{named}: was not made by this recipe, and is left alone; a teacher of this recipe is made in {own}")

@@ -21,7 +21,7 @@ from pipeline.distill.batching.lessons import spread
 from pipeline.distill.batching.live_records import whole_teacher
 from pipeline.distill.keeping.identity import Identity, training_identity
 from pipeline.distill.keeping.metrics_log import read_log
-from pipeline.errors import ConfigError, IdentityError, NumericsError
+from pipeline.errors import ConfigError, IdentityError, NumericsError, mended_by
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
 from pipeline.evaluation.study.findings import Measured
 from pipeline.evaluation.study.results import Setting
@@ -143,7 +143,8 @@ def train(ground: Ground, trial: Trial) -> float:
     """
     run, config = trial_run(ground, trial), trial_config(ground, trial)
     path, identity = run.root / _CHOSEN, _identity(ground, trial, config)
-    kept = files.read_json(path) if path.is_file() else None
+    with mended_by("Remove it and run the same command again, which does this training once more."):
+        kept = files.read_json(path) if path.is_file() else None
     if kept is None:
         kept = {"identity": identity, "validation_ce_nats": _train(ground, trial, config, run)}
         files.write_json(path, kept)
@@ -164,7 +165,9 @@ def measure(ground: Ground, trial: Trial) -> Measured:
     """
     path = trial_run(ground, trial).root / _MEASURED
     sequences = ground.held_out.tolist()
-    if path.is_file() and (kept := files.read_json(path))["sequences"] == sequences:
+    with mended_by("Remove it and run the same command again, which measures this training once more."):
+        kept = files.read_json(path) if path.is_file() else None
+    if kept is not None and kept["sequences"] == sequences:
         return Measured(kept["ce_nats"], kept["kl_nats"])
     ground.session.pause.check()
     student = load_trained(ground, trial)

@@ -28,7 +28,7 @@ from pipeline.distill.keeping.student_weights import load_weights, unique_tensor
 from pipeline.distill.learner import Learner
 from pipeline.distill.step_result import StepResult
 from pipeline.distill.validation import Validation
-from pipeline.errors import ConfigError, DamagedDataError, IdentityError, NumericsError
+from pipeline.errors import ConfigError, DamagedDataError, IdentityError, NumericsError, mended_by
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,14 +219,18 @@ class Journal:
         retire_leftovers(self._checkpoints, checkpoint, all_good)
 
     def load_best(self, learner: Learner) -> Best:
-        """Put the best weights so far into the model; NumericsError where no validation gave a number."""
+        """Put the best weights so far into the model; NumericsError where no validation gave a number.
+
+        DamagedDataError where they have gone bad on disk since they were kept.
+        """
         if self.best is None:
             raise NumericsError(
                 f"{self.folder}: no validation of this training gave a finite cross-entropy, so there are no best "
                 "weights to export: they have gone bad. Start a new run (--run-dir NEW) with a lower "
                 "train.learning_rate, or with train.dtype float32 if it is not."
             )
-        load_weights(learner.causal.model, open_checkpoint(self._best_folder).tensors("weights"))
+        with mended_by("Run the same command again: it chooses the best weights anew, from its newest checkpoint on."):
+            load_weights(learner.causal.model, open_checkpoint(self._best_folder).tensors("weights"))
         return self.best
 
     @property

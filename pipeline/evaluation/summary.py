@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pipeline import files
-from pipeline.errors import DamagedDataError
+from pipeline.errors import DamagedDataError, mended_by
 from pipeline.evaluation.digests import check_digest, with_digest
 
 FORMAT_VERSION = 1
@@ -154,7 +154,8 @@ def save_result(path: Path, result: EvalResult) -> None:
 
 def load_result(path: Path) -> EvalResult:
     """Read eval.json; DamagedDataError when it is not what `save_result` writes."""
-    value = files.read_json(path)
+    with mended_by("Run `sad-pipeline eval` again to replace it."):
+        value = files.read_json(path)
     if value.get("format") != FORMAT_VERSION:
         raise DamagedDataError(
             f"{path}: expected eval format {FORMAT_VERSION}, found {value.get('format')!r}. "

@@ -18,7 +18,7 @@ import huggingface_hub.constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipeline import files
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, mended_by
 from pipeline.refusals import storage_errors
 
 WEIGHTS = "model.safetensors"
@@ -196,7 +196,8 @@ def _hub_errors(reference: str, revision: str | None) -> Iterator[None]:
 
 def _index(folder: Path) -> dict[str, str]:
     """Tensor name -> file name, of a model in several parts; names that leave the folder are refused."""
-    weight_map = files.read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    with mended_by("Fetch the file again."):
+        weight_map = files.read_json(folder / WEIGHTS_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConfigError(f"{folder / WEIGHTS_INDEX}: expected an object under 'weight_map'. Fetch the file again.")
     for name in weight_map.values():

@@ -184,6 +184,6 @@ def test_one_that_does_not_read_back_costs_no_other(
     monkeypatch.setattr(checkpoint_module, "open_checkpoint", rotten)
     ended = toy.run("train-student", run_dir, *roots)
     assert ended.code == DamagedDataError.exit_code
-    assert "differs from COMMIT.json" in ended.stderr
+    assert "differs from COMMIT.json. It was written just now: the disk is not to be trusted. Copy the " in ended.stderr
     assert {"s4", "s8"} <= set(names(run_dir / "student" / "checkpoints"))
     assert "step-00000004" not in [name for name, _ in removed]

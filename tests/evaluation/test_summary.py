@@ -73,6 +73,13 @@ def test_a_figure_that_has_changed_is_refused_and_an_older_file_is_read(tmp_path
         load_result(path)
 
 
+def test_one_that_is_cut_off_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "eval.json"
+    path.write_text(json.dumps(make_result().to_json())[:-9])
+    with pytest.raises(DamagedDataError, match=r"eval\.json: is not .*\. Run `sad-pipeline eval` again to replace it"):
+        load_result(path)
+
+
 def cells(result: EvalResult) -> dict[str, list[str]]:
     return {column.heading: [column.cell(row) for row in result.rows] for column in columns_of(result)}
 

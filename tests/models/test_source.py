@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, DamagedDataError, StorageError
 from pipeline.models.loading import load_config
 from pipeline.models.source import (
     downloaded_before,
@@ -59,6 +59,14 @@ def test_parts_that_are_missing_are_named(tmp_path):
 def test_an_index_cannot_point_elsewhere(tmp_path, name):
     _write_index(tmp_path, {"a": name})
     with pytest.raises(ConfigError, match="names of safetensors files beside it"):
+        weight_files(tmp_path)
+
+
+def test_an_index_that_is_cut_off_says_what_to_do(tmp_path):
+    _write_index(tmp_path, {"a": "model.safetensors"})
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DamagedDataError, match=r"index\.json: is not .*\. Fetch the file again"):
         weight_files(tmp_path)
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import files
+from pipeline.distill.journal import Best, Journal
+from pipeline.distill.learner import Learner
 from tests.stages.refusals import refuse
 from tests.stages.toys import (
     REPOSITORY,
@@ -207,6 +209,26 @@ def test_lost_best_weights_are_chosen_anew(toy: Toy, cached: Path, trained: Path
     run_dir = copy(trained, tmp_path / "run")
     flip_a_bit(checkpoint(run_dir, 12, "best") / "weights.safetensors")
     (run_dir / "student" / "model").rename(tmp_path / "old-model")
+    assert "the best weights so far are lost" in train(toy, cached, run_dir).stderr
+    assert tree(run_dir / "student" / "model") == tree(tmp_path / "old-model")
+
+
+def test_best_weights_that_go_bad_before_they_are_exported_are_told_with_what_to_do(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And that is true: the same command chooses them anew."""
+    run_dir = copy(trained, tmp_path / "run")
+    (run_dir / "student" / "model").rename(tmp_path / "old-model")
+    weights, real = checkpoint(run_dir, 12, "best") / "weights.safetensors", Journal.load_best
+
+    def gone_bad(journal: Journal, learner: Learner) -> Best:
+        flip_a_bit(weights)
+        return real(journal, learner)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "load_best", gone_bad)
+        ended = toy.run(STAGE, run_dir, "--set", f"cache.roots=[{cached}]")
+    refuse(ended, 4, str(weights), "differs from COMMIT.json. Run the same command again: it chooses the best weights")
     assert "the best weights so far are lost" in train(toy, cached, run_dir).stderr
     assert tree(run_dir / "student" / "model") == tree(tmp_path / "old-model")
 

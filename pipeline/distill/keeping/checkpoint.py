@@ -23,7 +23,7 @@ from pipeline import files
 from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
 from pipeline.distill.settings import TrainSettings
-from pipeline.errors import DamagedDataError, IdentityError
+from pipeline.errors import DamagedDataError, IdentityError, mended_by
 from pipeline.folders import walk
 from pipeline.links import refuse_links_out, tell_links
 from pipeline.refusals import TOO_MANY_FILES, refused_unread
@@ -77,7 +77,8 @@ def save_checkpoint(
         digests[f"{name}.safetensors"] = files.write_file(target / f"{name}.safetensors", content)
     digests[_STATE] = files.write_json(target / _STATE, {"format": FORMAT_VERSION, "step": step, **state})
     write_commit(target, digests)
-    return open_checkpoint(target)
+    with mended_by(f"It was written just now: {files.UNTRUSTED}."):
+        return open_checkpoint(target)
 
 
 def open_checkpoint(folder: Path, whole: bool = True) -> Checkpoint:

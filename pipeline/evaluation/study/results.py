@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline import files
-from pipeline.errors import DamagedDataError
+from pipeline.errors import DamagedDataError, mended_by
 from pipeline.evaluation.digests import check_digest, with_digest
 from pipeline.evaluation.study.findings import Finding
 from pipeline.evaluation.study.foreign import count_of, fields_of, list_of, number_of, text_of
@@ -91,8 +91,9 @@ def save_results(path: Path, studies: Sequence[StudyResult], figures: Mapping[st
 
 def load_results(path: Path) -> tuple[StudyResult, ...]:
     """Read quality.json; DamagedDataError when it is not what `save_results` of this version writes."""
-    value = files.read_json(path)
     again = "Run `sad-pipeline bench quality` again as before: its trainings are kept, and it writes this file anew."
+    with mended_by(again):
+        value = files.read_json(path)
     if value.get("format") != FORMAT_VERSION:
         raise DamagedDataError(
             f"{path}: expected study format {FORMAT_VERSION}, found {value.get('format')!r}. {again}"

@@ -114,5 +114,5 @@ def test_a_figure_that_has_changed_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1, "studies": NaN}', '{"format": 1, "format": 1}'])
 def test_what_is_no_json_object_is_refused(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(DamagedDataError, match=r"quality\.json"):
+    with pytest.raises(DamagedDataError, match=r"quality\.json: .*\. Run `sad-pipeline bench quality` again as before"):
         load_results(path)

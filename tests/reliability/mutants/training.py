@@ -17,9 +17,10 @@ TRAINING = [
             "    later = {}\n    for name, named in tensors.items():",
             '        digests[f"{name}.safetensors"] = files.write_file(target / f"{name}.safetensors", content)',
             '        digests[f"{name}.safetensors"] = files.digest_bytes(content)\n        later[name] = content',
-            "    return open_checkpoint(target)",
-            ("    for name, content in later.items():\n"
-            '        files.write_file(target / f"{name}.safetensors", content)\n    return open_checkpoint(target)'),
+            "        return open_checkpoint(target)",
+            ("        for name, content in later.items():\n"
+            '            files.write_file(target / f"{name}.safetensors", content)\n'
+            "        return open_checkpoint(target)"),
         ),
         (
             "an old COMMIT.json stays while its checkpoint is overwritten", ORDER, _OVERWRITTEN,
