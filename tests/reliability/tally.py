@@ -7,6 +7,7 @@ on the same code after any stop, it does only those that are left, and the count
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -128,12 +129,22 @@ def passed_before() -> dict[str, Done]:
     if not LONG or not PROGRESS.is_file():
         return {}
     digest = code_digest()
-    lines = [json.loads(line) for line in PROGRESS.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return {line["test"]: line["done"] for line in lines if line["code"] == digest}
+    return {line["test"]: line["done"] for line in _whole_lines(PROGRESS) if line["code"] == digest}
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """All but what a stop tore off, and what an earlier version joined to that."""
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
 
 
 def keep(nodeid: str, done: Done, digest: str) -> None:
-    """Remember a test that passed."""
+    """Remember a test that passed, on a line of its own whatever a stop has left."""
     PROGRESS.parent.mkdir(parents=True, exist_ok=True)
-    with PROGRESS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"test": nodeid, "done": done, "code": digest}) + "\n")
+    with PROGRESS.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps({"test": nodeid, "done": done, "code": digest}).encode() + b"\n")

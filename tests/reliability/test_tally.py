@@ -42,6 +42,25 @@ def test_a_long_run_goes_on_with_what_is_left(
     assert tally.passed_before() == {}
 
 
+@pytest.mark.parametrize("torn", ['{"test": "broken off', '{"test": "x", "done": {}, "code": "whole"}', "\xe4", ""])
+def test_a_line_that_was_torn_off_spoils_no_other(
+    torn: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two were joined, and no later run could read them."""
+    monkeypatch.setattr(tally, "PROGRESS", tmp_path / "progress.jsonl")
+    monkeypatch.setattr(tally, "LONG", True)
+    code, one = tally.code_digest(), done(request.node)
+    tally.keep(CRASH, one, code)
+    with tally.PROGRESS.open("ab") as file:
+        file.write(torn.encode("latin-1"))
+    tally.keep(KILL, one, code)
+    assert tally.passed_before() == {CRASH: one, KILL: one}
+    with tally.PROGRESS.open("ab") as file:  # as earlier versions left it
+        file.write(b'{"test": "broken off{"test": "joined to it", "done": {}, "code": "x"}\n')
+    tally.keep("another", one, code)
+    assert tally.passed_before() == {CRASH: one, KILL: one, "another": one}
+
+
 def test_each_suite_says_its_points_and_what_it_measured(request: pytest.FixtureRequest) -> None:
     one = done(request.node) | {"took": 1.6}
     other = one | {"operations": {"kill": 1}, "seconds": {}}
