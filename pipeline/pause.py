@@ -17,7 +17,8 @@ _PROCESS_START = time.monotonic()
 _MARGIN = 1.2
 _NEAR_THE_START = 0.05  # of the budget: a session's first command has no less of it than this one had
 REMEMBERED_UNITS = 1024  # training steps, or shards
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""what asks for a pause"""
 _ONE_SIGNAL_SECONDS = 0.3  # the same one so soon again was sent to the process and to its group, or handed on twice
 WaitsFor = Literal["room", "memory"]
 """what somebody must see to before the same command gets on: room on disk, or memory of the card"""
@@ -69,7 +70,7 @@ class PauseRequest:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        for number in _SIGNALS:
+        for number in SIGNALS:
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 

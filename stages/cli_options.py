@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import click
 from pipeline.config import parse_config
 from pipeline.console import say
 from pipeline.errors import ConfigError, SadError
+from pipeline.pause import SIGNALS
 from pipeline.runs import Outcome, RunDirectory, Session
 from pipeline.session import START_VARIABLE, SessionSettings, pause_request
 
@@ -26,12 +29,14 @@ CONFIG_HELP = (
 
 
 class Group(click.Group):
-    """Turns this project's errors into a message on stderr and their exit code."""
+    """Turns this project's errors into a message on stderr and their exit code, and Ctrl-C into its own."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; unexpected errors keep their traceback and exit with 1."""
         try:
             return super().invoke(context)
+        except KeyboardInterrupt:
+            context.exit(128 + signal.SIGINT)
         except SadError as error:
             say(f"error: {error}")
             context.exit(error.exit_code)
@@ -104,10 +109,22 @@ def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
         with pause_request(settings, run.root, session_start) as pause:
             session = Session(run, pause, command=["sad-pipeline", *_without_start(sys.argv[1:])])
             outcome: Outcome = command(config=config, session=session, **others)
+        atexit.register(_pass_over_a_signal)
         if outcome.state == "paused" and paused_exit_code:
             click.get_current_context().exit(paused_exit_code)
 
     return wrapped
+
+
+def _pass_over_a_signal() -> None:
+    """From here to the end of the process a first signal changes nothing of how the command ended; once more leaves."""
+
+    def pass_over(*_: object) -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in SIGNALS:
+        signal.signal(number, pass_over)
 
 
 def _refuse_launcher() -> None:

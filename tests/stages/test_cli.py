@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
 import pytest
 
+from stages import config as config_module
 from stages.cli import main
 from stages.config import bundled_configs
 from tests.stages.refusals import refuse
-from tests.stages.toys import REPOSITORY, Toy, copy, flip_a_bit, run, run_process
+from tests.stages.toys import REPOSITORY, Toy, copy, flip_a_bit, run, run_process, status
 
 
 def _leaves(group: click.Group, before: str = "") -> dict[str, click.Command]:
@@ -118,6 +120,49 @@ def test_a_process_that_is_alone_is_not_taken_for_a_launchers(
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     toy.ran("cache-teacher", copy(cached, tmp_path / "run"))
+
+
+def test_an_interrupt_before_a_stage_listens_ends_it_without_a_word(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config_module, "load_run_config", interrupt)
+    ended = toy.run("cache-teacher", tmp_path / "run")
+    assert (ended.code, ended.stdout, ended.stderr) == (130, "", "")
+    assert not (tmp_path / "run").exists()
+
+
+AT_THE_END = """
+import atexit, os, signal, sys
+
+@atexit.register  # first of all, and so what runs last
+def signalled():
+    for number in {numbers}:
+        os.kill(os.getpid(), number)
+    print("still here")
+
+from stages.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "out"), [("[2]", 75, "still here\n"), ("[15]", 75, "still here\n"), ("[15, 2]", -2, "")]
+)
+def test_a_signal_that_comes_when_the_pause_is_written_changes_nothing(
+    numbers: str, code: int, out: str, toy: Toy, tmp_path: Path
+) -> None:
+    """And another one leaves at once, as ever."""
+    over = ["--time-budget", "1", "--session-start", str(time.time() - 7200), "--paused-exit-code", "75"]
+    arguments = toy.command("cache-teacher", tmp_path / "run", *over)
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END.format(numbers=numbers), *arguments],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, out), done.stderr
+    assert status(tmp_path / "run")["state"] == "paused"
 
 
 def test_json_stands_alone_on_stdout(toy: Toy, cached: Path, trained: Path, tmp_path: Path) -> None:
