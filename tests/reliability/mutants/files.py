@@ -150,8 +150,8 @@ RUNS = of(
         "the config is written when the work is done", ORDER,
         "tests/test_runs.py::test_the_resolved_config_is_there_before_work_starts",
         "            if config is not None:\n                files.write_file(self.config, dump_config(config))\n", "",
-        "                    yield\n",
-        ("                    yield\n                    if config is not None:\n"
+        "                    yield earlier\n",
+        ("                    yield earlier\n                    if config is not None:\n"
          "                        files.write_file(self.config, dump_config(config))\n"),
     ),
     (
