@@ -15,5 +15,7 @@ MUTANTS = [*FILES, *RUNS, *CACHE, *MODELS, *TRAINING]
 # Nobody can notice these, and they do not count:
 # - `check_commit` compares no sizes, `_check_shard` of verify neither, `_check_file` of sequences knows no largest one:
 #   bytes of another size have another hash, which is compared as well. What is huge is only refused later.
+# - A shard is written under its own name, or tensors are, and synced there: until the seal or COMMIT.json comes, which
+#   is after that, the name counts for nobody, and what is half-written under it is written anew.
 # - COMMIT.json stays in a checkpoint that is let go of: the folder takes a temporary name in one step before anything
 #   in it goes, and no checkpoint is looked for under such a name.

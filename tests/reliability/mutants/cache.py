@@ -50,10 +50,11 @@ CACHE = [
     *of(
         "pipeline/cache/shard.py",
         (
-            "a shard is written under its own name", RENAME, MARKS_OF_CAPTURE,
+            "a shard is not synced before the seal or the plan that vouches for it", FSYNC, MARKS_OF_CAPTURE,
             "    return files.write_file(path, lambda file: write_zip(file, _in_order(packed)))",
-            ('    files.make_folder(path.parent)\n    with open(path, "w+b") as file:\n'
-             "        write_zip(file, _in_order(packed))\n    return files.digest_file(path)"),
+            ('    files.make_folder(path.parent)\n    temporary = path.with_name(f".{path.name}.0123456789ab.tmp")\n'
+             '    with open(temporary, "x+b") as file:\n        write_zip(file, _in_order(packed))\n'
+             "    temporary.replace(path)\n    files.sync_folder(path.parent)\n    return files.digest_file(path)"),
         ),
         (
             "the checksum of a chunk is not compared", HASH,

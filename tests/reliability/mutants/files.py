@@ -16,7 +16,11 @@ _SWEEPS = "tests/test_locks.py::test_a_temporary_survives_a_sweep_while_its_writ
 FILES = of(
     "pipeline/files.py",
     ("the bytes of a file are not synced", FSYNC, _VERBS, "os.fsync(file.fileno())", "pass"),
-    ("synced before all is handed to the system", FSYNC, _VERBS, "                file.flush()\n", ""),
+    (
+        "synced before all is handed to the system", FSYNC, _VERBS,
+        "                file.flush()\n                os.fsync(file.fileno())\n",
+        "                os.fsync(file.fileno())\n                file.flush()\n",
+    ),
     (
         "the folder is not synced after a rename", FSYNC, _VERBS,
         "            raise\n        sync_folder(path.parent)\n    return digest",

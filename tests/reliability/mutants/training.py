@@ -27,10 +27,11 @@ TRAINING = [
             "        files.remove_file(target / COMMIT)", "        pass",
         ),
         (
-            "tensors are written under their own name", RENAME, MARKS_OF_TRAINING,
+            "tensors are not synced before COMMIT.json", FSYNC, MARKS_OF_TRAINING,
             'files.write_file(target / f"{name}.safetensors", content)',
             ('files.digest_bytes(content)\n        files.make_folder(target)\n'
-            '        (target / f"{name}.safetensors").write_bytes(content)'),
+            '        temporary = target / f".{name}.0123456789ab.tmp"\n        temporary.write_bytes(content)\n'
+            '        temporary.replace(target / f"{name}.safetensors")\n        files.sync_folder(target)'),
         ),
         (
             "a checkpoint is not read back", HASH, f"{_RETENTION}one_that_does_not_read_back_costs_no_other",
