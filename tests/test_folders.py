@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.cache.roots import earlier_plan
+from pipeline.data.settings import DataSettings
+from pipeline.data.source_files import source_files
 from pipeline.errors import StorageError
 from pipeline.folders import walk
 from pipeline.output_limit import folder_bytes
@@ -54,6 +56,18 @@ def test_a_plan_that_cannot_be_looked_for_is_not_made_anew(
     refuse(tmp_path / "mounted" / below, number)
     with pytest.raises(StorageError, match=f"^{tmp_path / 'mounted' / below}: .*{message}"):
         earlier_plan(tmp_path / "new", [tmp_path / "mounted"])
+
+
+@pytest.mark.parametrize(("number", "message"), REFUSED)
+def test_text_that_cannot_be_listed_is_not_left_out(number: int, message: str, refuse: Refuse, tmp_path: Path) -> None:
+    """A cache of a part of the text would look like one of all of it."""
+    (tmp_path / "texts" / "more").mkdir(parents=True)
+    (tmp_path / "texts" / "a.txt").write_text("words")
+    settings = DataSettings(source="text", path=str(tmp_path / "texts"))
+    assert list(source_files(settings)) == ["a.txt"]
+    refuse(tmp_path / "texts" / "more", number)
+    with pytest.raises(StorageError, match=f"^{tmp_path / 'texts' / 'more'}: .*{message}"):
+        source_files(settings)
 
 
 @pytest.mark.parametrize(("number", "message"), REFUSED)

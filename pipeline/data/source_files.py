@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import os
 import sysconfig
 from collections import Counter, deque
 from pathlib import Path
 
 from pipeline.data.settings import DataSettings
 from pipeline.errors import ConfigError
+from pipeline.folders import walk
 
 _SUFFIXES = {
     "stdlib": (".py",),
@@ -56,7 +56,7 @@ def _files_below(folder: Path, suffixes: tuple[str, ...], without: frozenset[str
     seen: set[Path] = set()
     waiting = deque([folder])
     while waiting:
-        for parent, folders, names in os.walk(waiting.popleft()):
+        for parent, folders, names in walk(waiting.popleft()):
             place = Path(parent).resolve()
             if place in seen:
                 folders.clear()
