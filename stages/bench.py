@@ -12,8 +12,8 @@ from pipeline.benches.results import Result
 from pipeline.benches.shapes import known_shape
 from pipeline.benches.train import TrainSizes, bench_train
 from pipeline.cache.settings import DEFAULTS
-from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.config import changed
+from pipeline.models.cache_tokenizer import tokenizer_of
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device
 from pipeline.runs import Session

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cache import TeacherCache
-from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.console import say
 from pipeline.doctor.examine import refuse_unfit
 from pipeline.evaluation.candidates import baseline_candidates, student_candidates
@@ -18,6 +17,7 @@ from pipeline.evaluation.samples import continue_texts, held_out_beginnings, sam
 from pipeline.evaluation.settings import TEACHER
 from pipeline.evaluation.summary import EvalResult, ModelRow, row_title, save_result, summary_table
 from pipeline.evaluation.trained import find_student
+from pipeline.models.cache_tokenizer import tokenizer_of
 from pipeline.models.device import choose_device, environment
 from pipeline.runs import RunDirectory
 from stages.config import RunConfig, roots_of_run

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.cache.teacher_cache import TeacherCache
-from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.evaluation.inspection import describe_cache, describe_sequence, tables
+from pipeline.models.cache_tokenizer import tokenizer_of
 from stages.config import roots_of_run
 
 

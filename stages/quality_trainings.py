@@ -14,7 +14,6 @@ from pipeline import files
 from pipeline.benches.quality.arms import BEGINNING, Arm
 from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
-from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.config import differences, dump_config, parse_config
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.lessons import spread
@@ -26,6 +25,7 @@ from pipeline.evaluation.measures import data_of, held_out_indices, measure_mode
 from pipeline.evaluation.study.findings import Measured
 from pipeline.evaluation.study.results import Setting
 from pipeline.models import CausalModel
+from pipeline.models.cache_tokenizer import tokenizer_of
 from pipeline.models.device import choose_device
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pipeline.cache import Plan, TeacherCache
 from pipeline.cache.roots import find_tokenizer
-from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.console import Progress, say
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.batching.batches import BatchReader
@@ -31,6 +30,7 @@ from pipeline.distill.validation import Validation, validate
 from pipeline.doctor.examine import refuse_unfit_for_student
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_settings
+from pipeline.models.cache_tokenizer import tokenizer_of
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.student import refuse_leaks
 from pipeline.pause import PausedError

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from pipeline.cache.settings import BETAS, MAX_RAGGED_HEAD, Kind
+from pipeline.cache.settings import BETAS, MAX_DRAWS, MAX_RAGGED_HEAD, Kind
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
 MAX_VOCAB_SIZE = 2**31
@@ -43,7 +43,7 @@ class RecordLayout:
         checks = {
             f"vocab_size must be in 1..{MAX_VOCAB_SIZE}": 1 <= self.vocab_size <= MAX_VOCAB_SIZE,
             "head_size must be in 1..vocab_size": 1 <= self.head_size <= self.vocab_size,
-            "num_draws must be at least 0": self.num_draws >= 0,
+            f"num_draws must be in 0..{MAX_DRAWS}": 0 <= self.num_draws <= MAX_DRAWS,
             "betas must ascend within (0, 1] and end at 1": self.betas[-1:] == (1.0,)
             and self.betas[0] > 0
             and list(self.betas) == sorted(set(self.betas)),

@@ -1,6 +1,7 @@
 """How large a packed chunk says it is once unpacked, read from its header so that memory is bounded beforehand.
 
-Blosc 1: bytes 4 to 8 of the header. Zstandard: the frame content size of RFC 8878, section 3.1.1.1.
+Blosc 1: bytes 4 to 8 of the header; bytes 12 to 16 are how many are packed, and its unpacker trusts them: it would read
+on behind a chunk that is shorter. Zstandard: the frame content size of RFC 8878, section 3.1.1.1.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from pipeline.cache.schema import ZSTD_LEVELS, Packing
 _ZSTD_MAGIC = 0xFD2FB528
 
 
-def packed_size(packing: Packing, start: bytes) -> int:
-    """Bytes a chunk unpacks to, by its first 18 bytes or more; ValueError where they are not the start of one."""
-    return _zstd_size(start) if packing in ZSTD_LEVELS else _blosc_size(start)
+def packed_size(packing: Packing, packed: bytes) -> int:
+    """Bytes a chunk unpacks to; ValueError where it is none that this packing gives, or is not as long as it says."""
+    return _zstd_size(packed[:18]) if packing in ZSTD_LEVELS else _blosc_size(packed)
 
 
-def _blosc_size(start: bytes) -> int:
-    if len(start) < 16:
+def _blosc_size(packed: bytes) -> int:
+    if len(packed) < 16:
         raise ValueError("a chunk is too short to be packed by blosc")
-    size: int = struct.unpack_from("<I", start, 4)[0]
-    return size
+    size, _, packed_bytes = struct.unpack_from("<III", packed, 4)
+    if packed_bytes != len(packed):
+        raise ValueError(f"a chunk says that it has {packed_bytes:,} bytes, and has {len(packed):,}")
+    return int(size)
 
 
 def _zstd_size(start: bytes) -> int:

@@ -17,6 +17,8 @@ DEFAULTS: dict[Kind, dict[str, Any]] = {
     "sampled": {"num_draws": 50, "draw_beta": 1.0},
 }
 """What is kept where the config does not say."""
+MAX_DRAWS = 2**20
+"""of a position; for a record it is far too many"""
 MAX_RAGGED_HEAD = 255
 """of compact: a position's count is one byte"""
 _BETA_TOLERANCE = 1e-3  # 0.333 means 1/3
@@ -29,7 +31,9 @@ class CacheSettings(Section):
     precision: Literal["lossless", "fine", "small"] = identity("fine", "how finely log-probabilities are stored")
     head_size: int = identity(256, "K: likeliest ids kept with their log-probabilities (compact: 64 at most)", ge=1)
     head_mass: float = identity(0.9, "compact: the mass at which a position's head is enough", gt=0, lt=1)
-    num_draws: int = identity(32, "M: ids drawn from each position's tail (compact: 16); sampled: of all (50)", ge=0)
+    num_draws: int = identity(
+        32, "M: ids drawn from each position's tail (compact: 16); sampled: of all (50)", ge=0, le=MAX_DRAWS
+    )
     draw_beta: float = identity(0.7, "1/temperature at which ids are drawn: one of the stored betas; 1 for sampled")
     seed: int = identity(0, "of the draws", ge=0, lt=2**63)
     shard_positions: int = identity(2**20, "positions per shard, at most", ge=1)

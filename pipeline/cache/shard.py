@@ -233,10 +233,10 @@ def _unpack(array: ArraySchema, key: str, packed: bytes, out: NDArray[Any]) -> N
     What zarr's codecs do, in the same order and by the same libraries, without a turn through an event loop for each:
     that took longer than the unpacking itself. The size is checked before anything is unpacked.
     """
-    size = packed_size(array.packing, packed[:32])
+    content = packed[:-_CHECKSUM_BYTES]
+    size = packed_size(array.packing, content)
     if size != array.chunk_bytes:
         raise ValueError(f"chunk {key!r} says it unpacks to {size} bytes, not {array.chunk_bytes}")
-    content = packed[:-_CHECKSUM_BYTES]
     stored, found = int.from_bytes(packed[-_CHECKSUM_BYTES:], "little"), google_crc32c.value(content)
     if stored != found:
         raise ValueError(f"chunk {key!r}: its crc32c is {found:08x}, stored is {stored:08x}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,28 @@ from pipeline.data.messages import other_fields
 from pipeline.errors import DamagedDataError
 
 _NUM_EXAMPLES = 5
+_MOST = 2**63
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and abs(value) < _MOST
+
+
+_HOLDS: dict[str, Callable[[Any], bool]] = {
+    "int": _is_count,
+    "bool": lambda value: isinstance(value, bool),
+    "float": lambda value: type(value) in (int, float) and 0 <= value <= 1,
+    "list[str]": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "dict[str, int]": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
+}
+
+
+def _refuse_other_types(record: Any) -> None:
+    """TypeError where a field of a dataclass does not hold what it is for."""
+    for part in fields(record):
+        value = getattr(record, part.name)
+        if (holds := _HOLDS.get(str(part.type))) is not None and not holds(value):
+            raise TypeError(f"{part.name}: expected {part.type}, found {str(value)[:80]!r}")
 
 
 @dataclass(slots=True)
@@ -117,6 +139,8 @@ class DataReport:
             parts["dropped"] = {reason: Dropped(**dropped) for reason, dropped in value["dropped"].items()}
             parts["train"], parts["validation"] = SplitCounts(**value["train"]), SplitCounts(**value["validation"])
             report = cls(**parts)
+            for record in (report, report.train, report.validation, *report.dropped.values()):
+                _refuse_other_types(record)
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedDataError(f"the data report is not one this version wrote ({error!r})") from error
         if damaged:

@@ -41,6 +41,7 @@ _OF_ORDERS: dict[str, tuple[DataOrderKind, ...]] = {
     "hard_share": ("weighted",),
 }
 """Which orders of the data each key of a curriculum is for."""
+_LOWEST, _HIGHEST = 1.0, 4.0  # temperatures that records can be softened to
 
 
 class TemperatureSettings(Section):
@@ -48,8 +49,10 @@ class TemperatureSettings(Section):
 
     stood_for_by_a_number: ClassVar[tuple[str, ...]] = ("start", "end")
 
-    start: float = schedule(1.2, "temperature at the first step (of a cache of the kind sampled 1)", ge=1, le=4)
-    end: float = schedule(1.2, "temperature at the last step; left out: as at the first", ge=1, le=4)
+    start: float = schedule(
+        1.2, "temperature at the first step (of a cache of the kind sampled 1)", ge=_LOWEST, le=_HIGHEST
+    )
+    end: float = schedule(1.2, "temperature at the last step; left out: as at the first", ge=_LOWEST, le=_HIGHEST)
     shape: Literal["linear", "cosine", "constant"] = schedule(
         "linear", "how it moves between the two; constant: it does not, and end may be left out"
     )
@@ -57,7 +60,9 @@ class TemperatureSettings(Section):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _stays_where_no_end_is_given(cls, values: Any) -> Any:
-        return {"end": values["start"]} | values if isinstance(values, dict) and "start" in values else values
+        start = values.get("start") if isinstance(values, dict) else None
+        is_one = isinstance(start, int | float) and _LOWEST <= start <= _HIGHEST  # else it is refused by itself
+        return {"end": start} | values if is_one else values
 
     @pydantic.model_validator(mode="after")
     def _stays_where_it_is_constant(self) -> Self:

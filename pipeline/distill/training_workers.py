@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from pipeline.cache import TeacherCache
-from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.console import say, warn_once
 from pipeline.distill.batching.batches import BatchReader
 from pipeline.distill.batching.order import DataOrder
@@ -27,6 +26,7 @@ from pipeline.distill.ranks import Ranks, joined, meeting_place
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import ConfigError
 from pipeline.followers import POLL_SECONDS, Followers
+from pipeline.models.cache_tokenizer import tokenizer_of
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device, StudentSettings
 from pipeline.models.sharing import count_busy_cards, count_workers, num_threads, share_threads, use_card

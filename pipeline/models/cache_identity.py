@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.cache.plan import TOKENIZER_FOLDER, Plan
 from pipeline.cache.settings import CacheSettings
-from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.config import Section, differences, keys_of_kind
 from pipeline.console import say, warn_once
 from pipeline.data.documents import source_fingerprint
@@ -22,6 +21,7 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
+from pipeline.models.cache_tokenizer import tokenizer_of
 from pipeline.models.fingerprint import fingerprint, quick_fingerprint, quick_part
 from pipeline.models.settings import TeacherSettings
 from pipeline.models.source import commit_of, downloaded_before, is_hub_id, located

@@ -13,7 +13,6 @@ from pipeline.cache.records import Records
 from pipeline.cache.roots import find_sequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.teacher_cache import TeacherCache
-from pipeline.cache.tokenizer import tokenizer_of
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.data.settings import DataSettings
 from pipeline.data.survey import COUNTED, survey
@@ -24,6 +23,7 @@ from pipeline.distill.keeping.identity import is_of, training_identity
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache
+from pipeline.models.cache_tokenizer import tokenizer_of
 from pipeline.models.planning import load_teacher, open_teacher
 from pipeline.models.probe import probe_capture
 from pipeline.models.settings import StudentSettings, TeacherSettings

@@ -53,6 +53,7 @@ def test_what_the_kinds_keep() -> None:
         (RecordLayout(10, 4, 2), {"head_size": 11}, "head_size must be in"),
         (RecordLayout(10, 4, 2), {"head_size": 0}, "head_size must be in"),
         (RecordLayout(10, 4, 2), {"num_draws": -1}, "num_draws"),
+        (RecordLayout(10, 4, 2), {"num_draws": 10**30}, "num_draws must be in 0..1048576"),
         (RecordLayout(10, 4, 2), {"head_size": 10}, "0 without a tail"),
         (RecordLayout(10, 4, 2), {"draw_beta": 0.8}, "draw_beta must be one of"),
         (RecordLayout(10, 4, 2), {"betas": [0.5, 0.25, 1.0]}, "betas must ascend"),

@@ -275,7 +275,16 @@ def test_packed_size_is_what_comes_out(size: int) -> None:
     data = np.random.default_rng(size).integers(0, 4, size, dtype=np.uint8).tobytes()
     assert packed_size("zstd", bytes(numcodecs.zstd.compress(data, 9))[:32]) == size
     packed = numcodecs.blosc.compress(data or b"\0", b"zstd", 5, numcodecs.blosc.BITSHUFFLE)
-    assert packed_size("bitshuffle", bytes(packed)[:32]) == max(1, size)
+    assert packed_size("bitshuffle", bytes(packed)) == max(1, size)
+
+
+@pytest.mark.parametrize("packed_bytes", [0, 16, 2**31 - 1, 2**32 - 1])
+def test_a_chunk_that_says_another_length_is_refused_before_it_is_unpacked(packed_bytes: int) -> None:
+    """The unpacker believes it, and would read memory that is not the chunk's."""
+    packed = bytearray(numcodecs.blosc.compress(bytes(range(200)), b"zstd", 5, numcodecs.blosc.BITSHUFFLE))
+    packed[12:16] = packed_bytes.to_bytes(4, "little")
+    with pytest.raises(ValueError, match=f"says that it has {packed_bytes:,} bytes, and has {len(packed):,}"):
+        packed_size("bitshuffle", bytes(packed))
 
 
 @pytest.mark.parametrize(

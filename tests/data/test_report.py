@@ -32,7 +32,21 @@ def test_json_there_and_back() -> None:
     assert DataReport.from_json(DataReport().to_json()) == DataReport()
 
 
-@pytest.mark.parametrize("damage", [{"dropped": 3}, {"train": {"no": 1}}, {"unheard_of": 1}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"dropped": 3},
+        {"train": {"no": 1}},
+        {"unheard_of": 1},
+        {"train": {"documents": [1], "tokens": 1, "sequences": 1, "scored_positions": 1}},
+        {"dropped": {"short": {"count": 1, "examples": [3]}}},
+        {"num_tokens": 10**400},
+        {"num_tokens": 1.5},
+        {"num_tokens": True},
+        {"message_fields": {"name": "3"}},
+        {"padding_share": "0.1"},
+    ],
+)
 def test_anything_else_is_damage(damage: dict[str, object]) -> None:
     with pytest.raises(DamagedDataError, match="not one this version wrote"):
         DataReport.from_json(make_report().to_json() | damage)

@@ -136,7 +136,7 @@ def test_precision_follows_capability(setting, capability, expected):
 
 
 def test_bfloat16_below_8_0_is_refused():
-    with pytest.raises(MachineError, match=r"this one has 7\.5.*Set dtype to float16"):
+    with pytest.raises(MachineError, match=r"this one has 7\.5.*Set it to float16"):
         dtype_for("bfloat16", (7, 5))
 
 

@@ -18,7 +18,7 @@ CAPTURE, TRAINING = "cache-teacher", "train-student"
 CHECKPOINT_EVERY, STEPS = 4, 12  # of the toy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A command on the toy, and what became of it undisturbed."""
 
@@ -26,6 +26,7 @@ class Job:
     stage: str
     more: tuple[str, ...]
     seconds: float
+    """it takes; less where a later one was quicker, which a machine that has other work at first makes likely"""
     left: dict[str, str]
 
     def arguments(self, run_dir: Path) -> list[str]:
@@ -70,10 +71,13 @@ def _is_of_an_older_step(name: str) -> bool:
 
 def killed(job: Job, run_dir: Path, after: float) -> bool:
     """Start the command and SIGKILL it after so many seconds; False where it had come to its end by then."""
+    began, fresh = time.monotonic(), not run_dir.exists()
     process = start(job.arguments(run_dir), run_dir.with_suffix(".log"))
     process.join(after)
     if process.exitcode is None:
         process.kill()
+    elif fresh:
+        job.seconds = min(job.seconds, time.monotonic() - began)
     code = wait(process)
     assert code in (0, -signal.SIGKILL), run_dir.with_suffix(".log").read_text()
     return code != 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import string
 import struct
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -46,6 +48,17 @@ def nested(depth: int) -> Any:
     return found
 
 
+@contextlib.contextmanager
+def deep() -> Iterator[None]:
+    """In the block, JSON may be nested deeper than Python's own limit: changes are made within changes."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(20 * DEEP)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
 def change_json(tree: dict[str, Any], chance: random.Random) -> None:
     """Change one place of a JSON object: a value, a type, a key, a number of items."""
     holders = list(_holders(tree))
@@ -61,11 +74,18 @@ def change_json(tree: dict[str, Any], chance: random.Random) -> None:
     elif kind == 1:
         holder.append(holder[key])
     elif kind == 2 and isinstance(holder[key], int | float):
-        holder[key] = chance.choice([-holder[key], holder[key] + 1, float(holder[key]), str(holder[key])])
+        holder[key] = chance.choice([-holder[key], holder[key] + 1, _as_float(holder[key]), str(holder[key])])
     elif kind == 3:
         holder[key] = chance.choice([[holder[key]], {"value": holder[key]}, json.dumps(holder[key])])
     else:
         holder[key] = value(chance)
+
+
+def _as_float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return 1e308
 
 
 def _holders(tree: Any) -> Iterator[Any]:

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import console
 from pipeline.errors import SadError
-from tests.reliability import hostile, hostile_by_hand
+from tests.reliability import hostile, hostile_by_hand, mutations
 from tests.reliability.guarded import Bounds, TooSlow, Watch, in_child
 from tests.reliability.one_point import alone, chunks, point
 from tests.reliability.tally import Tally
@@ -45,12 +45,13 @@ def fuzz(folder: Path, start: int, stop: int) -> dict[str, Any]:
     for number in range(start, stop):
         target = targets[number % len(targets)]
         with point("hostile", number, target.name) as chance:
-            content = whole[target.path]
-            while content == whole[target.path]:
-                content = target.change(whole[target.path], chance)
-            target.path.write_bytes(content)
-            if target.forged:
-                hostile.sign(target)
+            with mutations.deep():
+                content = whole[target.path]
+                while content == whole[target.path]:
+                    content = target.change(whole[target.path], chance)
+                target.path.write_bytes(content)
+                if target.forged:
+                    hostile.sign(target)
             found = guarded(watch, bounds, target.read)
             if not (isinstance(found, SadError) or target.forged or found is None):
                 assert found == right[target.name], "other data, and no error"

@@ -90,7 +90,7 @@ def test_what_sampled_cannot_give_is_refused_before_any_work(
         toy.run("train-student", tmp_path / "curriculum", *curriculum),
         2,
         "temperature 1",
-        "train.temperature is 3 to 1.2",
+        "train.temperature is 3 to 3",
     )
     refuse(toy.run("train-student", tmp_path / "subset", *subset), 2, "train.objective is subset", "sampled_tail")
 

@@ -206,7 +206,7 @@ CACHE = [
         (
             "repair does not lock the run", LOCK,
             "tests/stages/test_bad_disk.py::test_what_cannot_be_repaired_is_said_with_its_exit_code",
-            "    with _held(path):", "    with nullcontext():",
+            "    with _held(path):", "    with ExitStack():",
         ),
     ),
 ]  # fmt: skip
