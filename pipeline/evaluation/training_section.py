@@ -99,7 +99,8 @@ _VALIDATED = (
         "kd",
         "Validation, distance to the teacher",
         "KL to the cached teacher at τ = 1, nats",
-        "Lower is better; the tail counts as one outcome, so this is never above the KL over the whole vocabulary.",
+        "Lower is better. The tail counts as one outcome, so this is never above the KL over the whole vocabulary; of "
+        "a cache of the kind sampled it estimates that.",
     ),
     _Panel(
         "agreement",
