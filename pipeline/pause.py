@@ -47,11 +47,10 @@ class PauseRequest:
     """Collects reasons to pause; the loop asks `reason()` between units of work.
 
     The first SIGINT or SIGTERM asks for a clean pause, a second one leaves at once; one that arrives twice in the same
-    instant is one. With a `time_budget_seconds`, a
-    pause is due when the time left is under the slowest recent unit of work, plus what was measured beside units (a
-    validation), plus the slowest save, with a margin of a fifth. The budget counts from the start of the process, or of
-    a session that had lasted `session_age_seconds` by then. `output` says how much there may be on disk; whoever is
-    about to write asks it.
+    instant is one. With a `time_budget_seconds`, a pause is due when the time left is under the slowest recent unit of
+    work, plus what was measured beside units (a validation), plus the slowest save, with a margin of a fifth. The
+    budget counts from the start of the process, or of a session that had lasted `session_age_seconds` by then.
+    `output` says how much there may be on disk; whoever is about to write asks it.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline import files
-from pipeline.cache.unread import unread_errors
+from pipeline.cache.unread import size_on_disk, unread_errors
 from pipeline.console import warn_once
 from pipeline.errors import DamagedDataError
 
@@ -48,7 +48,10 @@ def pass_over(folder: Path, shards: Iterable[Path]) -> Path:
 
 def is_passed_over(shard: Path, passed_over: PassedOver) -> bool:
     """Whether a copy is one of those; it is read through only where its name is listed."""
-    return shard.name in passed_over and files.digest_file(shard).xxh3_128 in passed_over[shard.name]
+    if shard.name not in passed_over or size_on_disk(shard) is None:
+        return False
+    with unread_errors(shard):
+        return files.digest_file(shard).xxh3_128 in passed_over[shard.name]
 
 
 def _read(path: Path) -> dict[str, list[str]]:

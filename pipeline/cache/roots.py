@@ -169,9 +169,8 @@ def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard
                 shard = SealedShard(span, seal, path.with_name(span.shard_name))
                 if root != roots[0]:
                     shard.check_size()
-                    with unread_errors(shard.path):
-                        if is_passed_over(shard.path, damaged):
-                            continue
+                    if is_passed_over(shard.path, damaged):
+                        continue
                 copies.setdefault(span.index, []).append(shard)
         except DamagedDataError as error:
             if root == roots[0]:

@@ -185,11 +185,9 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
                 continue
             span = seal.check_against(plan, path)
             shard = SealedShard(span, seal, path.with_name(span.shard_name))
-            if above != roots[0] and size_on_disk(shard.path) is not None:
-                with unread_errors(shard.path):
-                    if is_passed_over(shard.path, damaged):
-                        say(f"note: {shard.path}: is damaged, and passed over")
-                        continue
+            if above != roots[0] and is_passed_over(shard.path, damaged):
+                say(f"note: {shard.path}: is damaged, and passed over")
+                continue
             shards.setdefault(path.resolve(), shard)
         except StorageError as error:
             problems.append(Problem.unread(path, error))

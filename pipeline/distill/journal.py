@@ -275,12 +275,8 @@ def _to_fork_from(origin: Path) -> Checkpoint:
                 "RUN/student/checkpoints/step-00000400; found neither."
             )
         return newest
-    try:
+    with mended_by("Give --fork-from another checkpoint, or the run's folder for its newest whole one."):
         checkpoint = open_checkpoint(origin)
-    except DamagedDataError as error:
-        raise DamagedDataError(
-            f"--fork-from {origin}: {error}. Name another checkpoint, or the run's folder for its newest whole one."
-        ) from error
     if not checkpoint.holds("optimizer"):
         raise ConfigError(
             f"--fork-from {origin}: holds weights alone, and a training goes on from a checkpoint named step-N. To "

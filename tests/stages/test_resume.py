@@ -277,3 +277,16 @@ def test_a_root_of_another_training_alone_is_named_and_not_continued(
     assert "continuing after" not in ended.stderr
     ended = train(toy, cached, tmp_path / "same", "--set", f"train.roots=[{trained}]")
     assert "none is continued" not in ended.stderr
+
+
+def test_a_damaged_checkpoint_to_fork_from_is_told_with_what_to_name_instead(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    origin = copy(checkpoint(trained, 12), tmp_path / "step-00000012")
+    flip_a_bit(origin / "weights.safetensors")
+    options = ["--set", f"cache.roots=[{cached}]", "--set", "train.learning_rate=0.002"]
+    ended = toy.run("train-student", tmp_path / "run", "--fork-from", str(origin), *options)
+    assert ended.code == 4, ended.stderr
+    told = " ".join(ended.stderr.split())
+    assert f"{origin}/weights.safetensors" in told
+    assert "Give --fork-from another checkpoint, or the run's folder for its newest whole one" in told
