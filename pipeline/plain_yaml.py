@@ -54,11 +54,28 @@ def _refuse_expansion(root: yaml.Node | None) -> None:
 
     size, depth = (0, 0) if root is None else measure(root)
     if size > MAX_VALUES or depth > MAX_DEPTH:
-        limits = f"more than {MAX_VALUES:,} values with aliases written out, or more than {MAX_DEPTH} levels of them"
-        raise ConstructorError(None, None, limits, None if root is None else root.start_mark)
+        raise _too_much(None if root is None else root.start_mark)
+
+
+def _too_much(where: yaml.Mark | None) -> ConstructorError:
+    limits = f"more than {MAX_VALUES:,} values with aliases written out, or more than {MAX_DEPTH} levels of them"
+    return ConstructorError(None, None, limits, where)
 
 
 class _Loader(yaml.SafeLoader):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuses depth where it begins: the scanner's time grows with its square."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _too_much(None if parent is None else parent.start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping whose keys are text, each once; a merge (<<) may repeat them."""
         seen: set[str] = set()

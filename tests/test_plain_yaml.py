@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.plain_yaml import dump_yaml, load_yaml
+from pipeline.plain_yaml import MAX_DEPTH, dump_yaml, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,21 @@ def test_yaml_comes_back_as_it_was(value: Any) -> None:
 def test_what_could_be_misread_is_refused(text: str) -> None:
     with pytest.raises(yaml.YAMLError):
         load_yaml(text)
+
+
+def test_depth_is_refused_where_it_begins() -> None:
+    """Whatever comes behind it: brackets cost the scanner time that grows with their square."""
+    assert load_yaml("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    assert len(load_yaml("- [[a]]\n" * 3 * MAX_DEPTH)) == 3 * MAX_DEPTH  # beside each other is no depth
+    with pytest.raises(yaml.YAMLError, match=f"more than {MAX_DEPTH} levels"):
+        load_yaml("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
+    began = time.process_time()
+    with pytest.raises(yaml.YAMLError, match=f"more than {MAX_DEPTH} levels"):
+        load_yaml("[" * 100_000)
+    assert time.process_time() - began < 2
+
+
+def test_aliases_that_nest_are_refused_as_brackets_are() -> None:
+    lines = ["a0: &a0 [x]", *(f"a{depth}: &a{depth} [*a{depth - 1}]" for depth in range(1, MAX_DEPTH + 1))]
+    with pytest.raises(yaml.YAMLError, match=f"more than {MAX_DEPTH} levels"):
+        load_yaml("\n".join(lines))

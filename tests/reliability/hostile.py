@@ -8,7 +8,6 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import yaml
 
 from pipeline import files
 from pipeline.cache import TeacherCache
-from pipeline.cache.seal import Seal
 from pipeline.cache.verify import verify_cache
 from pipeline.config import dump_config, keys_of_kind
 from pipeline.data.report import DataReport
@@ -118,24 +116,36 @@ def targets(folder: Path) -> list[Target]:
     return found
 
 
-def sign(target: Target) -> None:
-    """Make the checksums beside a forged file fit it: what is attacked then is what comes behind them."""
+def sign(target: Target) -> list[Path]:
+    """Make the checksums beside a forged file fit it: what is attacked then is what comes behind them.
+
+    Returns the other files that this changed.
+    """
     folder, name = target.path.parent, target.path.name
     if name in ("sequences.shard", "plan.json"):
         plan = json.loads((folder / "plan.json").read_bytes())
         if name == "sequences.shard":
             plan["sequences_digest"] = files.digest_file(target.path).xxh3_128
             (folder / "plan.json").write_bytes(hashed(plan))
-        for path in (folder / "shards").glob("*.seal.json"):
-            changed(Seal.load(path), plan_hash=hashlib.sha256(_canonical(_content(plan))).hexdigest()).save(path)
-    elif name.endswith(".shard"):
+        seals = list((folder / "shards").glob("*.seal.json"))
+        for seal in seals:
+            _sign_seal(seal, plan_hash=hashlib.sha256(_canonical(_content(plan))).hexdigest())
+        return [folder / "plan.json", *seals]
+    if name.endswith(".shard"):
         seal, digest = target.path.with_name(name.replace(".shard", ".seal.json")), files.digest_file(target.path)
-        changed(Seal.load(seal), size_bytes=digest.size_bytes, xxh3_128=digest.xxh3_128).save(seal)
-    elif folder.parent.name == "checkpoints" and name != "COMMIT.json":
+        _sign_seal(seal, size_bytes=digest.size_bytes, xxh3_128=digest.xxh3_128)
+        return [seal]
+    if folder.parent.name == "checkpoints" and name != "COMMIT.json":
         commit = json.loads((folder / "COMMIT.json").read_bytes())
         digest = files.digest_file(target.path)
         commit[name] = {"size_bytes": digest.size_bytes, "xxh3_128": digest.xxh3_128}
         (folder / "COMMIT.json").write_text(json.dumps(commit), encoding="utf-8")
+        return [folder / "COMMIT.json"]
+    return []
+
+
+def _sign_seal(path: Path, **changes: Any) -> None:
+    path.write_bytes(_with_digest(json.loads(path.read_bytes()) | changes))
 
 
 # ------------------------------------------------------------------ readers
@@ -210,10 +220,14 @@ def _signed(name: str) -> Callable[[bytes, random.Random], bytes]:
         mutations.change_json(tree, chance)
         if name == "plan.json":
             return hashed(tree)
-        content = {key: value for key, value in tree.items() if key != "digest"}
-        return json.dumps(tree | {"digest": files.digest_bytes(_canonical(content)).xxh3_128}).encode()
+        return _with_digest(tree)
 
     return change
+
+
+def _with_digest(seal: dict[str, Any]) -> bytes:
+    content = {key: value for key, value in seal.items() if key != "digest"}
+    return json.dumps(seal | {"digest": files.digest_bytes(_canonical(content)).xxh3_128}).encode()
 
 
 def _yaml(data: bytes, chance: random.Random) -> bytes:

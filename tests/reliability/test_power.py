@@ -23,8 +23,8 @@ from tests.reliability.volume import Operation, Tree, Volume
 
 SCENES = ["capture", "training"]
 METRICS = "run/student/metrics.jsonl"
-CUTS = {"capture": 16, "training": 6} if LONG else {"capture": 6, "training": 3}  # an operation; all, where few
-AT_LEAST = {"capture": 500, "training": 1500} if LONG else {"capture": 150, "training": 160}
+CUTS = {"capture": 16, "training": 4} if LONG else {"capture": 6, "training": 3}  # an operation; all, where few
+AT_LEAST = {"capture": 780, "training": 1220} if LONG else {"capture": 150, "training": 160}
 MOST_NAMES = 100 if LONG else 5
 
 

@@ -28,8 +28,8 @@ from tests.stages.trainings import checkpoint, train
 
 # ------------------------------------------------------------------ the order of the data
 
-CASES_A_CHUNK, CHUNKS = (25, 16) if LONG else (10, 4)
-ORDER_STEPS = 50  # of each order: 1.4 epochs for a step of one sequence, 25 for the largest
+CASES_A_CHUNK, CHUNKS = (25, 20) if LONG else (10, 5)
+ORDER_STEPS = 40  # of each order: 1.1 epochs for a step of one sequence, 20 for the largest
 WORLDS = (1, 2, 3)  # processes; no more than a step has sequences, as in a training
 
 
