@@ -5,7 +5,7 @@ three kinds, and the kind decides what happens when it changes between two start
 
 - identity: shapes the bytes of the cache; a difference is refused and shown,
 - schedule: shapes the training; refused once that training has begun, unless it is forked into a new run,
-- free: paths, logging, budgets, workers; may change at any time.
+- free: paths, logging, budgets, workers; may change at any time. What a path or an id leads to is compared by content.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pipeline.config import Kind, Section, sections_in
 MEANING: dict[Kind, str] = {
     "identity": "shapes the cache: another value is another cache",
     "schedule": "shapes the training: another value is another training",
-    "free": "may change at any time",
+    "free": "may change at any time; where it names a model, a text or a commit, it must still be the same one",
 }
 
 

@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import Literal, Self
 
 from pipeline.console import format_seconds, say
+from pipeline.errors import ConfigError
 from pipeline.output_limit import OutputLimit
 
 _PROCESS_START = time.monotonic()
@@ -145,6 +146,18 @@ class PauseRequest:
             return None
         since = "session" if self.in_session else "command"
         return f"{format_seconds(self._budget_seconds)} are allowed from the start of this {since}"
+
+    def refuse_in_vain(self, stop: PausedError, too_long: str, otherwise: str) -> None:
+        """ConfigError where each start would end as this one has, before it got on: that would look like a pause.
+
+        `too_long` says what the budget is too short for and what is kept of it, `otherwise` what helps beside a longer
+        one.
+        """
+        if stop.waits_for is None and (budget := self.in_vain()):
+            raise ConfigError(
+                f"session.time_budget_hours: {budget}, and {too_long}, so that the same command would never get on. "
+                f"Raise session.time_budget_hours (--time-budget), or {otherwise}."
+            ) from stop
 
     @property
     def in_session(self) -> bool:

@@ -122,7 +122,10 @@ def studies_of(
 ) -> dict[str, list[Study]]:
     """Name of a ground -> its studies. Few steps; and of a long study many, and the main arms at a large vocabulary."""
     if config.train.steps is None:
-        raise ConfigError("bench quality: expected train.steps, of the study with few steps, found train.epochs")
+        raise ConfigError(
+            "bench quality: expected train.steps, of the study with few steps, found train.epochs. Set train.steps, "
+            "and train.epochs to null."
+        )
     vocab_size = config.demo.vocab_size if config.demo is not None else 0
     ground = "own" if vocab_size == 0 else f"v{vocab_size}"
     arms = chosen_arms(arms_of(config.cache.head_size, vocab_size), names, short)

@@ -13,7 +13,7 @@ from pipeline.cache.writer import CacheWriter
 from pipeline.console import Progress, format_bytes, say, warn_once
 from pipeline.distill.batching.lessons import unfit_target
 from pipeline.doctor.examine import refuse_unfit_for_teacher
-from pipeline.errors import ConfigError, NumericsError
+from pipeline.errors import NumericsError
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache, restore_tokenizer
 from pipeline.models.capture_workers import CaptureWorkers, Job
@@ -29,6 +29,15 @@ from pipeline.runs import Outcome, Session, paused_without_progress
 from stages.config import RunConfig
 
 STAGE = "cache-teacher"
+# What a budget may be too short for, with what is kept of it; and what helps beside a longer one.
+_PLANNING = (
+    "loading the teacher, reading and tokenising the text take longer. Until there is a plan nothing of that is kept",
+    "take less text: data.max_tokens or data.max_documents",
+)
+_FIRST_SHARD = (
+    "loading the teacher and scoring one shard take longer. A shard that is given up is lost",
+    "make smaller shards, for a new cache: cache.shard_positions, in a new --run-dir",
+)
 
 
 def run(config: RunConfig, session: Session) -> Outcome:
@@ -39,10 +48,11 @@ def run(config: RunConfig, session: Session) -> Outcome:
             _capture(config, session)
         except PausedError as stop:
             if earlier_plan(folder, roots) is None:
+                # What a first start downloads may be there for a second one, unless that is one of another session.
                 if session.pause.in_session or paused_without_progress(earlier):
-                    _refuse_planning_in_vain(session.pause, stop)
+                    session.pause.refuse_in_vain(stop, *_PLANNING)
                 return session.finish(STAGE, Outcome.paused("before there was a plan", stop))
-            _refuse_in_vain(session.pause, stop)
+            session.pause.refuse_in_vain(stop, *_FIRST_SHARD)
             return session.finish(STAGE, _outcome(folder, roots, stop))
         return session.finish(STAGE, _outcome(folder, roots))
 
@@ -129,27 +139,6 @@ def _seal(
         room.learn(seal.size_bytes, seal.num_scored)
         pause.note_unit(time.monotonic() - started)
     unscored.refuse()
-
-
-def _refuse_in_vain(pause: PauseRequest, stop: PausedError) -> None:
-    """ConfigError where each start would give up its first shard, as this one has: that would look like a pause."""
-    if stop.waits_for is None and (budget := pause.in_vain()):
-        raise ConfigError(
-            f"session.time_budget_hours: {budget}, and loading the teacher and scoring one shard take longer. A shard "
-            "that is given up is lost, so that the same command would never get on. Raise session.time_budget_hours "
-            "(--time-budget), or make smaller shards, for a new cache: cache.shard_positions, in a new --run-dir."
-        ) from stop
-
-
-def _refuse_planning_in_vain(pause: PauseRequest, stop: PausedError) -> None:
-    """The same where no start would come to a plan. What a first one downloads may be there for a second one, unless
-    that is one of another session."""
-    if stop.waits_for is None and (budget := pause.in_vain()):
-        raise ConfigError(
-            f"session.time_budget_hours: {budget}, and loading the teacher, reading and tokenising the text take "
-            "longer. Until there is a plan nothing of that is kept, so that the same command would never get on. Raise "
-            "session.time_budget_hours (--time-budget), or take less text: data.max_tokens or data.max_documents."
-        ) from stop
 
 
 def _outcome(folder: Path, roots: list[Path], stop: PausedError | None = None) -> Outcome:

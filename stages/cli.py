@@ -41,7 +41,7 @@ def main() -> None:
 
     \b
     sad-pipeline demo                      the whole pipeline on text every machine has, offline, on CPU
-    sad-pipeline cache-teacher -c my.yaml  then train-student, eval and report with the same config
+    sad-pipeline cache-teacher -c my.yaml  then train-student and eval with the same config, and report RUN_DIR
     """
     # Tokenizers warn when a process that used them forks; nothing here forks after using them in parallel.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -67,7 +67,7 @@ def demo(config: RunConfig, session: Session) -> Outcome:
 
 @main.command()
 @functools.partial(config_options, required=False)
-@click.option("--gb", "gigabytes", type=POSITIVE, help="Room on disk, where the system says another figure.")
+@click.option("--gb", "gigabytes", type=POSITIVE, help="Room on disk, instead of what the system reports.")
 @click.option("--online", is_flag=True, help="Ask the hub, also where nothing of it is needed.")
 @json_option
 def doctor(config: RunConfig | None, run: RunDirectory, gigabytes: float | None, online: bool, as_json: bool) -> None:
@@ -119,10 +119,9 @@ def keys(wanted: str | None, reference: str | None, as_json: bool) -> None:
 @click.option("--hours", type=POSITIVE, help=f"Length of a session.  [session.time_budget_hours, or {_HOURS} without]")
 @json_option
 def estimate(config: RunConfig, run: RunDirectory, gigabytes: float | None, hours: float | None, as_json: bool) -> None:
-    """Price a config on this machine, before it runs.
+    """Price a config on this machine.
 
-    Tokens, bytes, hours, sessions and memory, before it runs. Nothing is written; of a run that has begun, what is left
-    is priced.
+    Tokens, bytes, hours, sessions and memory of what is left to do. Nothing is written.
 
     \b
     Example: sad-pipeline estimate -c my.yaml --gb 19 --hours 11
@@ -202,7 +201,9 @@ def eval_(config: RunConfig, run: RunDirectory, as_json: bool) -> None:
 
 @main.command()
 @run_dir_argument
-@click.option("--compare", "compared", multiple=True, metavar="NAME=DIR", help="Another run to draw beside this one.")
+@click.option(
+    "--compare", "compared", multiple=True, metavar="NAME=DIR", help="Another run to draw beside this one; repeatable."
+)
 def report(run_dir: Path, compared: tuple[str, ...]) -> None:
     """Draw a run as one self-contained page, report/report.html.
 
@@ -211,7 +212,10 @@ def report(run_dir: Path, compared: tuple[str, ...]) -> None:
     """
     from stages.report import run as stage
 
-    stage(RunDirectory(run_dir), compare=dict(_name_and_run(text) for text in compared))
+    runs = [_name_and_run(text) for text in compared]
+    if len(names := dict(runs)) < len(runs):
+        raise ConfigError(f"--compare: expected a name of its own for each run, found {', '.join(n for n, _ in runs)}")
+    stage(RunDirectory(run_dir), compare=names)
 
 
 # ------------------------------------------------------------------ looking after a cache
@@ -277,8 +281,10 @@ def inspect_(run_dir: Path, roots: tuple[Path, ...], as_json: bool, **options: A
 
 def _name_and_run(text: str) -> tuple[str, RunDirectory]:
     name, equals, folder = text.partition("=")
-    if not equals or not Path(folder).is_dir():
-        raise ConfigError(f"--compare {text}: expected NAME=DIR with an existing run directory")
+    if not equals:
+        raise ConfigError(f"--compare {text}: expected NAME=DIR, such as labels=artifacts/my-labels")
+    if not Path(folder).is_dir():
+        raise ConfigError(f"--compare {text}: no such folder: {folder}. Name an existing run directory behind the =")
     return name, RunDirectory(Path(folder))
 
 

@@ -90,7 +90,7 @@ def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="When the session began: seconds since 1970, or a time. Without it: when the Kaggle notebook, or this "
         "command, began. Of this and a Kaggle notebook's own the earlier one counts.",
     )
-    @click.option("--max-output-gb", type=POSITIVE, metavar="GB", help="Pause before the run directory takes more.")
+    @click.option("--max-output-gb", type=POSITIVE, metavar="GB", help="Pause before the run takes more.")
     @click.option("--paused-exit-code", type=int, default=0, metavar="N", help="Exit code of a clean pause.  [0]")
     @functools.wraps(command)
     def wrapped(

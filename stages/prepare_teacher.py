@@ -24,7 +24,7 @@ from pipeline.distill.keeping.export import export_model
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor.examine import refuse_unfit
-from pipeline.errors import ConfigError, mended_by
+from pipeline.errors import mended_by
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student
@@ -34,6 +34,10 @@ from stages.config import RunConfig
 
 STAGE = "prepare-teacher"
 _RECIPE = "recipe.json"
+_TEXT = (
+    "reading and tokenising the text take longer. Before the teacher's training nothing is kept",
+    "take less text: data.max_documents",
+)
 
 
 def run(config: RunConfig, session: Session) -> Outcome:
@@ -42,13 +46,8 @@ def run(config: RunConfig, session: Session) -> Outcome:
         try:
             outcome = _prepare(config, session)
         except PausedError as stop:
-            again = session.pause.in_session or paused_without_progress(earlier)
-            if again and stop.waits_for is None and (budget := session.pause.in_vain()):
-                raise ConfigError(
-                    f"session.time_budget_hours: {budget}, and reading and tokenising the text take longer. Before the "
-                    "teacher's training nothing is kept, so that the same command would never get on. Raise "
-                    "session.time_budget_hours (--time-budget), or take less text: data.max_documents."
-                ) from stop
+            if session.pause.in_session or paused_without_progress(earlier):
+                session.pause.refuse_in_vain(stop, *_TEXT)
             outcome = Outcome.paused("before the training began", stop)
         return session.finish(STAGE, outcome)
 

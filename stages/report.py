@@ -9,7 +9,7 @@ from pipeline import files
 from pipeline.cache import TeacherCache
 from pipeline.cache.plan import DATA_REPORT_NAME
 from pipeline.config import load_config
-from pipeline.console import say
+from pipeline.console import say, warn_once
 from pipeline.data.report import DataReport
 from pipeline.distill.keeping.metrics_log import TIMINGS
 from pipeline.errors import IncompleteInputError
@@ -53,6 +53,9 @@ def run(run: RunDirectory, compare: Mapping[str, RunDirectory] | None = None) ->
         compare={name: history for name, other in (compare or {}).items() if (history := _training(other))},
         compare_dirs={name: str(other.root) for name, other in (compare or {}).items()},
     )
+    for name, other in (compare or {}).items():
+        if name not in story.compare:
+            warn_once(f"--compare {name}: {other.root} has no log of a training, so nothing of it is drawn")
     files.write_file(run.report, render_page(story).encode(errors="backslashreplace"))
     say(f"{STAGE}: {run.report}")
     return run.report

@@ -18,7 +18,7 @@ from pipeline.distill.guards.alarms import Alarms
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.journal import Best, Journal
 from pipeline.distill.keeping.begun_student import begun_student, hub_of
-from pipeline.distill.keeping.export import export_model, is_exported, model_card
+from pipeline.distill.keeping.export import export_model, is_exported, model_card, refuse_to_replace
 from pipeline.distill.keeping.identity import Identity, frozen_shards_of, frozen_to, training_identity
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
@@ -62,15 +62,16 @@ def run(
         training = _identity(cache, config, records_from, run.checkpoints, use_sealed_only)
         journal = Journal(run.student, training, hub_of(config.student))
         checkpoint = journal.find(roots)
-        if settings.tensorboard:
-            refuse_without_tensorboard()
+        refuse_to_replace(run.model, checkpoint)
 
         # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).
         lessons = plan_lessons(cache, settings, training["frozen_shards"], records_from)
         ended = None if checkpoint is None else _ending(checkpoint.step, lessons, Waiting.of(checkpoint.state))
         if checkpoint is not None and ended is not None and is_exported(run.model):
-            message = f"nothing left to do: {ended}; the student is in {run.model}"
-            return session.finish(STAGE, _complete(checkpoint.step, message))
+            already = f"nothing left to do: {ended}; the student is in {run.model}"
+            return session.finish(STAGE, _complete(checkpoint.step, already))
+        if settings.tensorboard and ended is None:
+            refuse_without_tensorboard()
 
         # The student. Where time or room is short already, nothing is begun.
         refuse_unfit_for_student(run.root, config.student, settings, cache.plan.vocab_size)
@@ -84,8 +85,8 @@ def run(
             from_elsewhere = checkpoint is not None and checkpoint.folder.parent != run.checkpoints
             room.check_beginning(run.checkpoints, ended is not None, from_elsewhere)
         except PausedError as stop:
-            done = 0 if checkpoint is None else checkpoint.step
-            return session.finish(STAGE, Outcome.paused_after_step(done, lessons.num_steps, stop))
+            step = checkpoint.step if checkpoint else 0
+            return session.finish(STAGE, Outcome.paused_after_step(step, lessons.num_steps, stop))
 
         # Where it stands, and the steps from there on.
         if checkpoint is None and fork_from is not None:
@@ -115,7 +116,10 @@ def _finish(
     """What it became: the weights that validate best, as a folder anybody can load."""
     if journal.best is None:  # lost since its checkpoint was made, or never found
         journal.choose_best(done, _validate(lessons, learner), learner)
-    journal.let_go(done, learner)  # no later checkpoint would, after a stop between the last one and here
+    if journal.newest is not None and journal.newest.parent == run.checkpoints:
+        journal.let_go(done, learner)  # no later checkpoint would, after a stop between the last one and here
+    else:
+        journal.save(done, learner)  # the last one lies in a root: this run is to be whole without it
     best = journal.load_best(learner)
     facts = _facts(config, cache, best, done)
     export_model(run.model, learner.causal.model, tokenizer, model_card(facts, journal.training["train"]))
@@ -161,13 +165,13 @@ def _train(
 ) -> tuple[int, Outcome | None]:
     """Do the steps from `done` on; returns how many are done, and how it paused: None after the last one."""
     settings, num_steps = config.train, lessons.num_steps
+    if done == num_steps or journal.waiting.stopped:
+        return done, None
     try:
         lessons = in_curriculum(lessons, settings, session.run.student / "difficulty", session.pause)
     except PausedError as stop:
         progress = {"steps": done, "of": num_steps}
         return done, Outcome.paused("while difficulties were measured", stop, progress)
-    if done == num_steps or journal.waiting.stopped:
-        return done, None
 
     # By itself, or with other processes, each of which learns from a part of every step.
     num_ranks = 1 if lessons.teacher else count_ranks(settings, config.student.device)

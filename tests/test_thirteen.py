@@ -190,7 +190,7 @@ def test_06_memory_gets_its_room(toy: Toy, cached: Path, tmp_path: Path, monkeyp
         "a step is 2 passes of 2 sequences instead of 4, its batch stays the same",
     ], "each said once, and a later start goes on with both"
     state = json.loads((checkpoint(tmp_path / "run", 6) / "state.json").read_text())
-    assert state["learner"]["memory"] == {"chunk_positions": 64, "parts": 2}
+    assert state["learner"]["memory"] == {"chunk_positions": 64, "of": 128, "parts": 2}
     assert passes == 2 * (1 + 1 + 4 * 2), "each pass of its one layer, and again in backward"
     assert sum(size > 64 for size in chunks) == 1, "of the first step alone"
     assert homes == [torch.device("cpu")] * 3

@@ -30,11 +30,6 @@ class SealedShard:
     path: Path
     """of the shard file"""
 
-    @property
-    def seal_path(self) -> Path:
-        """The seal, beside the shard."""
-        return self.path.with_name(self.span.seal_name)
-
     def check_size(self) -> None:
         """The cheap part of verification: the shard is there and has the size its seal names.
 

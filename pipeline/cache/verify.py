@@ -1,4 +1,4 @@
-"""Checking every byte of a cache against its seals, and removing what is damaged so that it is computed again."""
+"""Checking every byte of a cache against its seals."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
         except DamagedDataError as error:
             problems.append(Problem.of(path, error, REPAIR, repairable=True))
         except IdentityError as error:
-            problems.append(Problem.of(path, error, "Move it and its shard to a folder of their own"))
+            problems.append(Problem.advised(path, error))
     return list(shards.values())
 
 

@@ -22,7 +22,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
     The same texts give the same bytes. Byte-pair merges on UTF-8 bytes (Sennrich et al. 2016; Radford et al. 2019).
     """
     if vocab_size < _MIN_VOCAB_SIZE:
-        raise ConfigError(f"vocab_size {vocab_size}: a byte-level tokenizer needs at least {_MIN_VOCAB_SIZE}")
+        raise ConfigError(
+            f"demo.vocab_size: expected at least {_MIN_VOCAB_SIZE} (every byte, and the end of a text), "
+            f"found {vocab_size}"
+        )
     model = _learn(texts, vocab_size)
     if (found := model.get_vocab_size()) < vocab_size:
         warn_once(f"the texts are too few for {vocab_size:,} tokens; the tokenizer has {found:,}")

@@ -65,7 +65,8 @@ def _list_in(path: Path, file: Unpacked) -> list[Any] | None:
         rows = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{path}: begins as a JSON list and is none ({error}). Expected an object on each line, or a list of them."
+            f"{path}: begins as a JSON list and is none ({error}). Expected an object on each line, or a list of them. "
+            "Write it again, or convert it with jq -c."
         ) from error
     return list(rows)
 

@@ -44,13 +44,15 @@ class CheckpointRoom:
     def check_beginning(self, checkpoints: Path, ended: bool, from_elsewhere: bool = False) -> None:
         """NoRoomError where there is no room for what comes first, ConfigError where an empty folder has none either.
 
-        That is a checkpoint, or the model where the steps have `ended`, and best weights that are `from_elsewhere`. A
-        training that will not get to its end within the limit is told so.
+        That is a checkpoint, or the model where the steps have `ended`; and of one that is `from_elsewhere` the best
+        weights, and where it is the last one a copy of it. A training that will not get to its end within the limit is
+        told so.
         """
-        fetched_bytes = self.weights_bytes if from_elsewhere else 0
         if ended:
-            needed_bytes, what, smaller = self.model_bytes + fetched_bytes, _MODEL, ""
+            copied_bytes = self.next_bytes if from_elsewhere else 0
+            needed_bytes, what, smaller = self.model_bytes + copied_bytes, _MODEL, ""
         else:
+            fetched_bytes = self.weights_bytes if from_elsewhere else 0
             needed_bytes, what, smaller = self.next_bytes + fetched_bytes, _CHECKPOINT, _SMALLER
         self._output.refuse_less_than(needed_bytes, what, f"Raise it{smaller}.")
         if shortage := self._ask(needed_bytes, what):

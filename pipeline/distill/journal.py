@@ -75,6 +75,7 @@ class Journal:
             raise IdentityError(
                 f"{own.folder}: this run has begun with other settings, and a training cannot change half-way.\n"
                 + "\n".join(differences(identity_in(own.state), self.training))
+                + self._by_flag(own.state)
                 + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
                 + str(self.folder.parent)
             )
@@ -88,6 +89,13 @@ class Journal:
                 f"one. To go on from it all the same: --fork-from {other.folder}. What differs:\n" + "\n".join(changed)
             )
         return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+    def _by_flag(self, state: dict[str, Any]) -> str:
+        """What to add where a flag was forgotten, or is one too many."""
+        before, now = (identity.get("frozen_shards") is not None for identity in (identity_in(state), self.training))
+        if before == now:
+            return ""
+        return f"\nIt was begun {'with' if before else 'without'} --use-sealed-only: run it so again."
 
     def resume(self, checkpoint: Checkpoint | None, learner: Learner) -> int:
         """Put the learner and the logs where `checkpoint` left them; returns the number of steps done."""
@@ -170,7 +178,7 @@ class Journal:
         if settings.patience is not None and self.waiting.evaluations:
             standing += f", {self.waiting.evaluations} of {settings.patience} evaluations without improvement"
         say(f"validation after step {step:,}: {figures}{standing}")
-        if self.waiting.stopped:
+        if self.waiting.stopped and step < learner.num_steps:
             self.log.metrics({"step": step, "kind": "stopped", "evaluations": self.waiting.evaluations})
 
     def choose_best(self, step: int, found: Mapping[str, Validation], learner: Learner) -> dict[str, float]:

@@ -27,7 +27,6 @@ from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult, Trouble, add_up
 from pipeline.distill.weighting.loss_weights import LossWeights, StepWeights
 from pipeline.distill.weighting.temperature import temperature_at
-from pipeline.errors import MachineError
 from pipeline.models import CausalModel
 from pipeline.models.memory import is_out_of_memory
 from pipeline.models.settings import StudentSettings
@@ -84,7 +83,7 @@ class Learner:
         """Do step number `step` (from 0) on its micro-batches, one after another; `num_scored` is over all of them, and
         over those of other ranks.
 
-        Where a card's memory runs out, `batches` are gone through once more; an iterator cannot be (MachineError).
+        Where a card's memory runs out, `batches` are gone through once more: an iterator will not do.
         """
         self.causal.model.train()
         learning_rate = learning_rate_at(step, self.num_steps, self.settings)
@@ -217,8 +216,6 @@ class Learner:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if isinstance(batches, Iterator):
-                    raise MachineError("the card's memory ran out. Set train.batch_size lower") from error
             # Here no frame of what failed holds its tensors any more.
             del suspects, pieces, parts
             self.optimizer.zero_grad(set_to_none=True)

@@ -31,6 +31,7 @@ class Stopwatch:
         """Figures since the last lap; `wait_seconds` is the reader's running total, `memory_share` of a card."""
         seconds = max(self._seconds, 1e-9)
         figures = {
+            "seconds": seconds,
             "tokens_per_second": self._positions / seconds,
             "data_wait_share": (wait_seconds - self._wait_before) / seconds,
             "memory_bytes": peak_memory_bytes(self._device),

@@ -1,4 +1,4 @@
-"""The parts of the report about what the student learned from: the teacher cache and the text behind it."""
+"""The part of the report about the teacher cache."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from pipeline.evaluation.summary import EvalResult, Gain, Kind, gain_of, row_tit
 from pipeline.runs import stages_of
 
 _COLOURS: dict[Kind, Colour] = {"teacher": "teacher", "student": "student", "initial": "rest", "baseline": "baseline"}
+_WITH_A_PART_HERE = ("cache-teacher", "train-student", "eval")
 _ALONE = (
     "Beside its study this run directory holds nothing: no cache, no student and no evaluation of its own. Those that "
     "the study trained lie in its folder quality."
@@ -37,7 +38,7 @@ def hero(story: Story) -> Markup:
             f"{student.cross_entropy_nats:.3f}", "nats a token", "plain", claim, support, _scale(story.evaluation)
         )
     if story.training is not None and (curve := story.training.best_validation()):
-        claim = f"The validation cross-entropy after {story.training.last_step:,} steps."
+        claim = f"The validation cross-entropy after {curve.steps[-1]:,} steps."
         support = "Measured while training, on a few validation sequences."
         return _hero(f"{curve.last:.3f}", "nats a token", "plain", claim, support)
     if story.cache is not None:
@@ -63,7 +64,7 @@ def missing(story: Story) -> Markup:
     if story.cache is None or not story.cache.complete:
         what = "There is no teacher cache." if story.cache is None else "The teacher cache is not complete."
         items.append((what, command(story, "cache-teacher")))
-    if story.training is None:
+    if story.training is None and story.standing is None:
         items.append(("No student was trained.", command(story, "train-student")))
     elif unfinished := _unfinished(story):
         items.append((unfinished, command(story, "train-student")))
@@ -85,6 +86,8 @@ def command(story: Story, stage: str) -> str:
         return shlex.join(["sad-pipeline", stage, story.run_dir, *compared])
     config = f"{story.run_dir}/config.yaml" if story.config_text else "my.yaml"
     words = ["sad-pipeline", stage, "-c", config, "--run-dir", story.run_dir]
+    if stage == "train-student" and story.standing is not None and story.standing.on_some_shards:
+        words.append("--use-sealed-only")  # a training keeps to the shards it has begun with
     return shlex.join([*words, *(_eval_settings(story) if stage == "eval" else [])])
 
 
@@ -113,10 +116,14 @@ def _eval_settings(story: Story) -> list[str]:
 
 def _unfinished(story: Story) -> str | None:
     """Where the training stands, unless that is its end."""
-    num_steps = story.num_steps()
-    if story.standing is None or num_steps is None or story.standing.step >= num_steps or story.standing.stopped_early:
+    num_steps, standing = story.num_steps(), story.standing
+    if standing is None:
+        state = stages_of(story.status).get("train-student", {}).get("state")
+        return "The training has no checkpoint yet." if state in ("running", "paused", "failed") else None
+    if standing.stopped_early or (num_steps is not None and standing.step >= num_steps):
         return None
-    return f"The training stands at step {story.standing.step:,} of {num_steps:,}."
+    of = "" if num_steps is None else f" of {num_steps:,}"
+    return f"The training stands at step {standing.step:,}{of}."
 
 
 def _outdated(story: Story) -> str | None:
@@ -132,12 +139,14 @@ def _outdated(story: Story) -> str | None:
 
 
 def _stopped(status: Mapping[str, Any]) -> list[str]:
-    """A line for each stage that ended before its end."""
-    return [
-        f"The last {stage} is {left.get('state')}: {left.get('message') or 'it left no message'}"
-        for stage, left in stages_of(status).items()
-        if left.get("state") in ("paused", "failed")
-    ]
+    """A line for each stage that ended before its end, or has not ended."""
+    lines = []
+    for stage, left in stages_of(status).items():
+        if left.get("state") in ("paused", "failed"):
+            lines.append(f"The last {stage} is {left['state']}: {left.get('message') or 'it left no message'}")
+        elif left.get("state") == "running" and stage in _WITH_A_PART_HERE:
+            lines.append(f"The last {stage} is at work, or was killed.")
+    return lines
 
 
 def _gain_words(gain: Gain) -> tuple[str, str, str, str, str]:

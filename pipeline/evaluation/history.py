@@ -31,11 +31,6 @@ class Curve:
         """The newest value."""
         return self.values[-1]
 
-    @property
-    def mean(self) -> float:
-        """Over the logged steps."""
-        return sum(self.values) / len(self.values)
-
     def is_constant(self) -> bool:
         """Whether the quantity never moved."""
         return len(set(self.values)) == 1
@@ -58,6 +53,17 @@ class TrainingHistory:
     def timing(self, name: str) -> Curve:
         """A quantity of the timing lines."""
         return _curve(self.timings, name)
+
+    def mean_timing(self, name: str) -> float | None:
+        """The mean of a quantity of the timing lines over the time that each is of; None where there are none.
+
+        Lines of before they said their seconds count alike.
+        """
+        lines = [line for line in self.timings if _is_finite(line.get(name))]
+        seconds = [float(line.get("seconds", 1.0)) for line in lines]
+        if not sum(seconds):
+            return None
+        return sum(float(line[name]) * time for line, time in zip(lines, seconds, strict=True)) / sum(seconds)
 
     def validated(self, name: str, weights: str) -> Curve:
         """A quantity of the validation lines of the "raw" or the "ema" weights."""
@@ -95,6 +101,8 @@ class Standing:
     step: int
     training_hash: str
     stopped_early: bool = False
+    on_some_shards: bool = False
+    """whether it is frozen to the shards that were sealed when it began"""
 
 
 def read_standing(checkpoints: Path) -> Standing | None:
@@ -103,14 +111,15 @@ def read_standing(checkpoints: Path) -> Standing | None:
     for commit in commits:
         with contextlib.suppress(DamagedDataError, OSError, KeyError, ValueError):
             state = files.read_json(commit.with_name("state.json"))
-            return Standing(int(state["step"]), str(state["training_hash"]), Waiting.of(state).stopped)
+            frozen = state.get("training", {}).get("frozen_shards") is not None
+            return Standing(int(state["step"]), str(state["training_hash"]), Waiting.of(state).stopped, frozen)
     return None
 
 
 def _curve(lines: tuple[Record, ...], name: str) -> Curve:
-    pairs = [
-        (line["step"], float(line[name]))
-        for line in lines
-        if isinstance(line.get(name), (int, float)) and math.isfinite(line[name])
-    ]
+    pairs = [(line["step"], float(line[name])) for line in lines if _is_finite(line.get(name))]
     return Curve(tuple(step for step, _ in pairs), tuple(value for _, value in pairs))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

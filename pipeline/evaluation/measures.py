@@ -136,7 +136,7 @@ def _summed(indices: np.ndarray, batch_size: int, add: Callable[[_Sums, np.ndarr
         # Here no frame of what failed holds its tensors any more.
         batch_size = -(-batch_size // 2)
         torch.cuda.empty_cache()
-        warn_once(f"eval: the card's memory ran out; from here on {batch_size} sequences a pass (eval.batch_size)")
+        warn_once(f"eval: the card's memory ran out; this model takes {batch_size} sequences a pass (eval.batch_size)")
 
 
 def _add_batch(

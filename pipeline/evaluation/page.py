@@ -83,8 +83,9 @@ def _models(result: EvalResult) -> Markup:
     if any(row.kl_bucket_nats is not None for row in result.rows):
         notes.append(
             "The KL from the cache is a lower bound: it counts the cached head token by token and everything else as "
-            "one outcome; the exact KL, where there is one, runs over the whole vocabulary. The two are not "
-            "comparable; but of a cache of the kind sampled it is an estimate of the exact KL, right on average."
+            "one outcome; the exact KL, where there is one, runs over the whole vocabulary. The two cannot be "
+            "compared. With a cache of the kind sampled, the KL from the cache is no bound but an estimate of the "
+            "exact KL, right on average."
         )
     if any(row.memory_kind == "process" for row in result.rows):
         notes.append("Process memory is the most this process ever held, the models measured before included.")
@@ -125,7 +126,10 @@ def _reproduce(story: Story) -> Markup:
         parts.append(details(f"Resolved configuration of the study, {name}", code(text)))
     if story.study_begun:
         parts.insert(1, element("p", "bench quality takes the options it was begun with.", class_="note"))
-    lead = "Each command resumes where it stopped; the same configuration gives the same cache, byte for byte."
+    lead = (
+        "Each command resumes where it stopped. The same configuration gives the same cache, byte for byte, on the "
+        "same kind of machine with the same library versions, and elsewhere within rounding."
+    )
     return section("reproduce", "Reproduce", *parts, lead=lead)
 
 

@@ -51,14 +51,20 @@ def written_beginnings(prompts: Sequence[str], tokenizer: Tokenizer) -> list[Beg
 def held_out_beginnings(
     cache: TeacherCache, indices: np.ndarray, num_tokens: int, count: int = NUM_BEGINNINGS
 ) -> list[Beginning]:
-    """Beginnings from `count` of the sequences `indices`: of each, its longest stretch of one document."""
+    """Beginnings from `count` of the sequences `indices`: of each, the stretch of one document that has most labels.
+
+    Padding has none, however long it is, and sequences without any are left out.
+    """
+    indices = indices[cache.sequences.scored_counts[indices] > 0]
+    if not len(indices):
+        return []
     chosen = indices[np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int))]
     sequences = cache.sequences.select(chosen)
     beginnings = []
-    for ids, starts in zip(sequences.input_ids, sequences.document_starts, strict=True):
-        edges = np.append(np.flatnonzero(starts), len(ids))
-        longest = int(np.argmax(np.diff(edges)))
-        document = ids[edges[longest] : edges[longest + 1]].tolist()
+    for ids, starts, mask in zip(sequences.input_ids, sequences.document_starts, sequences.loss_mask, strict=True):
+        edges, before = np.append(np.flatnonzero(starts), len(ids)), np.append(0, np.cumsum(mask))
+        richest = int(np.argmax(before[edges[1:] - 1] - before[edges[:-1]]))
+        document = ids[edges[richest] : edges[richest + 1]].tolist()
         cut = min(PROMPT_TOKENS, max(1, len(document) // 2))
         beginnings.append(Beginning(tuple(document[:cut]), tuple(document[cut : cut + num_tokens])))
     return beginnings

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.console import format_bytes
@@ -13,6 +14,7 @@ from pipeline.evaluation.series import Band, Colour, Dash, Level, Line
 
 Others = Mapping[str, TrainingHistory]
 _OTHER_COLOURS: tuple[Colour, ...] = ("baseline", "extra", "rest")  # of the trainings compared with, in order
+_OTHER_DASHES: tuple[Dash, ...] = ("dashed", "dotted", "solid")  # of the first three, of the next, and so on
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +165,9 @@ def _validation_chart(
         for label, weights, colour, dash in kinds
         if (curve := history.validated(panel.key, weights))
     ]
-    for (label, other), colour in zip(others.items(), _OTHER_COLOURS, strict=False):
+    for (label, other), (colour, dash) in zip(others.items(), _looks(), strict=False):
         if curve := other.best_validation(panel.key):
-            lines.append(Line(label, curve.steps, curve.values, colour, "dashed"))
+            lines.append(Line(label, curve.steps, curve.values, colour, dash))
     if not lines:
         return Markup("")
     levels = [Level("teacher", teacher_nats)] if teacher_nats is not None and panel.key == "ce" else []
@@ -191,9 +193,9 @@ def _chart(panel: _Panel, name: str, curve: Curve, beside: Mapping[str, Curve]) 
     if not curve:
         return Markup("")
     lines = [Line(name, curve.steps, curve.values, noisy=panel.noisy)]
-    for (label, other), colour in zip(beside.items(), _OTHER_COLOURS, strict=False):
+    for (label, other), (colour, dash) in zip(beside.items(), _looks(), strict=False):
         if other:
-            lines.append(Line(label, other.steps, other.values, colour, "dashed", noisy=panel.noisy))
+            lines.append(Line(label, other.steps, other.values, colour, dash, noisy=panel.noisy))
     chart = line_chart(
         panel.key.replace("_", "-"),
         lines,
@@ -237,7 +239,15 @@ def _routes_chart(history: TrainingHistory) -> Markup:
 
 def _curves(key: str, others: Others) -> dict[str, Curve]:
     """A quantity of the trainings compared with. A temperature means nothing where no teacher was listened to."""
-    return {name: other.curve(key) for name, other in others.items() if key != "temperature" or other.curve("kd")}
+    none = Curve((), ())
+    return {
+        name: other.curve(key) if key != "temperature" or other.curve("kd") else none for name, other in others.items()
+    }
+
+
+def _looks() -> Iterator[tuple[Colour, Dash]]:
+    """Colour and dash of one training compared with after another; by its place, so the same on every chart."""
+    return ((colour, dash) for dash in itertools.cycle(_OTHER_DASHES) for colour in _OTHER_COLOURS)
 
 
 def _facts(history: TrainingHistory) -> Markup:
@@ -251,10 +261,10 @@ def _facts(history: TrainingHistory) -> Markup:
     skipped = history.curve("skipped_steps")
     if skipped and skipped.last:
         facts.append((f"{skipped.last:,.0f}", "steps skipped, not finite"))
-    if speed := history.timing("tokens_per_second"):
-        facts.append((f"{speed.mean:,.0f}", "tokens a second, mean"))
-    if wait := history.timing("data_wait_share"):
-        facts.append((f"{wait.mean:.1%}", "of the time waiting for data"))
+    if (speed := history.mean_timing("tokens_per_second")) is not None:
+        facts.append((f"{speed:,.0f}", "tokens a second, mean"))
+    if (wait := history.mean_timing("data_wait_share")) is not None:
+        facts.append((f"{wait:.1%}", "of the time waiting for data"))
     if memory := history.timing("memory_bytes"):
         facts.append((format_bytes(max(memory.values)), "memory at most"))
     return tiles(facts)

@@ -155,7 +155,7 @@ def _refuse_partial(reference: str, report: dict[str, Any]) -> None:
         if names:
             raise ConfigError(
                 f"{reference}: {what}: {name_some(names)}. config.json and the weights do not belong together, or this "
-                "is no causal language model."
+                "is no causal language model. Fetch both again from one place, or name another model."
             )
 
 

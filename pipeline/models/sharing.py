@@ -23,7 +23,10 @@ def count_workers(wanted: int | None, device: Device, setting: str = "teacher.wo
     """
     cards = _count_cards(device)
     if wanted is not None and wanted > cards > 0:
-        raise MachineError(f"{setting}: {wanted} processes take a card each, and this machine has {cards}.")
+        raise MachineError(
+            f"{setting}: expected at most {cards}, the cards of this machine, found {wanted}: each process takes a "
+            f"card. Set {setting} (or --workers) to {cards} or less."
+        )
     return wanted or max(1, _count_alike(cards, setting))
 
 

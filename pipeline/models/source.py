@@ -134,7 +134,9 @@ def weight_files(folder: Path) -> list[Path]:
     found = sorted(path.name for path in folder.iterdir())
     shown = ", ".join(found[:12]) or "nothing"
     if "config.json" not in found:
-        raise ConfigError(f"{folder}: expected a model folder with config.json, found {shown}")
+        raise ConfigError(
+            f"{folder}: expected a model folder with config.json, found {shown}. Name that folder, or a hub id."
+        )
     if WEIGHTS in found:
         return [folder / WEIGHTS]
     if WEIGHTS_INDEX not in found:
@@ -186,7 +188,10 @@ def _hub_errors(reference: str, revision: str | None) -> Iterator[None]:
             f"`hf download {reference} --local-dir DIR`, bring DIR here and name it instead."
         ) from error
     except EntryNotFoundError as error:
-        raise ConfigError(f"{reference}: this hub repository has no config.json or no safetensors. {error}") from error
+        raise ConfigError(
+            f"{reference}: this hub repository has no config.json or no safetensors. {error} Only safetensors are "
+            "read: choose another revision, or convert the model and name its folder."
+        ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ConfigError(
             f"{reference}: no such folder, and the hub does not give it (revision {revision or 'main'}). {error} Check "
@@ -203,7 +208,8 @@ def _index(folder: Path) -> dict[str, str]:
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ConfigError(
-                f"{folder / WEIGHTS_INDEX}: expected names of safetensors files beside it, found {name!r}"
+                f"{folder / WEIGHTS_INDEX}: expected names of safetensors files beside it, found {name!r}. "
+                "Fetch the file again."
             )
     return weight_map
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cache import TeacherCache
-from pipeline.cache.roots import earlier_plan, find_files, find_sealed, find_sequences, find_tokenizer
+from pipeline.cache.roots import earlier_plan, find_files, find_sealed, find_sequences, find_tokenizer, seal_beside
 from pipeline.cache.verify import verify_cache
 from pipeline.cache.writer import CacheWriter
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, IncompleteInputError
@@ -39,7 +39,7 @@ def test_overlapping_roots_count_a_shard_once(tmp_path: Path) -> None:
     plan, _, _ = make_cache(tmp_path / "run" / "cache")
     found = find_sealed(plan, [tmp_path / "run" / "cache", tmp_path / "run", tmp_path])
     assert [len(copies) for copies in found.values()] == [1] * len(plan.shards)
-    assert found[0][0].seal_path == tmp_path / "run" / "cache" / "shards" / "00000.seal.json"
+    assert seal_beside(found[0][0].path) == tmp_path / "run" / "cache" / "shards" / "00000.seal.json"
 
 
 def test_a_damaged_seal_is_said_and_not_passed_over(tmp_path: Path) -> None:

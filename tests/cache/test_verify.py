@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import shutil
 import zipfile
 from dataclasses import replace
@@ -168,8 +169,7 @@ def test_content_no_teacher_writes(tmp_path: Path, fills: dict[str, int], messag
     _reseal(tmp_path, plan, 1, arrays)
     problems = verify_cache(tmp_path)
     assert {problem.path.name for problem in problems} == {"00001.shard"}
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(_words(problems))
+    assert re.search(message, _words(problems))
 
 
 def test_copies_that_differ_are_listed(tmp_path: Path) -> None:

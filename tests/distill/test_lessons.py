@@ -11,7 +11,7 @@ from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching.lessons import plan_lessons, spread
 from pipeline.distill.batching.order import DataOrder
 from pipeline.distill.settings import TrainSettings
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, IncompleteInputError
 from pipeline.models import CausalModel
 from stages.config import load_run_config
 from tests import tiny
@@ -34,6 +34,16 @@ def test_validation_is_spread_and_a_warm_up_without_end_is_said(
     half = NUM_VALIDATION // 2
     assert lessons.validation_indices.tolist() == [NUM_TRAIN, NUM_TRAIN + half]
     assert "train.warmup_steps is 10 and this training has 10 steps" in capsys.readouterr().err
+
+
+def test_validating_on_no_scored_label_is_refused(tmp_path: Path) -> None:
+    """It would be a cross-entropy of nothing by nothing, the best there is."""
+    cache = make_cache(tmp_path, CausalModel(tiny.make_model("llama"), tiny.VOCAB_SIZE))
+    cache.sequences.scored_counts[[NUM_TRAIN, NUM_TRAIN + NUM_VALIDATION // 2]] = 0  # as of chats without an answer
+    settings = TrainSettings(steps=10, warmup_steps=0, validation_sequences=2)
+    with pytest.raises(IncompleteInputError, match=r"found none in the 2 .* Raise train\.validation_sequences"):
+        plan_lessons(cache, settings, None)
+    plan_lessons(cache, settings.model_copy(update={"validation_sequences": 3}), None)
 
 
 def test_a_step_larger_than_the_text_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

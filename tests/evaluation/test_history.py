@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,20 @@ def test_validation_is_told_apart_by_weights(history: TrainingHistory) -> None:
     assert history.best_validation() == Curve((2,), (4.25,))
 
 
-def test_curves_say_their_last_mean_and_constancy() -> None:
+def test_a_mean_of_timings_is_over_the_time_that_each_is_of() -> None:
+    def mean(*laps: dict[str, float]) -> float | None:
+        return TrainingHistory((), (), laps).mean_timing("tokens_per_second")
+
+    fast, slow = ({"tokens_per_second": rate, "seconds": 1000 / rate} for rate in (100.0, 10.0))
+    assert mean(fast, slow) == pytest.approx(2000 / 110)  # 2,000 tokens in 110 s
+    assert mean({"tokens_per_second": 100.0}, {"tokens_per_second": 10.0}) == 55  # lines of before
+    assert mean(fast, slow | {"tokens_per_second": math.nan}) == 100
+    assert mean() is None
+
+
+def test_curves_say_their_last_and_constancy() -> None:
     curve = Curve((1, 2), (1.0, 3.0))
-    assert (curve.last, curve.mean, curve.is_constant()) == (3.0, 2.0, False)
+    assert (curve.last, curve.is_constant()) == (3.0, False)
     assert Curve((1, 2), (1.0, 1.0)).is_constant()
     assert not Curve((), ())
 
@@ -71,3 +83,11 @@ def test_a_training_stands_at_its_newest_finished_checkpoint(tmp_path: Path) -> 
     assert read_standing(tmp_path) == Standing(10, "ab")
     (tmp_path / "step-00000010" / "state.json").write_text("{")
     assert read_standing(tmp_path) == Standing(9, "ab")
+
+
+@pytest.mark.parametrize("frozen", [None, [[0, 2]]])
+def test_a_training_on_some_shards_is_known_for_one(frozen: list[list[int]] | None, tmp_path: Path) -> None:
+    state = {"step": 9, "training_hash": "ab", "training": {"frozen_shards": frozen}}
+    for name in ("state.json", "COMMIT.json"):
+        files.write_json(tmp_path / "step-00000009" / name, state)
+    assert read_standing(tmp_path) == Standing(9, "ab", on_some_shards=frozen is not None)

@@ -118,8 +118,8 @@ def test_a_full_card_measures_the_same_in_smaller_batches(
     for name in ("cross_entropy_nats", "kl_bucket_nats", "top1_agreement", "bits_per_byte"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6), name
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "from here on 4 sequences a pass (eval.batch_size)" in said
-    assert "from here on 2 sequences a pass (eval.batch_size)" in said
+    assert "this model takes 4 sequences a pass (eval.batch_size)" in said
+    assert "this model takes 2 sequences a pass (eval.batch_size)" in said
 
 
 def test_a_card_without_room_for_one_sequence_is_told(

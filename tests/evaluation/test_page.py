@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pipeline.evaluation.headline import command
+from pipeline.evaluation.history import Standing, TrainingHistory
 from pipeline.evaluation.page import render_page
 from tests.evaluation.stories import HOSTILE, make_history, make_result, make_row, make_story, partial_stories, rendered
 
@@ -76,6 +78,40 @@ def test_the_headline_is_the_gain(page: str) -> None:
     assert "0.250" in words
     assert "from 4.525 nats a token for labels only to 4.275 for student (EMA)" in words
     assert "That is 21% of the way from labels only to the teacher." in words
+
+
+def test_the_headline_is_of_the_step_that_was_validated() -> None:
+    """Not of the last one that was logged."""
+    history = make_history()
+    shorter = dataclasses.replace(history, validation=tuple(line for line in history.validation if line["step"] <= 250))
+    words = Reader(render_page(make_story(evaluation=None, training=shorter))).words
+    assert "The validation cross-entropy after 250 steps." in words
+
+
+@pytest.mark.parametrize(
+    ("training", "standing", "told"),
+    [
+        (make_history(), Standing(120, "ab"), ["The training stands at step 120.", "is at work, or was killed."]),
+        (None, Standing(3, "ab"), ["The training stands at step 3."]),
+        (make_history(), None, ["The training has no checkpoint yet."]),
+    ],
+)
+def test_a_training_that_was_killed_is_told_so(
+    training: TrainingHistory | None, standing: Standing | None, told: list[str]
+) -> None:
+    """By whatever there is of it, and where nobody knows how many steps there are to be."""
+    status = {"stage": "train-student", "state": "running", "message": "", "progress": {}}
+    story = make_story(status=status, training=training, standing=standing, evaluation=None)
+    words = Reader(render_page(story)).words
+    assert all(line in words for line in told)
+    assert "No student was trained" not in words
+
+
+def test_the_command_of_a_training_on_some_shards_says_so() -> None:
+    for some in (True, False):
+        story = make_story(standing=Standing(300, "ab", on_some_shards=some))
+        assert ("--use-sealed-only" in command(story, "train-student")) == some
+        assert "--use-sealed-only" not in command(story, "cache-teacher")
 
 
 def test_where_a_training_stopped_early_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +89,18 @@ def test_beginnings_are_the_longest_document_of_each_sequence(cache: TeacherCach
         cut = len(document) // 2
         assert beginning.prompt_ids == tuple(document[:cut])
         assert beginning.reference_ids == tuple(document[cut : cut + 3])
+
+
+def test_padding_is_no_beginning_however_long_it_is(cache: TeacherCache) -> None:
+    """Nor is a document without a scored label, such as a chat's question; a sequence without any is passed over."""
+    sequences = cache.sequences.select(slice(None))
+    sequences.loss_mask[0, 4:] = False  # of the first document 4 labels, of the second and of what follows none
+    sequences.document_starts[0] = False
+    sequences.document_starts[0, [0, 7]] = True
+    sequences.loss_mask[1] = False
+    found = held_out_beginnings(SimpleNamespace(sequences=sequences), np.array([0, 1]), num_tokens=3)
+    assert [beginning.prompt_ids for beginning in found] == [tuple(sequences.input_ids[0, :3])]
+    assert held_out_beginnings(SimpleNamespace(sequences=sequences), np.array([1]), num_tokens=3) == []
 
 
 def test_more_beginnings_than_sequences_are_not_repeated(cache: TeacherCache) -> None:

@@ -11,6 +11,7 @@ from pipeline.evaluation.history import TrainingHistory
 from pipeline.evaluation.training_section import training_section
 from tests.evaluation.stories import make_history
 
+_ENTRY = r'<i style="--key:var\(--(\w+)\)" class="(\w+)"></i>([^<]+)</li>'
 STEADY = {"ce_weight": 0.1, "kd_weight": 0.9, "rank_weight": 0.0}
 
 
@@ -69,6 +70,23 @@ def test_a_training_of_before_has_neither() -> None:
     assert "Weights of the loss" not in section
     assert "Routing" not in section
     assert "order" not in section
+
+
+def test_every_training_compared_with_is_drawn_and_looks_the_same_on_each_chart() -> None:
+    """Seven of them, one without a temperature; by colour and dash, which the place of its name gives."""
+    others = {f"run {number}": make_history(4.3, listens=number != 1) for number in range(7)}
+    section = html.unescape(str(training_section(make_history(), others, None)))
+    legends = [
+        {label: (colour, dash) for colour, dash, label in re.findall(_ENTRY, chart)}
+        for chart in re.findall(r"<figure.*?</figure>", section, re.DOTALL)
+    ]
+    compared = [legend for legend in legends if "run 0" in legend]
+    assert len(compared) > 5
+    assert sum("run 1" not in legend for legend in compared) >= 1, "a temperature"
+    assert all(legend.keys() >= others.keys() - {"run 1"} for legend in compared)
+    looks = {name: {legend[name] for legend in compared if name in legend} for name in others}
+    assert all(len(of_one) == 1 for of_one in looks.values()), looks
+    assert len(set.union(*looks.values())) == len(others)
 
 
 def test_the_loss_to_the_order_is_drawn_where_there_is_one() -> None:

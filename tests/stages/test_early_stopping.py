@@ -57,6 +57,12 @@ def test_the_step_it_stops_at_is_logged_whatever_the_interval(
     assert json.loads(timed)["step"] == 6
 
 
+def test_waiting_that_ends_with_the_last_step_stops_nothing(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    train(toy, cached, tmp_path / "run", *PATIENT, "--set", "train.steps=6")
+    assert status(tmp_path / "run")["message"].startswith("6 steps done")
+    assert lines_of(tmp_path / "run", "stopped") == []
+
+
 def test_a_rerun_does_nothing(toy: Toy, cached: Path, stopped: Path) -> None:
     before, times = tree(stopped / "student"), stamps(stopped / "student")
     ended = train(toy, cached, stopped, *PATIENT)

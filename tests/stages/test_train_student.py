@@ -213,7 +213,9 @@ def test_an_unfinished_cache_is_refused_or_frozen(toy: Toy, cached: Path, tmp_pa
     assert "continuing after step 1" in ended.stderr
     state = json.loads((checkpoint(run_dir, 12) / "state.json").read_text())
     assert state["training"]["frozen_shards"] == [[0, 0], [2, 8]]
-    assert toy.run(STAGE, run_dir).code == 3
+    forgotten = toy.run(STAGE, run_dir)
+    assert forgotten.code == 3
+    assert "It was begun with --use-sealed-only: run it so again." in forgotten.stderr
     (run_dir / "cache" / "shards" / "00002.seal.json").unlink()
     ended = toy.run(STAGE, run_dir, "--use-sealed-only", "--set", "train.log_every=2")
     assert ended.code == 6

@@ -74,9 +74,27 @@ def plan_lessons(
             f"{cache.folders[0]}: expected a sealed training shard and a sealed validation shard, found {len(train)} "
             f"and {len(held_out)}. Run cache-teacher again."
         )
+    validation_indices = spread(np.concatenate(held_out), settings.validation_sequences)
+    if not cache.sequences.scored_counts[validation_indices].any():
+        raise IncompleteInputError(
+            f"{cache.folders[0]}: expected scored labels to validate on, found none in the {len(validation_indices)} "
+            "held-out sequences that were chosen. Raise train.validation_sequences, or run cache-teacher until more of "
+            "them are sealed."
+        )
     order = DataOrder(train, settings.seed, settings.window_shards, settings.batch_size * settings.accumulation)
     num_train = sum(count for _, count in train)
     num_steps = count_steps(settings, order.steps_per_epoch)
+    _note_what_is_odd(settings, order, num_train, num_steps)
+    return Lessons(
+        cache=cache,
+        order=order,
+        num_steps=num_steps,
+        validation_indices=validation_indices,
+        teacher=teacher,
+    )
+
+
+def _note_what_is_odd(settings: TrainSettings, order: DataOrder, num_train: int, num_steps: int) -> None:
     if order.batch > num_train:
         warn_once(
             f"a step takes {order.batch:,} sequences (train.batch_size x train.accumulation) and there are "
@@ -89,13 +107,6 @@ def plan_lessons(
         )
     for name, switch in settings.idle.items():
         warn_once(f"train.{name} is {getattr(settings, name):g} and does nothing without train.{switch}")
-    return Lessons(
-        cache=cache,
-        order=order,
-        num_steps=num_steps,
-        validation_indices=spread(np.concatenate(held_out), settings.validation_sequences),
-        teacher=teacher,
-    )
 
 
 def unfit_target(place: str, layout: RecordLayout, settings: TrainSettings) -> str | None:

@@ -45,6 +45,7 @@ class MemoryGuard:
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self._limit, self._rows, self._accumulation = settings.memory_guard, settings.batch_size, settings.accumulation
         self._device, self._probe = device, card_probe(device)
+        self._configured = settings.chunk_positions
         self.chunk_positions = settings.chunk_positions
         """positions that go through the output matrix at once"""
         self.parts = 1
@@ -96,14 +97,18 @@ class MemoryGuard:
 
     def state(self) -> dict[str, int]:
         """The decisions, for a checkpoint."""
-        return {"chunk_positions": self.chunk_positions, "parts": self.parts}
+        return {"chunk_positions": self.chunk_positions, "of": self._configured, "parts": self.parts}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Go on with the decisions of a checkpoint, and with a smaller chunk where the config has one; a checkpoint of
-        before there were any has none, and a guard that is off takes none."""
-        if state is not None and self._limit:
+        """Go on with the decisions of a checkpoint; a guard that is off takes none.
+
+        A chunk that was never cut smaller is no decision: the config's counts, as it does where that is smaller still.
+        """
+        if state is None or not self._limit:  # None: a checkpoint of before there were any
+            return
+        if state["chunk_positions"] != state.get("of"):
             self.chunk_positions = min(self.chunk_positions, int(state["chunk_positions"]))
-            self.parts = int(state["parts"])
+        self.parts = int(state["parts"])
 
     def _shrink(self, why: str) -> bool:
         """Make one piece smaller and say so; False where none can be."""

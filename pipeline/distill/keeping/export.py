@@ -10,7 +10,8 @@ from pipeline import files
 from pipeline.commits import COMMIT, check_commit, write_commit
 from pipeline.console import warn_once
 from pipeline.data.tokenizer import Tokenizer, tokenizer_differences
-from pipeline.errors import DamagedDataError
+from pipeline.distill.keeping.checkpoint import Checkpoint
+from pipeline.errors import DamagedDataError, IncompleteInputError
 from pipeline.models.causal import max_positions
 from pipeline.models.loading import save_model
 from pipeline.models.student import drop_padding_rows
@@ -65,6 +66,17 @@ def is_exported(folder: Path) -> bool:
         warn_once(f"the student is exported again: {error}")
         return False
     return True
+
+
+def refuse_to_replace(folder: Path, checkpoint: Checkpoint | None) -> None:
+    """IncompleteInputError where a training without a checkpoint would begin anew and replace a finished student."""
+    if checkpoint is None and is_exported(folder):
+        raise IncompleteInputError(
+            f"{folder}: a finished student is here, and no whole checkpoint of its training is beside it or in "
+            "train.roots: train-student would begin anew and replace it. For it to be used there is nothing to do. To "
+            "go on, bring its checkpoints back or name their folder in train.roots; to train anew, choose another "
+            f"--run-dir, or remove {folder.parent}."
+        )
 
 
 def model_card(facts: Mapping[str, str], settings: Mapping[str, Any]) -> str:

@@ -33,7 +33,9 @@ def verify_student(student: Path) -> list[Problem]:
             continue
         try:
             checkpoint = open_checkpoint(path)
-        except (DamagedDataError, IdentityError) as error:
+        except IdentityError as error:
+            problems.append(Problem.advised(path, error))
+        except DamagedDataError as error:
             problems.append(Problem.of(path, error, _FIXES[prefix]))
         else:
             newest = checkpoint if prefix == "step" else newest
