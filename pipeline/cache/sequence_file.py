@@ -33,10 +33,11 @@ _ATTRIBUTES = {"content": "sequences", "format": 1}
 
 def write_sequences(path: Path, sequences: Sequences) -> files.FileDigest:
     """Write all sequences; the digest's xxh3-128 belongs into the plan."""
-    padded_mask = np.pad(sequences.loss_mask, ((0, 0), (0, 1)))
+    flags = np.pad(sequences.loss_mask, ((0, 0), (0, 1))).view(np.uint8)  # _SCORED, a byte an id and no more
+    flags |= sequences.document_starts.view(np.uint8) * np.uint8(_BEGINS)
     arrays: Arrays = {
         "input_ids": sequences.input_ids,
-        "flags": (padded_mask * _SCORED + sequences.document_starts * _BEGINS).astype(np.uint8),
+        "flags": flags,
         "columns": np.stack([sequences.split, sequences.num_bytes], axis=1).astype(np.int64),
     }
     return write_shard(path, _schema(sequences.num_sequences, sequences.sequence_length), _ATTRIBUTES, [arrays])

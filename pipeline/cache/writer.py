@@ -28,7 +28,8 @@ class CacheWriter:
         self, folder: Path, plan: Plan, sequences: SequenceSource, environment: dict[str, str], alone: bool = True
     ) -> None:
         """`environment` (versions, device class) goes into every seal. IdentityError where the folder holds seals
-        of another plan, which must not be written over. Who writes here alone sweeps up what a crash left."""
+        of another plan, which must not be written over. Who writes here alone sweeps up what a crash left: shards
+        whose seal never came too, whose room is wanted for them to be made again."""
         self._folder = folder / SHARDS_FOLDER
         self._plan = plan
         self._codec = codec_of(plan)
@@ -39,6 +40,9 @@ class CacheWriter:
         if alone:
             files.sweep_temporary(folder)
             files.sweep_temporary(self._folder)
+            for span in plan.shards:
+                if (self._folder / span.shard_name).is_file() and not (self._folder / span.seal_name).exists():
+                    files.remove_file(self._folder / span.shard_name)
         for path in find_files(self._folder, f"*{SEAL_SUFFIX}"):
             Seal.load(path).check_against(plan, path)
 

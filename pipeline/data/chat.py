@@ -34,8 +34,10 @@ def spans_by_prefixes(messages: Sequence[Message], render: Render) -> tuple[str,
     for number, message in enumerate(messages):
         if message["role"] == "assistant":
             num_turns += 1
-            before = render(messages[:number], True)
-            through = render(messages[: number + 1], False)
+            try:
+                before, through = render(messages[:number], True), render(messages[: number + 1], False)
+            except Exception:  # of a part of a chat: many templates want a first message, or one of the user's
+                continue
             if through.startswith(before) and text.startswith(through):
                 spans.append((len(before), len(through)))
             elif through.startswith(before) and text.startswith(before):

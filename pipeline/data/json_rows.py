@@ -73,12 +73,11 @@ def _list_in(path: Path, file: Unpacked) -> list[Any] | None:
 
 def _parse_line(line: bytes, columns: list[str]) -> Row | str:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        return _columns_of(json.loads(line.decode("utf-8-sig")), columns)
     except UnicodeDecodeError:
         return "not valid UTF-8"
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # nested too deeply, too
         return "not valid JSON"
-    return _columns_of(row, columns)
 
 
 def _columns_of(row: Any, columns: list[str]) -> Row | str:

@@ -62,7 +62,7 @@ def _as_message(entry: Any) -> Message | str:
         return _NO_MESSAGES
     if "role" not in entry and isinstance(entry.get("from"), str):
         if entry["from"] not in _ROLES:
-            return f"has a message from {entry['from'][:40]!r}, where {', '.join(_ROLES)} are known, or a role is given"
+            return f"has a message from another speaker than {', '.join(_ROLES)}, and no role"
         others = {name: part for name, part in entry.items() if name not in ("from", "value")}
         entry = {"role": _ROLES[entry["from"]], "content": entry.get("value")} | others
     content = entry.get("content")

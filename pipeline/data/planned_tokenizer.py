@@ -20,9 +20,29 @@ def publish_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
     def fill(staging: Path) -> None:
         tokenizer.save(staging)
+        plain = Tokenizer.load(staging) if _leave_code_out(staging) else tokenizer
+        if differences(tokenizer.fingerprint(), plain.fingerprint()):
+            raise ConfigError(
+                f"tokenizer {tokenizer.name}: has code of its own, and without it does not do the same. A cache is "
+                "read without running any code: use a teacher whose tokenizer.json says all."
+            )
         write_commit(staging, {path.name: files.digest_file(path) for path in sorted(staging.iterdir())})
 
     files.publish_folder(folder, fill)
+
+
+def _leave_code_out(folder: Path) -> bool:
+    """Of a tokenizer that came with code of its own keep the plain one, which runs nothing: whoever reads the cache has
+    not said that they trust that code. False where it came with none."""
+    path = folder / "tokenizer_config.json"
+    settings = files.read_json(path)
+    if "auto_map" not in settings:
+        return False
+    plain = {name: value for name, value in settings.items() if name != "auto_map"}
+    files.write_json(path, plain | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    for code in folder.glob("*.py"):
+        files.remove_file(code)
+    return True
 
 
 def planned_tokenizer(folder: Path, planned: dict[str, Any]) -> Tokenizer:

@@ -76,6 +76,8 @@ def read_dataset(
 
 def count_dataset_rows(dataset: str, subset: str | None, split: str, revision: str | None) -> int | None:
     """Rows of the split, where the dataset says how many it has."""
+    if _is_saved(Path(dataset)):
+        return len(_open_dataset(dataset, subset, split, revision, streaming=False))
     known = _open_dataset(dataset, subset, split, revision).info.splits or {}
     return (known[split].num_examples or None) if split in known else None
 
@@ -96,14 +98,15 @@ def resolve_revision(dataset: str, revision: str | None) -> str:
         ) from error
 
 
-def _open_dataset(dataset: str, subset: str | None, split: str, revision: str | None) -> Any:
+def _open_dataset(dataset: str, subset: str | None, split: str, revision: str | None, streaming: bool = True) -> Any:
     import datasets  # heavy, and only hub sources need it
 
     datasets.disable_progress_bars()
     try:
         if _is_saved(Path(dataset)):
-            return _open_saved(datasets.load_from_disk(dataset), dataset, split)
-        return datasets.load_dataset(dataset, subset, split=split, revision=revision, streaming=True)
+            saved = _open_saved(datasets.load_from_disk(dataset), dataset, split)
+            return saved.to_iterable_dataset() if streaming else saved
+        return datasets.load_dataset(dataset, subset, split=split, revision=revision, streaming=streaming)
     except ConfigError:
         raise
     except (ValueError, datasets.exceptions.DatasetNotFoundError) as error:  # unknown subset, split, dataset or format
@@ -127,8 +130,8 @@ def _open_saved(saved: Any, dataset: str, split: str) -> Any:
             raise ConfigError(
                 f"dataset {dataset}: has no split {split!r}; it has {', '.join(saved)}. Set data.dataset_split."
             )
-        saved = saved[split]
-    return saved.to_iterable_dataset()
+        return saved[split]
+    return saved
 
 
 def _open_parquet(path: Path) -> Any:

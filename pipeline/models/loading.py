@@ -50,8 +50,8 @@ def load_model(
 ) -> Any:
     """A model in eval mode, every weight of it from the checkpoint; ConfigError says what is wrong and what to do.
 
-    Attention is PyTorch's own (sdpa) where the architecture has it, else the plain one. Every row of the input
-    embedding learns, that of the padding id too: with many models it is the end-of-text id.
+    Attention is PyTorch's own (sdpa) where the architecture has it and nothing of it is lost there, else the plain one.
+    Every row of the input embedding learns, that of the padding id too: with many models it is the end-of-text id.
     """
     folder = model_folder(reference, revision, trust_remote_code)
     weight_files(folder)
@@ -69,6 +69,7 @@ def load_model(
         except _REFUSALS as error:
             raise ConfigError(f"{reference}: cannot be loaded as a causal language model. {_advice(error)}") from error
     _refuse_partial(reference, report)
+    _keep_softcap(model)
     _let_padding_learn(model)
     with memory_errors(
         f"{reference}: the card's memory does not hold this model in {str(dtype).removeprefix('torch.')}. End other "
@@ -82,7 +83,7 @@ def empty_model(folder: Path, trust_remote_code: bool = False) -> Any:
     config = load_config(str(folder), None, trust_remote_code, with_weights=False)
     with _quiet_transformers(), torch.device("meta"):
         try:
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            return _keep_softcap(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
         except _REFUSALS as error:
             raise ConfigError(
                 f"{folder}: no causal language model can be made of its config. {_advice(error)}"
@@ -109,7 +110,7 @@ def make_model(
         with torch.random.fork_rng(devices=[]), _quiet_transformers():
             torch.manual_seed(seed)
             made = AutoConfig.for_model(config["model_type"], **values)
-            model = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+            model = _keep_softcap(AutoModelForCausalLM.from_config(made, dtype=torch.float32))
     except Exception as error:  # each architecture refuses sizes that do not fit in its own way
         raise ConfigError(f"student.config: no {config['model_type']} model can be made of it. {error}") from error
     for settings in (model.config, model.generation_config):
@@ -122,6 +123,14 @@ def save_model(model: Any, folder: Path) -> None:
     """Leave config and weights (safetensors) in `folder`, for `from_pretrained`."""
     with _quiet_transformers():
         model.save_pretrained(str(folder), safe_serialization=True)
+
+
+def _keep_softcap(model: Any) -> Any:
+    """The model, with plain attention where its attention's logits are capped (Gemma 2): sdpa knows no cap, and older
+    versions of transformers leave it out there without a word."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
+    return model
 
 
 def _let_padding_learn(model: Any) -> None:

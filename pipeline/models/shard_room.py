@@ -10,6 +10,7 @@ from pipeline.cache.plan import ShardSpan
 from pipeline.cache.seal import Seal
 from pipeline.cache.writer import bytes_per_position
 from pipeline.data.sequences import SequenceSource
+from pipeline.errors import NumericsError
 from pipeline.models.teacher import Teacher
 from pipeline.output_limit import OutputLimit, figure
 from pipeline.pause import NoRoomError
@@ -43,12 +44,18 @@ class ShardRoom:
         self._num_scored += num_scored
 
     def measure(self, teacher: Teacher, span: ShardSpan) -> None:
-        """Where nothing is sealed yet, score the first batch of a shard; it is scored again with its shard."""
+        """Where nothing is sealed yet, score the first batch of a shard; it is scored again with its shard.
+
+        Where that is not finite the shard will say so, and others may be: what they take is then known from the first.
+        """
         if not self.must_measure:
             return
         rows = np.arange(span.first, min(span.first + teacher.batch_size, span.stop))
         mask_ST = self._sequences.select(rows).loss_mask
-        records = teacher.score(self._sequences, rows)
+        try:
+            records = teacher.score(self._sequences, rows)
+        except NumericsError:
+            return
         self.learn(bytes_per_position(records, mask_ST) * mask_ST.size, max(1, int(np.count_nonzero(mask_ST))))
 
     def expected_bytes(self, spans: Sequence[ShardSpan]) -> float:

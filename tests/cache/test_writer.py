@@ -137,6 +137,18 @@ def test_remains_of_a_crash_are_swept(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_shard_whose_seal_never_came_makes_room(tmp_path: Path) -> None:
+    """For itself: it is written again. By whoever writes alone; another one may be about to seal it."""
+    plan, sequences, _ = make_cache(tmp_path)
+    first, second = plan.shards[:2]
+    (tmp_path / "shards" / first.seal_name).unlink()
+    CacheWriter(tmp_path, plan, sequences, ENVIRONMENT, alone=False)
+    assert (tmp_path / "shards" / first.shard_name).is_file()
+    CacheWriter(tmp_path, plan, sequences, ENVIRONMENT)
+    assert not (tmp_path / "shards" / first.shard_name).exists()
+    assert (tmp_path / "shards" / second.shard_name).is_file()
+
+
 def test_a_folder_where_a_file_stands(tmp_path: Path) -> None:
     sequences = make_sequences(5, 2, 16, 50)
     plan = make_plan(tmp_path, sequences, LAYOUT)

@@ -27,6 +27,19 @@ def test_spans_hold_the_content_and_its_end() -> None:
     assert [text[start:end] for start, end in spans] == ["yes.", "."]
 
 
+def test_a_turn_before_which_nothing_can_be_rendered_is_not_scored() -> None:
+    """Many templates read the first message's role, or want a user's before the assistant's."""
+
+    def reading_the_first(messages: Sequence[Message], prompt: bool) -> str:
+        assert messages[0]["role"]
+        return render(messages, prompt)
+
+    assert turns_of(chat("ahello", "uhi", "ayes"), reading_the_first) == ["yes."]
+    assert turns_of(chat("ahello"), reading_the_first) is None
+    with pytest.raises(IndexError):
+        turns_of([], reading_the_first)
+
+
 def test_a_chat_without_the_assistant_has_no_span() -> None:
     assert spans_by_prefixes(chat("uhi"), render) == ("[user]hi.", [])
 

@@ -117,6 +117,16 @@ def test_bad_lines_are_counted_by_what_is_wrong(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("depth", [300, 490, 700, 950])
+def test_a_value_nested_too_deeply_ends_no_command(depth: int, tmp_path: Path) -> None:
+    """Whatever gives up first: what reads JSON, or what leaves nulls out of it."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": ' + b"[" * depth + b"]" * depth + b"}\n")
+    [found] = read(source="jsonl", path=str(path))
+    assert isinstance(found, Unreadable)
+    assert found.reason in ("column 'text' is not a string", "not valid JSON")
+
+
 def test_a_file_of_lines_that_goes_away_stops(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         builders.write_lines(tmp_path / name, [{"text": name}])

@@ -143,7 +143,7 @@ def test_the_speakers_of_sharegpt_have_roles() -> None:
         {"role": role, "content": said, "weight": 1}
         for role, (_, said) in zip(("system", "user", "assistant"), turns, strict=True)
     )
-    reason = "has a message from 'observation', where human, gpt, system are known, or a role is given"
+    reason = "has a message from another speaker than human, gpt, system, and no role"
     assert as_messages([{"from": "observation", "value": "x"}]) == reason
     assert as_messages([{"from": "gpt", "text": "x"}]) == "is not a list of messages with a role and a content"
 

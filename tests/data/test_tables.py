@@ -63,6 +63,7 @@ def test_a_dataset_of_save_to_disk_is_read_as_it_was(splits: bool, tmp_path: Pat
     (datasets.DatasetDict({"train": saved}) if splits else saved).save_to_disk(str(tmp_path / "saved"))
     found = list(tables.read_dataset(str(tmp_path / "saved"), None, "train", None, ["text"]))
     assert found == [(f"train:{number}", {"text": f"text {number - 1}"}) for number in range(1, 8)]
+    assert tables.count_dataset_rows(str(tmp_path / "saved"), None, "train", None) == 7
     settings = DataSettings(source="hub", dataset=str(tmp_path / "saved"))
     assert [document.text for document in read_documents(settings) if isinstance(document, Document)] == [
         row["text"] for row in rows

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ConfigError
@@ -44,6 +45,24 @@ def test_a_folder_loads_in_eval_mode_in_the_dtype_asked_for(llama_folder, dtype,
 def test_tied_weights_load_and_stay_tied(model_type, tmp_path):
     model = _load(tiny.save_model(tmp_path, model_type))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_cap_on_attentions_logits_is_kept(tmp_path):
+    """Gemma 2: fused attention has none, and some versions of transformers take it all the same."""
+    folder = tiny.save_model(tmp_path, "gemma2", attn_logit_softcapping=0.5)
+    weights = load_file(folder / "model.safetensors")
+    sharp = {name: weight * (40 if "q_proj" in name else 1) for name, weight in weights.items()}
+    save_file(sharp, folder / "model.safetensors", {"format": "pt"})
+    ids = torch.arange(12)[None]
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        found, expected = _load(folder)(ids).logits, plain(ids).logits
+        plain.config.attn_logit_softcapping = 1e6
+        for layer in plain.model.layers:
+            layer.self_attn.attn_logit_softcapping = 1e6
+        uncapped = plain(ids).logits
+    assert torch.equal(found, expected)
+    assert (expected - uncapped).abs().max() > 1e-3
 
 
 def test_a_model_in_several_files_loads(tmp_path):

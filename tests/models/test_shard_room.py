@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.settings import CacheSettings
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.settings import DataSettings
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NumericsError
 from pipeline.models import Teacher
 from pipeline.models.planning import plan_capture
 from pipeline.models.settings import TeacherSettings
@@ -69,6 +70,16 @@ def test_before_any_is_sealed_its_first_batch_says_it(captured: tuple[Path, Plan
     for span in plan.shards:
         assert on_disk(folder, span.index) <= room.expected_bytes([span])
     assert room.expected_bytes(plan.shards) <= 1.6 * folder_bytes(folder / "shards") + 16_384 * len(plan.shards)
+
+
+def test_a_first_batch_that_cannot_be_scored_leaves_it_unknown(captured: tuple[Path, Planned], tmp_path: Path) -> None:
+    """Its shard will say so; the others can be sealed, and the first of them shows what they take."""
+    _, (plan, sequences, teacher) = captured
+    room = ShardRoom(OutputLimit(10**9, (tmp_path,)), sequences)
+    with mock.patch.object(Teacher, "score", side_effect=NumericsError("not finite")):
+        room.measure(teacher, plan.shards[0])
+    assert room.must_measure
+    room.check(plan.shards)
 
 
 def test_masked_positions_are_not_paid_for(captured: tuple[Path, Planned], tmp_path: Path) -> None:
