@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.console import Progress, warn_once
 from pipeline.data.documents import Document, TokenizedDocument, Unreadable, expected_documents, read_documents
-from pipeline.data.packing import Mode, pack
+from pipeline.data.packing import PACKING_VERSION, STARTED_SINCE, Mode, pack
 from pipeline.data.report import DataReport, SplitCounts
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
 from pipeline.data.settings import DataSettings
@@ -25,10 +25,15 @@ _LOST_SHARE_WORTH_SAYING = 0.01
 
 
 def prepare_sequences(
-    settings: DataSettings, tokenizer: Tokenizer, packing: Mode, pause: PauseRequest | None = None
+    settings: DataSettings,
+    tokenizer: Tokenizer,
+    packing: Mode,
+    pause: PauseRequest | None = None,
+    packing_version: int = PACKING_VERSION,
 ) -> tuple[Sequences, DataReport]:
     """Sequences of both splits and what was found on the way; depends on source, settings and tokenizer only.
 
+    `packing_version` is that of a plan whose sequences are packed again.
     ConfigError where no usable document, or no scored position in one of the splits, is left; PausedError where
     `pause` is due, which is asked between batches of documents.
     """
@@ -40,7 +45,8 @@ def prepare_sequences(
     parts = split_documents(documents, settings.validation_fraction, settings.seed, tokenizer.end_of_text_id)
     documents.clear()  # packing frees each document as it is placed
     report.train, report.validation = (_counts(part) for part in parts)
-    rows, num_rows, num_padding = pack(parts, settings.sequence_length, packing, tokenizer.end_of_text_id)
+    start_ids = tokenizer.start_ids if packing_version >= STARTED_SINCE else []
+    rows, num_rows, num_padding = pack(parts, settings.sequence_length, packing, tokenizer.end_of_text_id, start_ids)
     split = np.repeat(np.array([TRAIN, VALIDATION], np.uint8), num_rows)
     sequences = Sequences(rows.input_ids, rows.loss_mask, rows.document_starts, split, rows.num_bytes)
     for counts, mask_ST in zip((report.train, report.validation), np.split(rows.loss_mask, num_rows[:1]), strict=True):

@@ -61,14 +61,15 @@ class Tokenizer:
         self.unknown_id: int | None = fast.unk_token_id
         num_ids = max(self._vocabulary.values()) + 1
         self.vocab_size = num_ids if vocab_size is None else vocab_size
-        self._start_ids = self._ids_before_text()
+        self.start_ids = self._ids_before_text()
+        """what it puts before every text; empty with most"""
         self._control = ControlTokens(self._backend, num_ids, self.unknown_id, self.end_of_text_id)
         self._template = ChatTemplate(fast, name, render_jinja_template)
         self._texts = TextEncoder(
             self._encode_batch,
             self._table_of_bytes(),
             self._control,
-            self._start_ids,
+            self.start_ids,
             self.end_of_text_id,
             self.unknown_id,
             self._adds_space(),
@@ -154,7 +155,7 @@ class Tokenizer:
             ),
             "special_tokens_sha256": _sha256(self._added_tokens()),
             "behaviour_sha256": _sha256(
-                [self._start_ids, [encoding.ids for encoding in self._encode_batch(list(_PROBES))]]
+                [self.start_ids, [encoding.ids for encoding in self._encode_batch(list(_PROBES))]]
             ),
             "chat_template_sha256": None if template is None else _sha256(template),
         }

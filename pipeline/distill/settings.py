@@ -14,8 +14,8 @@ HEAD_ONLY: tuple[Objective, ...] = ("subset", "ranked")
 """Objectives that never look at the tail, the teacher's or the student's"""
 SAMPLED_OBJECTIVES: tuple[Objective, ...] = ("sampled_tail", "bucket")
 """What records of the kind `sampled` can be used for. `bucket` is Σ p̂·log(p̂/q), p̂ the shares of the draws: Random-
-Sampling KD. `sampled_tail` takes the label's probability from the record, and from the draws the rest: the same on
-average, with less noise"""
+Sampling KD. `sampled_tail` takes the label's probability from the record, as that is rounded, and from the draws the
+rest: the same on average but for that rounding, with less noise"""
 RouterKind = Literal["uniform", "gap", "trust", "learned"]
 Part = Literal["ce", "kd", "rank"]
 """Parts of the loss: labels, the objective, the likelihood of the teacher's order"""

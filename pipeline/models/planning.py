@@ -182,7 +182,7 @@ def planned_sequences(
         plan.vocab_size
     )
     data = planned_data(plan, data)
-    sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause)
+    sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause, packing_version)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     if digest.xxh3_128 != plan.sequences_digest:
         files.remove_file(folder / SEQUENCES_NAME)

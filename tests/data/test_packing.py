@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,8 +23,11 @@ def make_document(key: str, ids: list[int], scored: list[bool] | None = None) ->
     )
 
 
-def pack_slowly(documents: list[TokenizedDocument], length: int, mode: Mode) -> list[list[tuple[int, bool, bool, int]]]:
+def pack_slowly(
+    documents: list[TokenizedDocument], length: int, mode: Mode, begin: Sequence[int] = ()
+) -> list[list[tuple[int, bool, bool, int]]]:
     """Rows of (id, counts as a label, begins a document, bytes counted), with nothing vectorised."""
+    before, stride = [(token, False, number == 0, 0) for number, token in enumerate(begin)], length - len(begin)
     groups = [documents] if mode == "packed" else [[document] for document in documents]
     rows = []
     for group in groups:
@@ -34,14 +38,18 @@ def pack_slowly(documents: list[TokenizedDocument], length: int, mode: Mode) -> 
                 zip(document.ids, document.scored, document.num_bytes, strict=True)
             )
         ]
+        own = [token for token, *_ in stream[: len(begin)]]
+        begun = mode == "one_document" and bool(begin) and own == list(begin)
         start = 0
-        while start + 1 < len(stream):
-            row = stream[start : start + length + 1]
-            missing = length + 1 - len(row)
+        if begun:  # what every row begins with is there once
+            stream = stream[len(begin) :]
+        while start + 1 < len(stream) or (begun and start == 0):
+            row = stream[start : start + stride + 1]
+            missing = stride + 1 - len(row)
             row += [(END, False, number == 0, 0) for number in range(missing)]
-            first = row[0]
-            rows.append([(first[0], False, True, 0), *row[1:]])
-            start += length
+            first = row[0] if begun and start == 0 else (row[0][0], False, row[0][2] or not begin, 0)
+            rows.append([*before, first, *row[1:]])
+            start += stride
     return rows
 
 
@@ -52,9 +60,11 @@ def assert_same(packed: PackedRows, expected: list[list[tuple[int, bool, bool, i
     assert packed.num_bytes.tolist() == [sum(entry[3] for entry in row[1:] if entry[1]) for row in expected]
 
 
-def pack_one(documents: list[TokenizedDocument], length: int, mode: Mode) -> tuple[PackedRows, int]:
+def pack_one(
+    documents: list[TokenizedDocument], length: int, mode: Mode, begin: Sequence[int] = ()
+) -> tuple[PackedRows, int]:
     """Rows and padding of a single split."""
-    rows, counts, num_padding = pack([list(documents)], length, mode, END)
+    rows, counts, num_padding = pack([list(documents)], length, mode, END, begin)
     assert counts == [len(rows.num_bytes)]
     return rows, num_padding
 
@@ -75,6 +85,45 @@ def test_equals_the_slow_route(mode: Mode, texts: list[list[tuple[int, bool]]], 
     packed, _ = pack_one(documents, length, mode)
     assert packed.input_ids.shape[1:] == (length + 1,)
     assert_same(packed, pack_slowly(documents, length, mode))
+
+
+@pytest.mark.parametrize("mode", ["packed", "one_document"])
+@settings(max_examples=150, deadline=None)
+@given(texts=documents_strategy, length=st.integers(3, 9), begin=st.sampled_from([(98,), (97, 98)]), own=st.booleans())
+def test_every_row_begins_as_texts_do(
+    mode: Mode, texts: list[list[tuple[int, bool]]], length: int, begin: tuple[int, ...], own: bool
+) -> None:
+    """Also where a document does not, as the end of one that is cut in two; each of its labels counts once."""
+    first, k = list(begin) * own, len(begin) * own
+    documents = [
+        make_document(
+            str(number), [*first, *(token for token, _ in text), END], [*[False] * k, *(flag for _, flag in text), True]
+        )
+        for number, text in enumerate(texts)
+    ]
+    packed, _ = pack_one(documents, length, mode, begin)
+    assert_same(packed, pack_slowly(documents, length, mode, begin))
+    assert (packed.input_ids[:, : len(begin)] == begin).all()
+    expected = [
+        int(token)
+        for document in documents
+        for token, scored in zip(document.ids[1:], document.scored[1:], strict=True)
+        if scored
+    ]
+    assert packed.input_ids[:, 1:][packed.loss_mask].tolist() == expected
+
+
+def test_a_row_that_goes_on_in_a_text_begins_as_it_does() -> None:
+    """Packed, a text that begins a line has its own beginning too, as a document apart."""
+    text = make_document("a", [9, 1, 2, 3, 4, END], [False, *[True] * 5])
+    packed, _ = pack_one([text], 4, "packed", [9])
+    assert packed.input_ids.tolist() == [[9, 9, 1, 2, 3], [9, 3, 4, END, END]]
+    assert packed.loss_mask.tolist() == [[False, True, True, True], [False, True, True, False]]
+    assert packed.document_starts.tolist() == [[True, True, False, False, False], [True, False, False, False, True]]
+    alone, _ = pack_one([text], 4, "one_document", [9])
+    assert alone.input_ids.tolist() == [[9, 1, 2, 3, 4], [9, 4, END, END, END]]
+    assert alone.loss_mask.tolist() == [[True] * 4, [False, True, False, False]]
+    assert alone.document_starts.tolist() == [[True, *[False] * 4], [True, False, False, True, False]]
 
 
 @pytest.mark.parametrize("mode", ["packed", "one_document"])

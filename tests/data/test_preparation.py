@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import texts
+from pipeline.data.packing import Mode
 from pipeline.data.pieces import cut_text
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.sequences import TRAIN, VALIDATION, Sequences
@@ -70,6 +71,20 @@ def test_counts_agree_with_the_arrays(texts_folder: Path, tokenizer: Tokenizer) 
     padding = (sequences.input_ids == tokenizer.end_of_text_id).sum() - len(texts)
     assert 0 <= report.padding_share - padding / sequences.input_ids.size < 1e-3
     assert report.document_tokens["min"] <= report.document_tokens["median"] <= report.document_tokens["max"]
+
+
+@pytest.mark.parametrize("packing", ["packed", "one_document"])
+def test_every_row_begins_as_the_tokenizer_begins_a_text(packing: Mode, texts_folder: Path, tmp_path: Path) -> None:
+    """Its labels are the same ones as without; a plan of before is packed as it was."""
+    tokenizer = Tokenizer.load(builders.save(builders.byte_level(begin=True), tmp_path, bos_token="<s>"))
+    [begin] = tokenizer.start_ids
+    now, report = prepare_sequences(settings_for(texts_folder), tokenizer, packing)
+    before, _ = prepare_sequences(settings_for(texts_folder), tokenizer, packing, packing_version=4)
+    assert (now.input_ids[:, 0] == begin).all()
+    assert (before.input_ids[:, 0] != begin).any()
+    found, expected = (sorted(rows.input_ids[:, 1:][rows.loss_mask].tolist()) for rows in (now, before))
+    assert found == expected
+    assert int(now.num_bytes.sum()) == int(before.num_bytes.sum()) == report.num_bytes
 
 
 def test_bytes_are_those_of_the_scored_labels(texts_folder: Path, tokenizer: Tokenizer) -> None:
