@@ -25,7 +25,8 @@ def spans_by_prefixes(messages: Sequence[Message], render: Render) -> tuple[str,
     """The rendered chat and the assistant's spans in it, for a template that does not mark them.
 
     An assistant's message is what stands between the rendering of the messages before it, with the generation prompt,
-    and the rendering up to it. Some templates write an earlier turn in another way than the last one (without its
+    and the rendering up to it; from its content on where the prompt holds more than a turn does (a tag that begins the
+    reasoning). Some templates write an earlier turn in another way than the last one (without its
     reasoning); of such a turn the part that stays is scored, and a turn of which none is certain has no span. None
     where no turn of the assistant is certain.
     """
@@ -35,16 +36,27 @@ def spans_by_prefixes(messages: Sequence[Message], render: Render) -> tuple[str,
         if message["role"] == "assistant":
             num_turns += 1
             try:
-                before, through = render(messages[:number], True), render(messages[: number + 1], False)
+                through = render(messages[: number + 1], False)
+                start = _where_it_begins(messages[:number], message["content"].strip(), through, render)
             except Exception:  # of a part of a chat: many templates want a first message, or one of the user's
                 continue
-            if through.startswith(before) and text.startswith(through):
-                spans.append((len(before), len(through)))
-            elif through.startswith(before) and text.startswith(before):
-                start, alone = len(before), through[len(before) :]
+            if start is not None and text.startswith(through):
+                spans.append((start, len(through)))
+            elif start is not None and text.startswith(through[:start]):
+                alone = through[start:]
                 length = _length_of_rewritten(text, start, alone, messages[number:])
                 spans += [(start, start + length)] if length else []
     return None if num_turns and not spans else (text, spans)
+
+
+def _where_it_begins(earlier: Sequence[Message], content: str, through: str, render: Render) -> int | None:
+    """Where in the rendering `through` a turn what the assistant wrote begins; None where that is not certain."""
+    before = render(earlier, True)
+    if through.startswith(before):
+        return len(before)
+    before = render(earlier, False)
+    place = through.find(content, len(before)) if content and through.startswith(before) else -1
+    return None if place < 0 else place
 
 
 def _length_of_rewritten(text: str, start: int, alone: str, messages: Sequence[Message]) -> int:

@@ -17,6 +17,7 @@ ResultT = TypeVar("ResultT")
 # RuntimeErrors. NCCL's tells the last thing it logged, which is either of two.
 _OTHER_SIGNS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # what a handle of its own says where there is no room for one
     "CUDA error: out of memory",
     "Cuda failure 2 'out of memory'",
     "Failed to CUDA calloc",

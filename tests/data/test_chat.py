@@ -40,6 +40,16 @@ def test_a_turn_before_which_nothing_can_be_rendered_is_not_scored() -> None:
         turns_of([], reading_the_first)
 
 
+def test_a_prompt_that_holds_more_than_a_turn_does() -> None:
+    """As one that begins the reasoning, which no earlier turn has: what was written begins with the content."""
+
+    def thinking(messages: Sequence[Message], prompt: bool) -> str:
+        return render(messages, prompt) + "<think>" * prompt
+
+    assert turns_of(chat("uhi", "ayes", "uand", "ano"), thinking) == ["yes.", "no."]
+    assert turns_of(chat("uhi", "a"), thinking) is None
+
+
 def test_a_chat_without_the_assistant_has_no_span() -> None:
     assert spans_by_prefixes(chat("uhi"), render) == ("[user]hi.", [])
 

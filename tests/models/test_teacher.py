@@ -159,6 +159,7 @@ def test_logits_that_are_not_finite_name_positions_and_the_setting():
     [
         (CausalModel, "hidden", torch.OutOfMemoryError("CUDA out of memory")),
         (Head, "logits_float32", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")),
+        (Head, "logits_float32", RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")),
         (Teacher, "_tensor", torch.OutOfMemoryError("CUDA out of memory")),
     ],
 )
