@@ -1,7 +1,8 @@
 """The arms of the study: the default, and what differs from it in one factor each.
 
 Full distillation is the reference: the same student and loop, with the teacher in memory and all V log-probabilities,
-at the best temperature, weights and router of those tried. K arms keep a sixteenth to a half of the default head.
+at the best temperature, weights, router and balance of those tried. K arms keep a sixteenth to a half of the default
+head.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ FULL_CANDIDATES: Mapping[str, Changes] = {
     "ce0_5_tau2": _full(0.5, 2.0),
     "ce0_1_routed": _full(0.1, 1.0, "learned"),
     "ce0_1_tau1_2_routed": _full(0.1, 1.2, "learned"),
+    "ce0_1_tau1_2_routed_balanced": _full(0.1, 1.2, "learned") | {"balance": True},
 }
 """What full distillation chooses from: the default's own among it, so that what is lost to a cache is lost to it alone.
 The objective is exact with an empty tail"""
@@ -107,6 +109,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("sampled", at_1, cache=sampled, decides=True),  # the only temperature it is right at
         _arm("tau1", at_1, decides=True),
         _arm("router_uniform", {"router": "uniform"}, decides=True),
+        _arm("balance", {"balance": True}, decides=True),
         _arm(f"draws{num_draws // 2}", {}, cache={"num_draws": num_draws // 2}, decides=True),
         _arm("tau1_5", _temperature(1.5, 1.5)),
         _arm("tau2", _temperature(2.0, 2.0)),
@@ -118,7 +121,6 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("router_gap", {"router": "gap"}),
         _arm("router_trust", {"router": "trust"}),
         _arm("ranking", {"rank_weight": 0.1}),
-        _arm("balance", {"balance": True}),
         _arm("no_ema", {"ema_decay": 0.0}),
         *(_arm(f"k{size}{of}", {}, cache={"head_size": size}) for size in sizes),
     )

@@ -15,6 +15,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     run_dir = tmp_path_factory.mktemp("study") / "run"
     ended = quality(run_dir, *ARMS, "--json")
     assert ended.code == 0, ended.stderr
-    # Two beginnings, three rates with two seeds for each of six arms, and nine more that full may choose.
-    assert "49 trainings" in ended.stderr
+    # Two beginnings, three rates with two seeds for each of six arms, and those from which full chooses first.
+    assert "50 trainings" in ended.stderr
     return run_dir / "quality", json.loads(ended.stdout)

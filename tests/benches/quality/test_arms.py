@@ -69,7 +69,7 @@ def test_full_distillation_differs_by_its_records_and_what_it_chooses_from() -> 
         config = arm_config(QUALITY, full, changes)
         changed = changed_keys(config)
         assert "train.objective" in changed
-        factors = {"train.objective", "train.router", "train.weights", "train.temperature"}
+        factors = {"train.objective", "train.router", "train.weights", "train.temperature", "train.balance"}
         assert {factor_of(key) for key in changed} <= factors
     assert [arm for arm in ARMS.values() if arm.live] == [full]
     defaults = arm_config(QUALITY, full, full.candidates["ce0_1_tau1_2_routed"])
@@ -89,7 +89,7 @@ def test_head_sizes_are_parts_of_the_default_head_and_say_their_vocabulary() -> 
 def test_arms_are_chosen_by_name_or_by_length() -> None:
     every = tuple(ARMS.values())
     short = [arm.name for arm in chosen_arms(every, None, short=True)]
-    caches, ways = ["compact", "sampled"], ["tau1", "router_uniform", "draws16"]
+    caches, ways = ["compact", "sampled"], ["tau1", "router_uniform", "balance", "draws16"]
     assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", *caches, *ways]
     assert chosen_arms(every, None, short=False) == every
     assert [arm.name for arm in chosen_arms(every, ["tau2"], short=True)] == [LABELS, FULL, "tau2"]
@@ -169,7 +169,7 @@ def test_a_long_study_has_two_lengths_and_a_large_vocabulary() -> None:
     [large] = long["v49152"]
     assert [arm.name for arm in large.arms] == [LABELS, FULL, DEFAULT, "compact", "sampled"]
     assert {len(large.seeds(arm)) for arm in large.arms} == {3}
-    assert [len(few.seeds(arm)) for arm in few.arms[:11]] == [5] * 10 + [3]
+    assert [len(few.seeds(arm)) for arm in few.arms[:12]] == [5] * 11 + [3]
 
 
 def test_a_student_that_comes_trained_begins_as_it_is() -> None:
