@@ -199,6 +199,7 @@ def test_an_unfinished_checkpoint_beyond_is_no_obstacle(toy: Toy, cached: Path, 
     (checkpoint(run_dir, 12) / "COMMIT.json").unlink()
     for name in ("COMMIT.json", "state.json"):
         (checkpoint(run_dir, 8) / name).unlink()
+    (run_dir / "student" / "model").rename(tmp_path / "model")
     train(toy, cached, run_dir, "--set", "train.checkpoint_every=5")
     assert what_counts(run_dir) == what_counts(trained)
     left = sorted(path.name for path in (run_dir / "student" / "checkpoints").glob("step-*"))
