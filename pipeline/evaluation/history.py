@@ -60,10 +60,11 @@ class TrainingHistory:
         Lines of before they said their seconds count alike.
         """
         lines = [line for line in self.timings if _is_finite(line.get(name))]
-        seconds = [float(line.get("seconds", 1.0)) for line in lines]
-        if not sum(seconds):
+        if not lines:
             return None
-        return sum(float(line[name]) * time for line, time in zip(lines, seconds, strict=True)) / sum(seconds)
+        seconds = [float(line["seconds"]) if _is_finite(line.get("seconds")) else 1.0 for line in lines]
+        total = sum(float(line[name]) * time for line, time in zip(lines, seconds, strict=True))
+        return total / max(sum(seconds), 1e-9)
 
     def validated(self, name: str, weights: str) -> Curve:
         """A quantity of the validation lines of the "raw" or the "ema" weights."""
@@ -111,7 +112,8 @@ def read_standing(checkpoints: Path) -> Standing | None:
     for commit in commits:
         with contextlib.suppress(DamagedDataError, OSError, KeyError, ValueError):
             state = files.read_json(commit.with_name("state.json"))
-            frozen = state.get("training", {}).get("frozen_shards") is not None
+            training = state.get("training")
+            frozen = isinstance(training, dict) and training.get("frozen_shards") is not None
             return Standing(int(state["step"]), str(state["training_hash"]), Waiting.of(state).stopped, frozen)
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,13 +47,14 @@ def test_validation_is_told_apart_by_weights(history: TrainingHistory) -> None:
 
 
 def test_a_mean_of_timings_is_over_the_time_that_each_is_of() -> None:
-    def mean(*laps: dict[str, float]) -> float | None:
+    def mean(*laps: dict[str, Any]) -> float | None:
         return TrainingHistory((), (), laps).mean_timing("tokens_per_second")
 
     fast, slow = ({"tokens_per_second": rate, "seconds": 1000 / rate} for rate in (100.0, 10.0))
     assert mean(fast, slow) == pytest.approx(2000 / 110)  # 2,000 tokens in 110 s
     assert mean({"tokens_per_second": 100.0}, {"tokens_per_second": 10.0}) == 55  # lines of before
     assert mean(fast, slow | {"tokens_per_second": math.nan}) == 100
+    assert mean(fast | {"seconds": "ten"}) == 100
     assert mean() is None
 
 
