@@ -18,10 +18,10 @@ from tests.reliability.volume import Operation
 SCENES = ["capture", "training"]
 KINDS = {"create", "write", "torn write", "fsync", "rename", "mkdir", "chmod"}
 PLACES = {"capture": 1400, "training": 2050} if LONG else {"capture": 250, "training": 250}
-AT_LEAST = {"capture": 900, "training": 1560} if LONG else {"capture": 180, "training": 185}  # disks
-SEEDS = {"capture": 66, "training": 58} if LONG else {"capture": 10, "training": 10}
+AT_LEAST = {"capture": 920, "training": 1575} if LONG else {"capture": 180, "training": 185}  # disks
+SEEDS = {"capture": 84, "training": 58} if LONG else {"capture": 10, "training": 10}
 STATES_A_SEED = 100 if LONG else 16
-AGAIN = {"capture": 740, "training": 1800} if LONG else {"capture": 45, "training": 95}  # disks that are no others' too
+AGAIN = {"capture": 600, "training": 1920} if LONG else {"capture": 45, "training": 95}  # disks that are no others' too
 _again: dict[str, list[Crash]] = {}
 
 
