@@ -65,3 +65,8 @@ class NumericsError(SadError):
     """A model produced numbers that are not finite."""
 
     exit_code = 1
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.data.chat import Span, marks_generation, spans_by_prefixes
 from pipeline.data.documents import Document, Unreadable
 from pipeline.data.messages import Message, Tool
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, first_line
 
 DAY = datetime(2024, 7, 26)  # for templates that write today's date; Llama 3.2's own, where it is given none
 _TODAY = re.compile(r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -80,8 +80,3 @@ class ChatTemplate:
 def with_fixed_day(template: str) -> str:
     """A template with DAY where it asks for today in a given form: `strftime_now("%d %b %Y")`."""
     return _TODAY.sub(lambda call: f"{call[1]}{DAY.strftime(call[2])}{call[1]}", template)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.rows import Row, require_columns, without_nulls
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, first_line
 
 _BATCH_ROWS = 1024
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -153,5 +153,5 @@ def _decoded_rows(batch: Any) -> list[Row | str]:
 
 
 def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     return text if text.endswith(".") else f"{text}."

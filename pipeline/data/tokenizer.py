@@ -16,11 +16,11 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from pipeline.console import warn_once
 from pipeline.data.byte_lengths import bytes_of_ids, bytes_of_spans, count_uncovered, narrowed, spans_of
 from pipeline.data.chat import Span, tokens_in_spans
-from pipeline.data.chat_template import ChatTemplate, first_line
+from pipeline.data.chat_template import ChatTemplate
 from pipeline.data.control_tokens import ControlTokens
 from pipeline.data.documents import Document, Findings, TokenizedDocument, Unreadable
 from pipeline.data.texts import Done, TextEncoder
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, StorageError, first_line
 from pipeline.files import canonical_json
 from pipeline.refusals import reading_errors
 

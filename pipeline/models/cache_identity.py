@@ -83,7 +83,7 @@ def refuse_other_cache(
     found += _differences("source", before["source"], lambda: source_fingerprint(data))
     model = _at_hand(teacher) if complete or found else teacher
     if model is not None:
-        found += _differences("tokenizer", before["tokenizer"], lambda: _tokenizer(plan, model).fingerprint())
+        found += _differences("tokenizer", before["tokenizer"], lambda: teachers_tokenizer(plan, model).fingerprint())
         weights = quick_part(before["teacher"])
         found += _differences("teacher", weights, lambda: quick_fingerprint(model.model, model.revision))
     also = ", and leave this one out of cache.roots" if cache.roots else ""
@@ -117,7 +117,7 @@ def restore_tokenizer(plan: Plan, folders: Sequence[Path], folder: Path, teacher
         tokenizer_of(plan, folders)
     except (DamagedDataError, IncompleteInputError) as error:
         say(f"{error}\nWriting the tokenizer again.")
-        publish_tokenizer(_tokenizer(plan, planned_teacher(plan, teacher)), folder / TOKENIZER_FOLDER)
+        publish_tokenizer(teachers_tokenizer(plan, planned_teacher(plan, teacher)), folder / TOKENIZER_FOLDER)
 
 
 def _differences(name: str, planned: dict[str, Any], describe: Callable[[], dict[str, Any]]) -> list[str]:
@@ -164,5 +164,6 @@ def _probed_differences(plan: Plan, data: DataSettings, teacher: TeacherSettings
     return differences({key: plan.capture[_PROBED[key]] for key in explicit}, explicit)
 
 
-def _tokenizer(plan: Plan, teacher: TeacherSettings) -> Tokenizer:
+def teachers_tokenizer(plan: Plan, teacher: TeacherSettings) -> Tokenizer:
+    """The tokenizer at the teacher's place, as far as the plan's vocabulary goes."""
     return Tokenizer.load(located(teacher.model), teacher.revision, teacher.trust_remote_code).within(plan.vocab_size)

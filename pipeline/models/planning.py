@@ -33,7 +33,7 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.validation import usable_documents
 from pipeline.errors import ConfigError, DamagedDataError, IdentityError, MachineError
-from pipeline.models.cache_identity import make_identity, planned_data, planned_teacher
+from pipeline.models.cache_identity import make_identity, planned_data, planned_teacher, teachers_tokenizer
 from pipeline.models.causal import CausalModel, refuse_longer
 from pipeline.models.device import choose_device, choose_dtype, device_class, device_name
 from pipeline.models.loading import load_config, load_model
@@ -177,11 +177,7 @@ def planned_sequences(
     if packing_version not in REPEATABLE_VERSIONS:
         raise IdentityError(f"{lost}\n{other_version}")
     say(f"{lost}\nPacking the sequences again.")
-    teacher = planned_teacher(plan, teacher)
-    tokenizer = Tokenizer.load(located(teacher.model), teacher.revision, teacher.trust_remote_code).within(
-        plan.vocab_size
-    )
-    data = planned_data(plan, data)
+    tokenizer, data = teachers_tokenizer(plan, planned_teacher(plan, teacher)), planned_data(plan, data)
     sequences, _ = prepare_sequences(data, tokenizer, plan.capture["packing"], pause, packing_version)
     digest = write_sequences(folder / SEQUENCES_NAME, sequences)
     if digest.xxh3_128 != plan.sequences_digest:
