@@ -36,7 +36,7 @@ MODELS = [
         (
             "the tokenizer is not compared", IDENTITY, f"{IDENTITY_TESTS}another_tokenizer",
             ('        found += _differences("tokenizer", before["tokenizer"], '
-            "lambda: _tokenizer(plan, model).fingerprint())\n"), "",
+            "lambda: teachers_tokenizer(plan, model).fingerprint())\n"), "",
         ),
         (
             "the teacher is not compared", IDENTITY, f"{IDENTITY_TESTS}one_bit_of_the_teacher[0]",
