@@ -206,7 +206,7 @@ class Learner:
         while True:
             # Dropout, where a student has it, depends on (seed, step, rank) alone: nothing to restore on resume.
             seed = self.settings.seed * 1_000_003 + step + self.ranks.number * _RANK_SEEDS
-            torch.manual_seed(seed % 2**63)
+            _seed(self.device, seed % 2**63)
             suspects = Suspects()
             self.loss_weights.forget_step()
             pieces = (piece for batch in batches for piece in batch.split(self.memory.parts))
@@ -294,3 +294,11 @@ def _learns(parameter: torch.nn.Parameter) -> bool:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """torch.manual_seed; where there is no card to seed, without asking every kind of device that torch knows of."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from tests.reliability.scenes import Scene, make_capture, make_training
 from tests.reliability.tally import LONG, Tally
 from tests.stages.conftest import _one_thread, cached, toy, trained  # noqa: F401 - fixtures
+
+_MEMORY, _ROOM = Path("/dev/shm"), 2 * 2**30
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,9 +31,19 @@ def tally(request: pytest.FixtureRequest) -> Tally:
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
+def memory() -> Iterator[Path]:
+    """A folder in memory, where the system has room there, for suites that lay out files by the thousand, and time none
+    of it: on a disk that takes longer than what is tested."""
+    there = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM
+    already = Path(tempfile.gettempdir()).is_relative_to(_MEMORY)
+    with tempfile.TemporaryDirectory(dir=_MEMORY if there and not already else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def scenes(memory: Path) -> dict[str, Scene]:
     """What is interrupted: a capture of 4 shards and a training of 6 steps; of 12 and 30 in a long run."""
-    folder = tmp_path_factory.mktemp("scenes")
+    folder = memory / "scenes"
     training_settings = {"checkpoint_every": 2, "evaluate_every": 3, "validation_sequences": 2}
     if LONG:
         capture = make_capture(folder / "capture", shard_positions=600, num_texts=16)

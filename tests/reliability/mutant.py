@@ -78,7 +78,8 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self.root, self._seen = folder / "tree", folder / "seen"
-        self.root.mkdir()
+        for made in (self.root, folder / "tmp"):
+            made.mkdir(parents=True)
         for name in FOLDERS:
             shutil.copytree(ROOT / name, self.root / name)
         shutil.copy(ROOT / "pyproject.toml", self.root)
@@ -123,6 +124,7 @@ class Copy:
     def _begin(self) -> subprocess.Popen[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THIS_RUN)}
         ours = {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        ours |= {"TMPDIR": str(self.root.parent / "tmp")}  # what a run that is ended leaves there goes with the copy
         nursery = subprocess.Popen(
             [sys.executable, "-m", "tests.reliability.nursery"],
             cwd=self.root,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -9,8 +10,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +25,7 @@ from pipeline.distill.keeping.checkpoint import Checkpoint
 from stages import train_student
 from tests.reliability.shim import Before, Shim
 from tests.reliability.tally import LONG
-from tests.reliability.volume import Operation, Tree, Volume
+from tests.reliability.volume import Operation, Tree, Volume, written
 from tests.stages.toys import Ended, Toy, make_toy, run
 
 CAPTURE, TRAINING = "cache-teacher", "train-student"
@@ -65,16 +66,26 @@ class Recording:
     ended: Ended
 
     def crashes(self, name: str) -> Iterator[Crash]:
-        """Every place where all may stop: before an operation, and in the middle of a write."""
-        volume = Volume(self.before)
-        for number, operation in enumerate(self.operations):
-            before = volume.tree()
-            yield Crash(f"{name}, {number}", operation.kind, before)
-            for length in _torn_lengths(operation):
-                torn = Volume(before)
-                torn.apply(replace(operation, data=operation.data[:length]))
-                yield Crash(f"{name}, {number} torn at {length}", "torn write", torn.tree())
-            volume.apply(operation)
+        """Every place where all may stop."""
+        return crashes_of(self.before, self.operations, name)
+
+
+def crashes_of(tree: Tree, operations: Iterable[Operation], name: str) -> Iterator[Crash]:
+    """Every disk that a stop leaves: before each operation, and in the middle of each write."""
+    volume = Volume(tree)
+    for number, operation in enumerate(operations):
+        before = volume.tree()
+        yield Crash(f"{name}, {number}", operation.kind, before)
+        for length in _torn_lengths(operation):
+            content = before[operation.path]
+            assert content is not None
+            torn = written(content, operation.offset, operation.data[:length])
+            yield Crash(f"{name}, {number} torn at {length}", "torn write", before | {operation.path: torn})
+        volume.apply(operation)
+
+
+class _Enough(BaseException):
+    """No more operations are wanted; nothing that catches errors catches this."""
 
 
 @dataclass(slots=True)
@@ -98,6 +109,19 @@ class Scene:
         with shim.at_work(), _acknowledging(shim, acknowledged):
             ended = self.run()
         return Recording(tree, shim.operations, acknowledged, shim.volume.tree(), ended)
+
+    def crashes_early(self, tree: Tree, most: int, name: str) -> Iterator[Crash]:
+        """Every place where all may stop in the first `most` operations of the command on a disk."""
+
+        def before(operation: Operation) -> None:
+            if len(shim.operations) >= most:
+                raise _Enough
+
+        lay_out(self.disk, tree)
+        shim = Shim(self.disk, tree, before)
+        with shim.at_work(), contextlib.suppress(_Enough):
+            self.run()
+        return crashes_of(tree, shim.operations, name)
 
     def run(self) -> Ended:
         """Run the command on the disk as it is."""
@@ -136,8 +160,9 @@ def make_capture(folder: Path, shard_positions: int, num_texts: int) -> Scene:
 
 
 def make_training(folder: Path, **settings: Any) -> Scene:
-    """A training on a cache that lies elsewhere, and is only read."""
-    toy = _small_toy(folder, 6, cache={"shard_positions": 1200}, train={"batch_size": 2} | settings)
+    """A training on a cache that lies elsewhere, and is only read; better at every validation, so that each is kept."""
+    every_time_better = {"batch_size": 2, "balance": False}
+    toy = _small_toy(folder, 6, cache={"shard_positions": 1200}, train=every_time_better | settings)
     toy.ran(CAPTURE, folder / "cached")
     return _straight(Scene("training", TRAINING, toy, folder / "disk", ["--set", f"cache.roots=[{folder / 'cached'}]"]))
 
@@ -253,11 +278,16 @@ def difference(found: Tree, expected: Tree) -> str:
 
 def fingerprint(tree: Tree) -> str:
     """The same for disks that no command can tell apart: random names count alike, and so do measured times."""
-    entries = sorted((_RANDOM_NAME.sub(".tmp", path), _without_times(path, content)) for path, content in tree.items())
-    hasher = hashlib.sha256()
-    for path, content in entries:
-        hasher.update(f"{path}\0{-1 if content is None else len(content)}\0".encode() + (content or b""))
-    return hasher.hexdigest()
+    entries = sorted(
+        (_RANDOM_NAME.sub(".tmp", path), _digest(_without_times(path, content))) for path, content in tree.items()
+    )
+    return hashlib.sha256(repr(entries).encode()).hexdigest()
+
+
+@lru_cache(maxsize=2**12)
+def _digest(content: bytes | None) -> str:
+    """Of a file; that of one disk is that of the next, but for what one operation changed."""
+    return "a folder" if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _torn_lengths(operation: Operation) -> list[int]:

@@ -21,6 +21,7 @@ PLACES = {"capture": 1400, "training": 2050} if LONG else {"capture": 250, "trai
 AT_LEAST = {"capture": 920, "training": 1575} if LONG else {"capture": 180, "training": 185}  # disks
 SEEDS = {"capture": 84, "training": 58} if LONG else {"capture": 10, "training": 10}
 STATES_A_SEED = 100 if LONG else 16
+BEGINNING = 220  # operations of a second run, in which it comes to a disk of the first one's
 AGAIN = {"capture": 600, "training": 1920} if LONG else {"capture": 45, "training": 95}  # disks that are no others' too
 _again: dict[str, list[Crash]] = {}
 
@@ -74,10 +75,10 @@ def stopped_again(scene: Scene) -> list[Crash]:
         first = distinct(scene.straight.crashes(scene.name), seen)
         for number in range(num_seeds):
             seed = first[number * len(first) // num_seeds]
-            second = list(scene.record(seed.tree).crashes(f"{seed}; then"))
+            second = list(scene.crashes_early(seed.tree, BEGINNING, f"{seed}; then"))
             assert len(second) >= 10, seed  # even where nothing is left to do, config.yaml and status.json are written
             new = distinct(second, seen)
-            # Evenly over the whole resume, but beginning at another place each time.
+            # Evenly over the beginning of the resume, from another place each time.
             begin = number * len(new) // num_seeds
             at = {(place * len(new) + begin) // STATES_A_SEED for place in range(STATES_A_SEED)}
             found += [crash for place, crash in enumerate(new) if place in at]

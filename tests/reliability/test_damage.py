@@ -45,9 +45,10 @@ class Caches:
 
 
 @pytest.fixture(scope="module")
-def caches(toy: Toy, cached: Path, tmp_path_factory: pytest.TempPathFactory) -> Caches:
+def caches(toy: Toy, cached: Path, memory: Path) -> Caches:
     """Made once; healed after every point."""
-    folder = tmp_path_factory.mktemp("caches")
+    folder = memory / "caches"
+    folder.mkdir()
     toy.ran("cache-teacher", folder / "stale", "--set", "cache.seed=1", "--set", "data.seed=1")
     run_dir = copy(cached, folder / "victim")
     toy.ran("train-student", run_dir)
@@ -145,9 +146,9 @@ class Trainings:
 
 
 @pytest.fixture(scope="module")
-def trainings(toy: Toy, cached: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+def trainings(toy: Toy, cached: Path, trained: Path, memory: Path) -> Trainings:
     """Made once; healed after every point."""
-    folder, more = tmp_path_factory.mktemp("trainings"), ("--set", f"cache.roots=[{cached}]")
+    folder, more = memory / "trainings", ("--set", f"cache.roots=[{cached}]")
     run_dir, other = folder / "run", folder / "other"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "KEPT", 3)  # the one before the newest two is there as well
@@ -234,9 +235,9 @@ def _resume(trainings: Trainings, place: Place, harmed: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def student(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Victim:
+def student(trained: Path, memory: Path) -> Victim:
     """A training that came to its end; healed after every point."""
-    return Victim(copy(trained, tmp_path_factory.mktemp("student") / "run"))
+    return Victim(copy(trained, memory / "student" / "run"))
 
 
 @pytest.mark.parametrize("numbers", chunks(60, 600, of_short=2, of_long=6), ids=lambda n: f"{n[0]}-{n[-1]}")

@@ -25,14 +25,15 @@ BY_HAND_BAR = 40
 
 
 @pytest.mark.parametrize("numbers", chunks(5_000, 200_000, of_short=4, of_long=40), ids=lambda n: f"{n[0]}-{n[-1]}")
-def test_fuzzed(numbers: range, tally: Tally, tmp_path: Path) -> None:
+def test_fuzzed(numbers: range, tally: Tally, tmp_path: Path, memory: Path) -> None:
     """Valid files, changed in their structure or byte by byte."""
-    found = in_child(fuzz, tmp_path / "answer.json", tmp_path / "roots", numbers.start, numbers.stop)
+    roots = memory / f"hostile-{numbers.start}"
+    found = in_child(fuzz, tmp_path / "answer.json", roots, numbers.start, numbers.stop)
     for name, count in found.items():
         for _ in range(count):
             tally.point(name)
     assert tally.points == len(numbers)
-    assert alone() or len(tally.operations) == len(hostile.targets(tmp_path / "roots"))
+    assert alone() or len(tally.operations) == len(hostile.targets(roots))
 
 
 def fuzz(folder: Path, start: int, stop: int) -> dict[str, Any]:

@@ -5,8 +5,6 @@ Every defect is held against the smallest suite that must notice it, and that su
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,6 @@ from tests.reliability.mutant import Copy
 from tests.reliability.mutants import KINDS, MUTANTS
 from tests.reliability.tally import LONG, Tally
 
-MEMORY = "/dev/shm"
 SUITES = sorted({mutant.noticed_by for mutant in MUTANTS})
 
 
@@ -28,10 +25,9 @@ def test_each_applies_once_and_is_a_defect_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def tree() -> Iterator[Copy]:
-    """In memory where the system has room there: a disk's fsync takes most of the time, and none is lost here."""
-    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder, Copy(Path(folder)) as copy:
+def tree(memory: Path) -> Iterator[Copy]:
+    """The project, to be made worse."""
+    with Copy(memory / "mutants") as copy:
         yield copy
 
 

@@ -28,15 +28,15 @@ from tests.stages.trainings import checkpoint, train
 
 # ------------------------------------------------------------------ the order of the data
 
-CASES_A_CHUNK, CHUNKS = (25, 20) if LONG else (10, 5)
-ORDER_STEPS = 40  # of each order: 1.1 epochs for a step of one sequence, 20 for the largest
+CASES_A_CHUNK, CHUNKS = (50, 20) if LONG else (20, 5)
+ORDER_STEPS = 20  # of each order: half an epoch for a step of one sequence, ten for the largest
 WORLDS = (1, 2, 3)  # processes; no more than a step has sequences, as in a training
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(memory: Path) -> Path:
     """A cache of 18 shards to train on, the last shorter than the others, and two held out."""
-    folder = tmp_path_factory.mktemp("shards")
+    folder = memory / "shards"
     make_cache(folder / "cache", num_train=35, num_validation=4)
     return folder
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +28,6 @@ from tests.stages.toys import Toy, copy, start, wait
 POINTS_A_CHUNK, CHUNKS = (125, 4) if LONG else (25, 2)  # of each of two tests
 COMMANDS = 10 if LONG else 2
 NUM_WRITERS = 3
-MEMORY = "/dev/shm"
 
 
 class Bench:
@@ -74,18 +71,14 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    """Made once a module: a writer is a process that has done its imports.
-
-    In memory where the system has room there: a disk's fsync takes most of a point's time, and none is lost here.
-    """
-    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
-        made = Bench(Path(folder))
-        try:
-            yield made
-        finally:
-            for writer in made.writers:
-                writer.end()
+def bench(memory: Path) -> Iterator[Bench]:
+    """Made once a module: a writer is a process that has done its imports."""
+    made = Bench(memory / "writers")
+    try:
+        yield made
+    finally:
+        for writer in made.writers:
+            writer.end()
 
 
 # ------------------------------------------------------------------ without a lock

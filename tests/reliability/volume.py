@@ -46,7 +46,7 @@ class File:
 
     def write(self, offset: int, data: bytes) -> None:
         """Bytes at a place; a hole before it is zeros. An empty write at 0 stands for a truncation to nothing."""
-        self.content = _written(self.content, offset, data)
+        self.content = written(self.content, offset, data)
         self.pending.append((offset, data))
 
     def sync(self) -> None:
@@ -59,19 +59,19 @@ class File:
         for kept in range(len(self.pending) + 1):
             before = self.durable
             for offset, data in self.pending[:kept]:
-                before = _written(before, offset, data)
+                before = written(before, offset, data)
             left.append(before)  # the rest is lost
             if kept < len(self.pending):
                 offset, data = self.pending[kept]
                 half = data[: len(data) // 2]
                 left += [
-                    _written(before, offset, half),  # torn
-                    _written(before, offset, bytes(len(data))),  # the length lasts, the bytes do not
-                    _written(before, offset, half + bytes(len(data) - len(half))),
+                    written(before, offset, half),  # torn
+                    written(before, offset, bytes(len(data))),  # the length lasts, the bytes do not
+                    written(before, offset, half + bytes(len(data) - len(half))),
                 ]
                 without = before  # this one is lost, later ones are not
                 for later in self.pending[kept + 1 :]:
-                    without = _written(without, *later)
+                    without = written(without, *later)
                 left.append(without)
         return list(dict.fromkeys(left))
 
@@ -227,7 +227,8 @@ def _changed(entries: dict[str, Node], names: Change) -> dict[str, Node]:
     return after
 
 
-def _written(content: bytes, offset: int, data: bytes) -> bytes:
+def written(content: bytes, offset: int, data: bytes) -> bytes:
+    """A file after a write at a place; an empty one at 0 stands for a truncation to nothing."""
     if offset == 0 and not data:
         return b""
     return content[:offset].ljust(offset, b"\0") + data + content[offset + len(data) :]
