@@ -26,7 +26,8 @@ class Disk:
     """The disk below a folder."""
 
     folder: Path
-    free_bytes: int
+    free_bytes: int | None
+    """None where nobody says"""
     writable: bool
 
 
@@ -61,8 +62,7 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
 
 def disk_below(folder: Path) -> Disk:
     """The disk that `folder` is on, or would be on."""
-    place = _nearest(folder)
-    return Disk(folder, shutil.disk_usage(place).free, os.access(place, os.W_OK))
+    return Disk(folder, free_below(folder), os.access(_nearest(folder), os.W_OK))
 
 
 def free_below(folder: Path) -> int | None:
@@ -75,11 +75,18 @@ def free_below(folder: Path) -> int | None:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the one above it that is there."""
+    """The folder, or the one above it that is there, as far as this user may look."""
     place = folder.absolute()
-    while not place.exists():
+    while not _is_there(place):
         place = place.parent
     return place
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # below a folder of somebody else's
+        return False
 
 
 def _container_memory(groups: Path) -> tuple[int | None, int]:

@@ -78,11 +78,13 @@ def _examine(config: RunConfig | None, run: RunDirectory, gigabytes: float | Non
     machine, hub = gather(run.root), Hub()
     if room := _rooms_bytes(config, run, gigabytes, machine.kept_bytes):
         machine = dataclasses.replace(machine, kept_bytes=min(room))
+    if gigabytes is not None:  # of another disk than this one, perhaps
+        machine = dataclasses.replace(machine, disk=dataclasses.replace(machine.disk, free_bytes=None))
     if online:
         hub.answers()
     asked = None
     if config is not None:
         made = None if config.demo is None else (config.demo.teacher, config.demo.vocab_size)
         sections = (config.data, config.teacher, config.cache, config.student, config.train)
-        asked = look_at_config(*sections, run, hub, made)
+        asked = look_at_config(*sections, run, hub, made, config.eval.teacher, config.eval.baselines)
     return [*examine(machine, asked), hub.check()]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import machine
-from pipeline.machine import cpu_name, disk_below, free_below, host_memory, usable_cores
+from pipeline.machine import Disk, cpu_name, disk_below, free_below, host_memory, usable_cores
 
 MEMINFO = "MemTotal:       30000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
 
@@ -70,7 +70,7 @@ def test_this_machine_has_something_of_everything() -> None:
 
 def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_its_parent(tmp_path: Path) -> None:
     found = disk_below(tmp_path / "artifacts" / "run")
-    assert found.free_bytes > 0
+    assert found.free_bytes
     assert found.writable
     assert not list(tmp_path.iterdir())
 
@@ -90,6 +90,23 @@ def test_a_disk_may_not_say_what_is_free(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(machine.shutil, "disk_usage", refuse)
     assert free_below(tmp_path) is None
+    assert disk_below(tmp_path) == Disk(tmp_path, None, True)
+
+
+def test_below_a_folder_of_somebody_elses_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 raises there, and the superuser is not kept out: so the refusal is made here."""
+    real, locked = Path.exists, tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+
+    def exists(path: Path) -> bool:
+        if locked in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert disk_below(locked / "run").free_bytes == disk_below(locked).free_bytes
 
 
 def test_a_folder_that_cannot_be_written_is_told() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +92,10 @@ class Asked:
     """tokens to validate on, for each to train on"""
     trained_bytes: int = 0
     """what the run's training has left on disk already"""
+    eval_teacher: Found | None = None
+    """None where it is the teacher itself, or none is named"""
+    baselines: dict[str, Found] = field(default_factory=dict)
+    """by name; each may be trained by then"""
 
 
 def look_at_config(
@@ -102,11 +107,17 @@ def look_at_config(
     run: RunDirectory,
     hub: Hub,
     made: tuple[dict[str, Any], int] | None = None,
+    eval_teacher: str | None = None,
+    baselines: Mapping[str, str] | None = None,
 ) -> Asked:
     """Everything a config names; the hub is asked only for what is named by a hub id and is not here.
 
     `made` is the block and the vocabulary of a teacher that the config itself has made, where none is there yet.
     """
+
+    def beside(reference: str) -> Found:
+        return _look_at_model(reference, None, teacher.trust_remote_code, hub)[0]
+
     standing = look_at_cache(cache, run)
     asked_teacher = None
     if not standing.complete and made is not None and not Path(teacher.model).is_dir():
@@ -133,6 +144,8 @@ def look_at_config(
         sequence_length=data.sequence_length,
         validation_fraction=data.validation_fraction,
         trained_bytes=folder_bytes(run.student) if run.student.is_dir() else 0,
+        eval_teacher=None if eval_teacher in (None, teacher.model) else beside(str(eval_teacher)),
+        baselines={name: beside(folder) for name, folder in (baselines or {}).items()},
     )
 
 

@@ -18,6 +18,8 @@ from pipeline.models.sizes import ModelSize
 from pipeline.pricing.memory import CaptureMemory, TrainingMemory, all_checkpoints_bytes
 
 _FLOAT32_BYTES = 4
+_PADDING = 0.1  # of a matrix's rows, at most
+_MORE_ROOM = "free some, or --run-dir FOLDER on another disk"
 
 
 def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
@@ -28,6 +30,14 @@ def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
             yield _found(model.role, model.found, parameters)
             yield check_dtype(machine, model)
             yield from _check_length(model, asked)
+    yield from _check_vocabularies(asked)
+    if asked.eval_teacher is not None:
+        yield _found("eval.teacher", asked.eval_teacher, "; eval refuses any other than teacher.model")
+    for name, found in asked.baselines.items():
+        if found.problem:
+            yield Check("baseline", "note", f"{name}: {found.problem}", "a model by the time eval runs")
+        else:
+            yield _found("baseline", found)
     if asked.text is not None:
         yield _found("text", asked.text)
     if asked.cache is not None:
@@ -35,6 +45,18 @@ def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
     yield from check_sizes(machine, asked)
     if asked.cache is not None:
         yield _check_room(machine, asked, asked.cache)
+
+
+def _check_vocabularies(asked: Asked) -> Iterator[Check]:
+    """A fault where a student has fewer ids than its teacher, whose matrix may be padded by a tenth."""
+    teacher = None if asked.teacher is None else asked.teacher.size
+    student = None if asked.student is None else asked.student.size
+    planned = None if asked.cache is None else asked.cache.vocab_size
+    wanted = planned if planned is not None or teacher is None else int((1 - _PADDING) * teacher.vocab_size)
+    if student is not None and wanted is not None and student.vocab_size < wanted:
+        found = f"the student has {student.vocab_size:,} ids"
+        expected = f"at least {wanted:,}: it needs the teacher's tokenizer"
+        yield Check("vocabulary", "fault", found, expected, "a student of the teacher's family, or student.config")
 
 
 def _check_length(model: AskedModel, asked: Asked) -> Iterator[Check]:
@@ -144,9 +166,9 @@ def _check_room(machine: Machine, asked: Asked, cache: AskedCache) -> Check:
         checkpoint = checkpoint_bytes(asked.train_settings, weights)
         student = max(0.0, all_checkpoints_bytes(checkpoint, weights) + weights - asked.trained_bytes)
         least = min(student, checkpoint + 2 * weights)
+    free = "what is free the system does not say" if room is None else f"{format_bytes(room)} free"
     if cache.tokens_left is None or cache.bytes_per_token is None:
-        found = f"{format_bytes(room)} free; what the cache will take is not known"
-        return Check("disk", "note", found, fix=f"sad-pipeline estimate -c CONFIG --gb {room / 1e9:.0f} measures it")
+        return _room_for_the_unknown(room, free, least, student)
     records = cache.tokens_left * cache.bytes_per_token
     assert asked.cache_settings is not None
     shard = min(records, MAX_SHARD_BYTES, asked.cache_settings.shard_positions * cache.bytes_per_token)
@@ -158,15 +180,25 @@ def _check_room(machine: Machine, asked: Asked, cache: AskedCache) -> Check:
         f"about {format_bytes(records + student)}: {format_bytes(records)} of cache ({cache.tokens_left:,} tokens, "
         f"{cache.bytes_per_token:,.0f} bytes each, {basis}) and {checkpoints}"
     )
-    found = f"{format_bytes(room)} free"
-    if room < shard + least:
+    if room is not None and room < shard + least:
         expected = f"{format_bytes(shard + least)} for a shard and a checkpoint; in the end {needed}"
-        return Check("disk", "fault", found, expected, "free some, or --run-dir FOLDER on another disk")
-    if room < records + student:
-        return Check("disk", "note", found, needed, _smaller_cache(cache, room - student, asked.validation_fraction))
+        return Check("disk", "fault", free, expected, _MORE_ROOM)
+    if room is not None and room < records + student:
+        return Check("disk", "note", free, needed, _smaller_cache(cache, room - student, asked.validation_fraction))
     if unknown:
-        return Check("disk", "note", found, needed, "ask again once the student is here")
-    return Check("disk", "ok", f"{found}, for {needed}")
+        return Check("disk", "note", free, needed, "ask again once the student is here")
+    return Check("disk", "note" if room is None else "ok", f"{free}, for {needed}")
+
+
+def _room_for_the_unknown(room: int | None, free: str, least: float, student: float) -> Check:
+    """The same where nobody knows what the cache will take."""
+    if room is not None and room < least:
+        expected = f"{format_bytes(least)} for a checkpoint of the training alone"
+        return Check("disk", "fault", free, expected, _MORE_ROOM)
+    training = f", the training up to {format_bytes(student)}" if student else ""
+    gigabytes = f" --gb {room / 1e9:.3g}" if room else ""
+    found = f"{free}; what the cache will take is not known{training}"
+    return Check("disk", "note", found, fix=f"sad-pipeline estimate -c CONFIG{gigabytes} measures it")
 
 
 def _smaller_cache(cache: AskedCache, room: float, validation_fraction: float) -> str:

@@ -97,9 +97,12 @@ def check_disk(machine: Machine) -> Check:
     where, free = f"below {disk.folder}", room_bytes(machine)
     if not disk.writable:
         return Check("disk", "fault", f"{where} nothing can be written", "a folder of your own", "--run-dir FOLDER")
+    if free is None:
+        return Check("disk", "ok", f"{where} can be written; how much is free the system does not say")
     found = f"{format_bytes(free)} {where}"
-    if machine.kept_bytes is not None:
-        found += f", as much as is kept here; the system shows {format_bytes(disk.free_bytes)}"
+    if machine.kept_bytes == free:
+        shown = "" if disk.free_bytes is None else f"; the system shows {format_bytes(disk.free_bytes)}"
+        found += f", as much as is kept here{shown}"
     if free < _NO_DISK_BYTES:
         return Check(
             "disk", "fault", found, f"{format_bytes(_NO_DISK_BYTES)} at least", "free some, or --run-dir FOLDER"
@@ -109,10 +112,9 @@ def check_disk(machine: Machine) -> Check:
     return Check("disk", "ok", found)
 
 
-def room_bytes(machine: Machine) -> int:
-    """What may be written."""
-    kept = machine.kept_bytes
-    return machine.disk.free_bytes if kept is None else min(kept, machine.disk.free_bytes)
+def room_bytes(machine: Machine) -> int | None:
+    """What may be written; None where nobody says."""
+    return min((room for room in (machine.kept_bytes, machine.disk.free_bytes) if room is not None), default=None)
 
 
 def check_precision(machine: Machine, device: Device) -> Check:

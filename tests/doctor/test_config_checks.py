@@ -233,6 +233,37 @@ def test_text_of_unknown_length_is_left_to_the_estimate() -> None:
     assert (check.state, check.fix) == ("note", "sad-pipeline estimate -c CONFIG --gb 50 measures it")
 
 
+def test_what_is_known_of_a_training_is_held_against_the_disk_all_the_same() -> None:
+    unknown = AskedCache(Found("none yet"), bytes_per_token=308.0)
+    little = machine(P100, built_for=WHEEL_12_6, disk=Disk(Path("artifacts"), 2 * GB, True))
+    check = checks_of(little, of_kaggle(cache=unknown), "disk")[-1]
+    assert (check.state, check.expected) == ("fault", "3.23 GB for a checkpoint of the training alone"), check.line
+    cramped = machine(P100, built_for=WHEEL_12_6, disk=Disk(Path("artifacts"), GB // 4, True))
+    check = checks_of(cramped, of_kaggle(cache=unknown, student=None), "disk")[-1]
+    assert (check.state, check.fix) == ("note", "sad-pipeline estimate -c CONFIG --gb 0.25 measures it")
+
+
+def test_a_disk_that_does_not_say_what_is_free_is_no_fault() -> None:
+    silent = machine(P100, built_for=WHEEL_12_6, disk=Disk(Path("artifacts"), None, True))
+    checks = checks_of(silent, of_kaggle(), "disk")
+    assert [check.state for check in checks] == ["ok", "note"]
+    assert all("the system does not say" in check.found for check in checks)
+
+
+# ------------------------------------------------------------------ what belongs together
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(V, True), (int(0.95 * V), True), (V // 2, False)])
+def test_a_student_with_fewer_ids_than_its_teacher_is_told(rows: int, fits: bool) -> None:
+    """Before the capture: after it the tokenizers are compared. A matrix may have rows that only pad it."""
+    size = size_of_block(SMOLLM2_135M, rows)
+    asked = of_kaggle(student=AskedModel("student", "auto", "float16", Found("a folder"), size=size))
+    assert [check.state for check in checks_of(ON_P100, asked, "vocabulary")] == ([] if fits else ["fault"])
+    planned = dataclasses.replace(asked.cache, planned=True, vocab_size=V)  # type: ignore[type-var]
+    of_a_plan = checks_of(ON_P100, dataclasses.replace(asked, cache=planned), "vocabulary")
+    assert len(of_a_plan) == (rows < V)
+
+
 # ------------------------------------------------------------------ what is not there
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.console import format_bytes
 from pipeline.doctor import examine, facts
 from pipeline.doctor.facts import Machine
 from pipeline.doctor.libraries import LEAST_VERSIONS
@@ -181,6 +182,21 @@ def test_room_can_be_stated(toy: Toy, tmp_path: Path) -> None:
     [_, room] = [check for check in value["checks"] if check["name"] == "disk"]
     assert (code, room["state"]) == (5, "fault")
     assert room["found"].startswith("100 kB free")
+
+
+def test_room_that_is_stated_may_be_of_another_disk(toy: Toy, tmp_path: Path) -> None:
+    _, value = diagnosed(*toy.command("doctor", tmp_path / "run")[1:], "--gb", "1e6")
+    assert all(check["found"].startswith(format_bytes(10**15)) for check in value["checks"] if check["name"] == "disk")
+
+
+def test_what_eval_names_is_looked_at_too(toy: Toy, tmp_path: Path) -> None:
+    """Hours before eval would refuse it; a baseline may be trained by then."""
+    arguments = [*toy.command("doctor", tmp_path / "run")[1:], "--set", f"eval.baselines={{other: {tmp_path}/gone}}"]
+    code, value = diagnosed(*arguments, "--set", f"eval.teacher={tmp_path / 'moved'}")
+    named = {check["name"]: check for check in value["checks"]}
+    assert (code, named["eval.teacher"]["state"], named["baseline"]["state"]) == (5, "fault", "note")
+    code, value = diagnosed(*arguments, "--set", f"eval.teacher={toy.teacher}")
+    assert (code, [check for check in value["checks"] if check["state"] == "fault"]) == (0, [])
 
 
 @pytest.mark.parametrize("gigabytes", [0.3, 0.71, 1.1])
