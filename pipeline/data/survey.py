@@ -36,6 +36,8 @@ class Survey:
     num_validation: int
     basis: str
     """how the two numbers came about: COUNTED, or FROM_ something"""
+    tokens_per_position: float
+    """of the sample to train on, as data.max_tokens counts them: without padding, and what begins a row"""
 
     @property
     def num_positions(self) -> int:
@@ -53,8 +55,9 @@ def survey(settings: DataSettings, tokenizer: Tokenizer, packing: Mode) -> Surve
     limit = SAMPLE_TOKENS if wanted is None else min(wanted, SAMPLE_TOKENS)
     sample, report = prepare_sequences(settings.model_copy(update={"max_tokens": limit}), tokenizer, packing)
     num_train, num_validation = (int(np.count_nonzero(sample.split == split)) for split in (TRAIN, VALIDATION))
+    density = report.train.tokens / max(1, num_train * sample.sequence_length)
     if limit == wanted or not report.max_tokens_reached:
-        return Survey(sample, num_train, num_validation, COUNTED)
+        return Survey(sample, num_train, num_validation, COUNTED, density)
     factor, basis = _how_many_times(settings, report)
     if wanted is not None and wanted < factor * limit:
         factor, basis = wanted / limit, FROM_LIMIT if factor == np.inf else basis
@@ -67,7 +70,7 @@ def survey(settings: DataSettings, tokenizer: Tokenizer, packing: Mode) -> Surve
             f"{unknown}, so what all of it would cost cannot be told. Set data.max_tokens (or data.max_documents) to "
             "what you mean to use."
         )
-    return Survey(sample, round(factor * num_train), round(factor * num_validation), basis)
+    return Survey(sample, round(factor * num_train), round(factor * num_validation), basis, density)
 
 
 def _how_many_times(settings: DataSettings, report: DataReport) -> tuple[float, str]:

@@ -15,7 +15,8 @@ from pipeline.models.teacher import Teacher
 from pipeline.output_limit import OutputLimit, figure
 from pipeline.pause import NoRoomError
 
-_MARGIN = 1.25  # texts differ: what is sealed, or was scored first, may pack better than what comes
+ROOM_FOR_A_SHARD = 1.25
+"""of what it would take by those so far: texts differ, and what is sealed may pack better than what comes"""
 _BESIDE_BYTES = 16_384  # the seal, and what a shard holds beside its records
 _SMALLER = "Raise it, or make shards smaller with cache.shard_positions (for a new cache, in a new --run-dir)."
 
@@ -62,7 +63,7 @@ class ShardRoom:
         """What these shards take at most, unless their text is quite another one."""
         counts_S = self._sequences.scored_counts
         num_scored = sum(int(counts_S[span.first : span.stop].sum()) for span in spans)
-        return _MARGIN * num_scored * self._size_bytes / max(1, self._num_scored) + _BESIDE_BYTES * len(spans)
+        return ROOM_FOR_A_SHARD * num_scored * self._size_bytes / max(1, self._num_scored) + _BESIDE_BYTES * len(spans)
 
     @property
     def must_measure(self) -> bool:

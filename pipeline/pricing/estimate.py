@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.distill.settings import TrainSettings
+from pipeline.models.shard_room import ROOM_FOR_A_SHARD
 from pipeline.pricing.capture import CaptureProbe
 from pipeline.pricing.memory import TrainingMemory
 from pipeline.pricing.training import TrainingProbe
@@ -29,6 +30,8 @@ class TextSize:
     """how it is known"""
     bytes_per_token: float
     """of the packed sequences, which lie beside the records"""
+    counted_share: float = 1.0
+    """of the tokens to train on, those that data.max_tokens counts"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,49 +190,61 @@ class Estimate:
 
 
 def price_disk(
-    gigabytes: float, text: TextSize, capture: CapturePrice, probe: CaptureProbe | None, planned: bool
+    gigabytes: float,
+    text: TextSize,
+    capture: CapturePrice,
+    probe: CaptureProbe | None,
+    planned: bool,
+    shard_positions: int,
 ) -> DiskPrice:
     """How many tokens fit, and where that is not all of the text, which settings of a new cache would make it fit.
 
-    `probe` are records in the config's own precision; a plan that is there (`planned`) leaves no setting to change.
+    `probe` are records in the config's own precision; a plan that is there (`planned`) leaves no setting to change. A
+    capture asks for more room than a shard has taken so far, before each: so much is left free at the end.
     """
-    fits = capture.bytes_here <= gigabytes * 1e9
+    last_shard = min(capture.tokens_left, shard_positions) * capture.bytes_per_token
+    room_bytes = max(0.0, gigabytes * 1e9 - (ROOM_FOR_A_SHARD - 1.0) * last_shard)
+    fits = capture.bytes_here <= room_bytes
     if planned:
-        room_bytes = gigabytes * 1e9 - (capture.bytes_here - capture.tokens_left * capture.bytes_per_token)
+        free_bytes = room_bytes - (capture.bytes_here - capture.tokens_left * capture.bytes_per_token)
         done = text.num_tokens - capture.tokens_left
-        tokens = min(text.num_tokens, done + max(0, int(room_bytes / capture.bytes_per_token)))
-        advice = () if fits else (_PLANNED, _in_parts(gigabytes, capture))
+        tokens = min(text.num_tokens, max(0, done + int(free_bytes / capture.bytes_per_token)))
+        advice = () if fits or not capture.tokens_left else (_PLANNED, _in_parts(gigabytes, room_bytes, capture))
         return DiskPrice(gigabytes, tokens, fits, advice, {})
     assert probe is not None, "without a plan something was scored"
     return DiskPrice(
         gigabytes=gigabytes,
-        tokens_that_fit=_fitting(gigabytes, text, capture.bytes_per_token),
+        tokens_that_fit=_fitting(room_bytes, text, capture.bytes_per_token),
         fits=fits,
-        advice=() if fits else (*_advice(gigabytes, text, probe), _in_parts(gigabytes, capture)),
+        advice=()
+        if fits
+        else (*_advice(gigabytes, room_bytes, text, probe), _in_parts(gigabytes, room_bytes, capture)),
         bytes_otherwise=probe.bytes_otherwise,
     )
 
 
-def _fitting(gigabytes: float, text: TextSize, bytes_per_token: float) -> int:
-    return int(gigabytes * 1e9 / (bytes_per_token + text.bytes_per_token))
+def _fitting(room_bytes: float, text: TextSize, bytes_per_token: float) -> int:
+    return int(room_bytes / (bytes_per_token + text.bytes_per_token))
 
 
-def _in_parts(gigabytes: float, capture: CapturePrice) -> str:
+def _in_parts(gigabytes: float, room_bytes: float, capture: CapturePrice) -> str:
     """How all of the text fits after all, given more than one output."""
-    num_parts = math.ceil(capture.bytes_here / (gigabytes * 1e9))
+    num_parts = math.ceil(capture.bytes_here / max(1.0, room_bytes))
     return (
         f"or keep all of it in {num_parts:,} outputs of {gigabytes:g} GB (--max-output-gb), with the earlier ones in "
         "cache.roots"
     )
 
 
-def _advice(gigabytes: float, text: TextSize, probe: CaptureProbe) -> Iterator[str]:
+def _advice(gigabytes: float, room_bytes: float, text: TextSize, probe: CaptureProbe) -> Iterator[str]:
     """One line a setting that makes the cache smaller, with what would fit then."""
     own = probe.bytes_per_position
     train_share = text.num_train_sequences / (text.num_train_sequences + text.num_validation_sequences)
-    yield f"data.max_tokens: {int(_fitting(gigabytes, text, own) * train_share)} fills {gigabytes:g} GB"
+    max_tokens = int(_fitting(room_bytes, text, own) * train_share * text.counted_share)
+    yield f"data.max_tokens: {max_tokens} fills {gigabytes:g} GB"
     for option, size in probe.bytes_otherwise.items():
         if size < own:
-            tokens = _fitting(gigabytes, text, size)
+            tokens = _fitting(room_bytes, text, size)
             enough = ", which is all of the text" if tokens >= text.num_tokens else ""
+            enough += "; right at temperature 1 alone" if option == "cache.kind: sampled" else ""
             yield f"{option} takes {size:,.1f} bytes a token, so that {tokens:,} tokens fit{enough}"

@@ -70,6 +70,7 @@ def price_new_cache(
         sequence_length=found.sample.sequence_length,
         basis=found.basis,
         bytes_per_token=sequence_bytes(found.sample),
+        counted_share=found.tokens_per_position,
     )
     cards = count_busy_cards(teacher.workers, teacher.device)
     capture = CapturePrice.of(text, text.num_tokens, 0, probe, probe.bytes_per_position, session_hours, sizes, cards)
@@ -77,7 +78,7 @@ def price_new_cache(
         plan=None,
         text=text,
         capture=capture,
-        disk=price_disk(gigabytes, text, capture, probe, planned=False),
+        disk=price_disk(gigabytes, text, capture, probe, False, choice.shard_positions),
         tokenizer=opening.tokenizer,
         packing=opening.packing,
         sequences=probe.sequences,
@@ -124,7 +125,9 @@ def price_planned_cache(
         plan=plan,
         text=text,
         capture=capture,
-        disk=price_disk(gigabytes, text, capture, probe, planned=True),
+        disk=price_disk(
+            gigabytes, text, capture, probe, True, max(s.count for s in plan.shards) * plan.sequence_length
+        ),
         tokenizer=tokenizer_of(plan, folders),
         packing=plan.capture["packing"],
         sequences=sequences,

@@ -12,6 +12,7 @@ from pipeline.pricing.estimate import CapturePrice, DiskPrice, Estimate, TextSiz
 from pipeline.pricing.memory import TrainingMemory
 
 Row = tuple[str, str]
+_IN_ANOTHER_SESSION = "MORE: train in another session, in a run directory of its own, with the cache in cache.roots"
 
 
 def tables(estimate: Estimate) -> Iterator[Table]:
@@ -80,9 +81,10 @@ def _run_row(estimate: Estimate) -> Row:
     """Whether one run directory holds all of it."""
     gigabytes = estimate.disk.gigabytes
     fits = estimate.run_bytes <= gigabytes * 1e9
-    words = (
-        "in one run directory" if fits else "MORE: train in a run directory of its own, with the cache in cache.roots"
-    )
+    training_bytes = estimate.training.checkpoints_bytes + estimate.training.model_bytes
+    words = "in one run directory" if fits else _IN_ANOTHER_SESSION
+    if training_bytes > gigabytes * 1e9:
+        words = f"MORE: the training's {format_bytes(training_bytes)} alone; train.ema_decay: 0, or a smaller student"
     return "cache and training", f"at most {format_bytes(estimate.run_bytes)} of {gigabytes:g} GB, {words}"
 
 

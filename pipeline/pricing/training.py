@@ -98,11 +98,17 @@ def _time_steps(learner: Learner, batch: Batch) -> float:
 
 
 def _time_validation(learner: Learner, batch: Batch) -> float:
-    started = time.monotonic()
-    for weights in learner.weight_kinds:
-        with learner.holding(weights) as causal:
-            validate_batches(causal, [batch], learner.settings.chunk_positions, learner.autocast_dtype)
-    return time.monotonic() - started
+    """Seconds of a batch, in pieces as small as the steps were found to need, or smaller ones."""
+    memory = learner.memory
+
+    def seconds() -> float:
+        started = time.monotonic()
+        for weights in learner.weight_kinds:
+            with learner.holding(weights) as causal:
+                validate_batches(causal, batch.split(memory.parts), memory.chunk_positions, learner.autocast_dtype)
+        return time.monotonic() - started
+
+    return memory.until_it_fits(seconds)
 
 
 def memory_of(learner: Learner, weights: int, peak: int | None = None) -> TrainingMemory:
