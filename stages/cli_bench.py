@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import click
 from pipeline.console import say
 from pipeline.pause import PausedError
 from pipeline.runs import RunDirectory, Session
-from pipeline.session import pause_request
+from pipeline.session import START_VARIABLE, pause_request
 from stages.cli_options import Group, config_options, json_option, print_json
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def session_options(command: Callable[..., Any], default: str = "bench") -> Call
     @functools.partial(config_options, default=default)
     @functools.wraps(command)
     def wrapped(config: RunConfig, run: RunDirectory, **others: Any) -> None:
-        with pause_request(config.session, run.root) as pause:
+        given = os.environ.get(START_VARIABLE) or None
+        start = None if config.session.time_budget_hours is None else given  # without a budget it is for other commands
+        with pause_request(config.session, run.root, start) as pause:
             session = Session(run, pause, command=["sad-pipeline", *sys.argv[1:]])
             try:
                 command(config=config, session=session, **others)

@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cache import TeacherCache
-from pipeline.console import say
+from pipeline.console import say, warn_once
 from pipeline.doctor.examine import refuse_unfit
+from pipeline.errors import NumericsError
 from pipeline.evaluation.candidates import baseline_candidates, student_candidates
 from pipeline.evaluation.measures import data_of, held_out_indices, measure_model, teacher_measures
 from pipeline.evaluation.references import baseline_origins, teacher_at_hand
@@ -59,7 +60,14 @@ def run(config: RunConfig, run: RunDirectory) -> EvalResult:
         )
         for candidate in candidates:
             say(f"{STAGE}: {candidate.name} {candidate.weights or ''}")
-            row = candidate.row(measure_model(candidate.model, cache, indices, settings.batch_size, teacher))
+            try:
+                row = candidate.row(measure_model(candidate.model, cache, indices, settings.batch_size, teacher))
+            except NumericsError as error:
+                if candidate.folder == str(trained.model) or candidate.kind != "student" or trained.model is None:
+                    raise
+                warn_once(f"{candidate.name} {candidate.weights or ''}, of the last step, is left out. {error}")
+                del candidate
+                continue
             rows.append(row)
             if candidate.kind != "initial" and settings.sample_tokens:
                 texts[row_title(row)] = continue_texts(candidate.model, beginnings, settings.sample_tokens, tokenizer)

@@ -49,6 +49,7 @@ class TrainerLoop:
             disable_tqdm=True,
             dataloader_pin_memory=device.type == "cuda",
         )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # with several cards it would take as many batches a step, unasked
         dataset: Any = [{"input_ids": row, "labels": row} for row in rows] * steps
         self._clock = _StepClock()
         self._trainer = Trainer(model=model, args=arguments, train_dataset=dataset, callbacks=[self._clock])

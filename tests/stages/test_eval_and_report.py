@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from pipeline.cache import TeacherCache
+from pipeline.distill.keeping.checkpoint import newest_checkpoint, save_checkpoint
 from tests.stages.toys import Toy, copy, rows_of, run, status, temporaries, tree
+from tests.stages.trainings import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,28 @@ def test_a_paused_training_can_be_looked_at(toy: Toy, cached: Path, tmp_path: Pa
     assert [(row["kind"], row["weights"]) for row in rows_of(run_dir)][2:] == [("student", "raw"), ("student", "ema")]
     assert run("report", str(run_dir)).code == 0
     assert "continuing after step 1" in toy.ran("train-student", run_dir, *roots).stderr
+
+
+def test_last_weights_that_are_not_finite_are_left_out_beside_a_good_student(
+    toy: Toy, cached: Path, trained: Path, tmp_path: Path
+) -> None:
+    """A training whose last steps went wrong ends with its best weights: what it came to is measured all the same."""
+    run_dir = copy(trained, tmp_path / "run")
+    last = checkpoint(run_dir, 12)
+    found = newest_checkpoint([last.parent])
+    assert found is not None
+    tensors = {name: found.tensors(name) for name in ("weights", "average", "optimizer") if found.holds(name)}
+    for name, tensor in tensors["weights"].items():
+        tensors["weights"][name] = torch.full_like(tensor, torch.nan)
+    state = json.loads((last / "state.json").read_text())
+    state["best"]["step"] = 9
+    shutil.rmtree(last)
+    save_checkpoint(last.parent, "step", 12, tensors, state)
+    ended = toy.ran("eval", run_dir, "--set", f"cache.roots=[{cached}]")
+    assert "of the last step, is left out" in ended.stderr
+    measured = [(row["kind"], row["weights"], row["step"]) for row in rows_of(run_dir)][2:]
+    assert ("student", "raw", 12) not in measured
+    assert measured
 
 
 def test_a_baseline_that_is_not_there_leaves_the_figures(toy: Toy, evaluated: Path, tmp_path: Path) -> None:
