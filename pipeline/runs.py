@@ -90,7 +90,8 @@ class RunDirectory:
         """
         with files.hold_lock(self.root / ".lock", "at work in this run directory"), reading_errors(self.root):
             for folder in (self.root, *self.root.rglob("*/")):
-                files.sweep_temporary(folder)
+                if os.access(folder, os.R_OK | os.W_OK | os.X_OK):  # another user's holds nothing of this run
+                    files.sweep_temporary(folder)
             self._settle()
             before = {path: path.read_bytes() for path in (self.config, self.status) if path.is_file()}
             earlier = stages_of(self.read_status()).get(stage, {})

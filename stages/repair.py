@@ -41,6 +41,7 @@ def _own_cache(path: Path) -> Path:
 
 def _held(path: Path) -> ExitStack:
     """The locks of the runs that `path` is in, is, or holds: no stage may be writing what is removed."""
+    path = path.resolve()  # of "." the parent is "."
     below = [RunDirectory(config.parent) for config in find_files(path, RunDirectory(path).config.name)]
     held = [one for one in (RunDirectory(path.parent), RunDirectory(path)) if one.config.is_file()]
     held += [one for one in below if one.root != path and one.status.is_file()]

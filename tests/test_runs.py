@@ -191,6 +191,27 @@ def test_what_a_crash_left_is_swept_at_the_next_start(tmp_path: Path) -> None:
         assert not any(path.exists() for path in left)
 
 
+def test_a_folder_of_somebody_elses_below_a_run_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lost+found, at the top of a disk of one's own. The superuser is let in, so the refusal is made here."""
+    locked = tmp_path / "lost+found"
+    locked.mkdir()
+    real, listed = os.access, Path.iterdir
+
+    def refused(path: Path) -> Any:
+        if path == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(
+        os, "access", lambda path, mode, **options: Path(path) != locked and real(path, mode, **options)
+    )
+    monkeypatch.setattr(Path, "iterdir", refused)
+    run = RunDirectory(tmp_path)
+    with run.at_work("train-student"):
+        run.write_status("train-student", "complete")
+    assert run.read_status()["state"] == "complete"
+
+
 def test_names_that_a_crash_left_unsynced_are_durable_before_anything_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

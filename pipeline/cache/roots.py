@@ -125,18 +125,26 @@ def plans_below(root: Path) -> Iterator[tuple[Path, Plan | SadError]]:
         yield path, plan
 
 
-def _holds_only_other_seals(root: Path, wanted: str | None) -> bool:
-    """Whether there are seals below a folder, and none of them is known to be of the plan with this hash."""
-    hashes = set[str]()
+def seals_below(root: Path) -> Iterator[tuple[Path, Seal | SadError]]:
+    """Each seal below a folder, or why it is none or cannot be read now. A link that leads out is refused, of the shard
+    beside it too."""
     for path in find_files(root, f"*{SEAL_SUFFIX}"):
         try:
             with unread_errors(path):
-                refuse_links_out(root, [path])
-            hashes.add(Seal.load(path).plan_hash)
-        except StorageError:
-            raise
-        except SadError:
-            hashes.add("")  # of which plan, nobody can tell
+                refuse_links_out(root, [path, shard_of(path)])
+            seal: Seal | SadError = Seal.load(path)
+        except SadError as error:
+            seal = error
+        yield path, seal
+
+
+def _holds_only_other_seals(root: Path, wanted: str | None) -> bool:
+    """Whether there are seals below a folder, and none of them is known to be of the plan with this hash."""
+    hashes = set[str]()
+    for _, seal in seals_below(root):
+        if isinstance(seal, StorageError):
+            raise seal
+        hashes.add(seal.plan_hash if isinstance(seal, Seal) else "")  # "": of which plan, nobody can tell
     return bool(hashes) and wanted not in hashes
 
 
@@ -151,14 +159,13 @@ def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard
     wanted = plan.hash
     copies: dict[int, list[SealedShard]] = {}
     seen: set[Path] = set()
-    for root, path in ((folder, path) for folder in roots for path in find_files(folder, f"*{SEAL_SUFFIX}")):
+    for root, path, seal in ((folder, *found) for folder in roots for found in seals_below(folder)):
         if path.resolve() in seen:
             continue
         seen.add(path.resolve())
         try:
-            with unread_errors(path):
-                refuse_links_out(root, [path, shard_of(path)])
-            seal = Seal.load(path)
+            if isinstance(seal, SadError):
+                raise seal
             if seal.plan_hash == wanted:
                 span = seal.check_against(plan, path)
                 shard = SealedShard(span, seal, path.with_name(span.shard_name))

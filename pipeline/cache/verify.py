@@ -29,9 +29,9 @@ from pipeline.cache.roots import (
     find_tokenizer,
     plans_below,
     seal_beside,
-    shard_of,
+    seals_below,
 )
-from pipeline.cache.seal import REPAIR, SEAL_SUFFIX, Seal
+from pipeline.cache.seal import REPAIR
 from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.shard import ShardFile
 from pipeline.cache.told import PLAN_FIX
@@ -39,7 +39,6 @@ from pipeline.cache.unread import refused_place, size_on_disk, unread_errors
 from pipeline.cache.writer import shard_attributes
 from pipeline.console import Progress, say
 from pipeline.errors import DamagedDataError, IdentityError, NumericsError, SadError, StorageError
-from pipeline.links import refuse_links_out
 from pipeline.refusals import is_of_too_many_files
 
 _BESIDE_THE_PLAN = {DATA_REPORT_NAME, TOKENIZER_FOLDER}
@@ -151,11 +150,14 @@ def _check_sequences(plan: Plan, folders: Sequence[Path], problems: list[Problem
 
 def _check_data_report(folders: Sequence[Path], read_data_report: Callable[[Path], object]) -> Iterator[Problem]:
     for path in (folder / DATA_REPORT_NAME for folder in folders):
-        if path.is_file():
-            try:
-                read_data_report(path)
-            except DamagedDataError as error:
-                yield Problem.advised(path, error)
+        try:
+            with unread_errors(path):
+                if path.is_file():
+                    read_data_report(path)
+        except StorageError as error:
+            yield Problem.unread(path, error)
+        except DamagedDataError as error:
+            yield Problem.advised(path, error)
 
 
 def _check_tokenizer(
@@ -163,8 +165,11 @@ def _check_tokenizer(
 ) -> Iterator[Problem]:
     path = folders[0] / TOKENIZER_FOLDER
     try:
-        path = find_tokenizer(folders)
-        read_tokenizer(path, plan.identity.get("tokenizer") or {})
+        with unread_errors(path):
+            path = find_tokenizer(folders)
+            read_tokenizer(path, plan.identity.get("tokenizer") or {})
+    except StorageError as error:
+        yield Problem.unread(path, error)
     except SadError as error:
         if is_of_too_many_files(error):
             raise
@@ -176,11 +181,10 @@ def _check_seals(plan: Plan, roots: Sequence[Path], problems: list[Problem]) -> 
     shards: dict[Path, SealedShard] = {}
     damaged = find_passed_over(roots)
     own = {path.parent.resolve() / SHARDS_FOLDER for root in roots for path in find_files(root, PLAN_NAME)}
-    for above, path in ((root, path) for root in roots for path in find_files(root, f"*{SEAL_SUFFIX}")):
+    for above, path, seal in ((root, *found) for root in roots for found in seals_below(root)):
         try:
-            with unread_errors(path):
-                refuse_links_out(above, [path, shard_of(path)])
-            seal = Seal.load(path)
+            if isinstance(seal, SadError):
+                raise seal
             if seal.plan_hash != plan.hash and path.parent.resolve() not in own:
                 continue
             span = seal.check_against(plan, path)

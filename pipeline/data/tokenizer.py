@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,9 @@ class Tokenizer:
                 fast = transformers.AutoTokenizer.from_pretrained(
                     str(reference), revision=revision, trust_remote_code=trust_remote_code
                 )
+                if not getattr(fast, "is_fast", False):  # of another library, though its tokenizer.json is there
+                    with contextlib.suppress(Exception):
+                        fast = transformers.PreTrainedTokenizerFast.from_pretrained(str(reference), revision=revision)
         except StorageError:
             raise
         except Exception as error:  # a missing folder, a damaged file, the hub: each raises something else

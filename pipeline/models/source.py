@@ -18,7 +18,7 @@ import huggingface_hub.constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipeline import files
-from pipeline.errors import ConfigError, mended_by
+from pipeline.errors import ConfigError, SadError, first_line, mended_by
 from pipeline.refusals import storage_errors
 
 WEIGHTS = "model.safetensors"
@@ -196,6 +196,13 @@ def _hub_errors(reference: str, revision: str | None) -> Iterator[None]:
         raise ConfigError(
             f"{reference}: no such folder, and the hub does not give it (revision {revision or 'main'}). {error} Check "
             "the name and revision; for a gated model accept its terms and run `hf auth login`."
+        ) from error
+    except SadError:
+        raise
+    except Exception as error:  # what carries the bytes has errors of its own, and which depends on the library
+        raise ConfigError(
+            f"{reference}: fetching it from the hub broke off: {type(error).__name__}: {first_line(error)}. Run the "
+            "same command again: it goes on with what is there."
         ) from error
 
 

@@ -27,7 +27,9 @@ def load_student(settings: StudentSettings, tokenizer: Tokenizer, device: torch.
     if settings.config is None:
         refuse_other_tokenizer("student.model", settings, tokenizer)
         return load_existing(settings, tokenizer, device)
-    model = make_model(settings.config, tokenizer.vocab_size, tokenizer.end_of_text_id, settings.seed)
+    begin_of_text_id = tokenizer.start_ids[0] if tokenizer.start_ids else None
+    ids = (tokenizer.vocab_size, tokenizer.end_of_text_id)
+    model = make_model(settings.config, *ids, settings.seed, begin_of_text_id)
     return CausalModel(model.to(device=device, dtype=torch.float32), tokenizer.vocab_size, section="student")
 
 

@@ -17,6 +17,7 @@ from pipeline.cache.repair import repair
 from pipeline.cache.roots import earlier_plan, find_sealed, find_sequences
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.verify import verify_cache
+from pipeline.data.report import DataReport
 from pipeline.errors import DamagedDataError, StorageError
 from tests.cache.dense import make_cache
 
@@ -109,6 +110,18 @@ def test_verify_names_them_among_the_rest(tmp_path: Path, monkeypatch: pytest.Mo
     [problem] = verify_cache(tmp_path)
     assert not problem.repairable
     assert str(problem).startswith(f"{tmp_path / SEQUENCES}: cannot be read now (Stale file handle), and may be whole.")
+
+
+def test_nor_does_a_file_beside_the_shards_end_the_look_at_them(refuse: Refuse, tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    report = tmp_path / "data_report.json"
+    files.write_json(report, DataReport(documents_read=3).to_json())
+    damaged = tmp_path / "shards" / "00000.shard"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    refuse(report, errno.EIO)
+    problems = verify_cache(tmp_path, (), None, DataReport.load)
+    assert {problem.path for problem in problems} == {report, damaged}
+    assert "cannot be read now" in next(str(problem) for problem in problems if problem.path == report)
 
 
 def test_of_several_copies_of_the_sequences_a_whole_one_is_not_passed_over(refuse: Refuse, tmp_path: Path) -> None:

@@ -246,6 +246,16 @@ def test_an_unreachable_hub_says_what_to_do() -> None:
         Tokenizer.load("no-such-owner/no-such-model")
 
 
+def test_where_another_library_takes_the_name_its_file_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mistral-common does of Mistral's folders, with a class that is no tokenizer of transformers."""
+    builders.save(builders.byte_level(), tmp_path)
+    expected = Tokenizer.load(tmp_path).fingerprint()
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: object())
+    assert Tokenizer.load(tmp_path).fingerprint() == expected
+
+
 def test_a_tokenizer_without_an_end_of_text_token_is_refused(tmp_path: Path) -> None:
     builders.save(builders.byte_level(), tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())

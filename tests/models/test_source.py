@@ -139,6 +139,22 @@ def test_a_disk_that_is_full_is_not_blamed_on_the_name(monkeypatch):
         model_folder("someone/some-model")
 
 
+def test_a_download_that_breaks_off_says_to_run_it_again(monkeypatch):
+    """What carries the bytes raises errors of its own libraries, of no kind that a hub's client names."""
+
+    class LostConnection(Exception):
+        pass
+
+    def lost(*arguments, **keywords):
+        raise LostConnection("peer closed connection without sending complete message body")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lost)
+    with pytest.raises(
+        ConfigError, match=r"some-model: fetching .* broke off: LostConnection: peer closed.* same command"
+    ):
+        model_folder("someone/some-model")
+
+
 def test_a_reference_is_a_folder_or_a_hub_id_or_nothing(llama_folder, tmp_path):
     assert local_folder(str(llama_folder)) == llama_folder
     assert local_folder("some-person/some-model") is None

@@ -90,7 +90,9 @@ def test_a_tokenizer_without_digests_is_that_of_an_earlier_version(toy: Toy, cac
     toy.ran("train-student", run_dir, "--set", "train.steps=1")
 
 
-def test_what_cannot_be_repaired_is_said_with_its_exit_code(cached: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_repaired_is_said_with_its_exit_code(
+    cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = copy(cached, tmp_path / "run")
     (run_dir / "cache" / "stray.txt").write_text("?")
     refuse(run("repair", str(run_dir)), 4, "stray.txt", "not part of this cache")
@@ -98,7 +100,11 @@ def test_what_cannot_be_repaired_is_said_with_its_exit_code(cached: Path, tmp_pa
     with files.hold_lock(run_dir / ".lock", "at work in this run directory"):
         for place in (run_dir, run_dir / "cache", tmp_path):
             refuse(run("repair", str(place)), 7, "another process")
+        monkeypatch.chdir(run_dir / "cache")
+        refuse(run("repair", "."), 7, "another process")
     assert run("repair", str(run_dir)).code == 0
+    monkeypatch.chdir(run_dir)
+    assert run("repair", ".").code == 0
 
 
 def test_verify_without_any_plan(tmp_path: Path) -> None:

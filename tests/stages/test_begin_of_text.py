@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ def test_it_is_captured_trained_from_and_evaluated(tmp_path: Path) -> None:
 
     toy.ran("train-student", run_dir, "--set", "train.steps=4")
     toy.ran("eval", run_dir, "--set", "train.steps=4")
+    config = json.loads((run_dir / "student" / "model" / "config.json").read_text())
+    assert config["bos_token_id"] == BEGIN, "as its tokenizer has it"
     assert (run_dir / "eval" / "eval.json").is_file()
 
 
