@@ -177,6 +177,14 @@ def test_a_tail_the_cache_calls_empty_has_no_say(objective: Any) -> None:
     assert student_NV.grad.isfinite().all()
     if objective == "sampled_tail":
         assert (parts.effective_draws_N == 0).all()
+    if objective in ("bucket", "sampled_tail", "subset"):
+        ids_NK = torch.as_tensor(teacher.records.ids_TK.astype("int64"))
+        logp_NK = (torch.as_tensor(teacher.records.logprobs_TK).double() / 2.0).log_softmax(1)
+        scaled_NV = student_NV.detach().double() / 2.0
+        head_NK = scaled_NV.gather(1, ids_NK)
+        logq_NK = head_NK - (head_NK if objective == "subset" else scaled_NV).logsumexp(1, keepdim=True)
+        expected_N = (logp_NK.exp() * (logp_NK - logq_NK)).sum(1)
+        torch.testing.assert_close(parts.kd_N.double(), expected_N, rtol=1e-5, atol=1e-6)
 
 
 def test_agreement_is_with_the_teachers_likeliest_id() -> None:

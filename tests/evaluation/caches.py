@@ -27,7 +27,7 @@ def make_sequences() -> Sequences:
     starts = np.zeros((count, LENGTH + 1), bool)
     mask = np.zeros((count, LENGTH), bool)
     for row in range(count):
-        first, second = 7 + row % 5, 19  # where the second document and the padding begin
+        first, second = 7 + row % 5, 15 + 2 * (row % 4)  # where the second document and the padding begin
         ids[row, : first - 1] = list(text[100 * row : 100 * row + first - 1])
         ids[row, first : second - 1] = list(text[100 * row + 50 : 100 * row + 50 + second - 1 - first])
         starts[row, [0, first, second]] = True

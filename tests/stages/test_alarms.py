@@ -42,8 +42,13 @@ def test_losses_and_norms_are_said_once_and_perplexity_is_capped(toy: Toy, cache
     assert ended.stderr.count("is logged as the perplexity exp(20)") == 1
 
 
-def test_a_sound_training_is_silent_and_logs_what_it_looked_at(toy: Toy, cached: Path, trained: Path) -> None:
-    lines = metrics(trained)
+def test_a_sound_training_is_silent_and_logs_what_it_looked_at(toy: Toy, cached: Path, tmp_path: Path) -> None:
+    ended = train(toy, cached, tmp_path / "run")
+    for words in ("part of the loss is", "the gradient's norm is", "is logged as the perplexity"):
+        assert words not in ended.stderr
+    lines = metrics(tmp_path / "run")
+    kinds = [line["kind"] for line in lines]
+    assert (kinds.count("train"), kinds.count("validation")) == (12, 4)
     for line in (line for line in lines if line["kind"] == "validation"):
         assert line["perplexity"] == math.exp(line["ce"])
     groups = ("embedding", "attention", "mlp", "norm", "head")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.cache import TeacherCache
+from pipeline.data.sequences import TRAIN
 from pipeline.errors import IdentityError
 from pipeline.models.cache_identity import refuse_other_cache, refuse_other_settings
 from pipeline.models.planning import planned_sequences
@@ -227,8 +228,10 @@ def test_labels_only_reads_no_record(toy: Toy, cached: Path, tmp_path: Path) -> 
     options = ["--set", "train.ce_weight=1", "--set", "train.kd_weight=0"]
     train(toy, cached, tmp_path / "whole", *options)
     damaged = copy(cached, tmp_path / "damaged")
-    for index in range(6):
-        flip_a_bit(damaged / "cache" / "shards" / f"{index:05d}.shard", 0.3)
+    with TeacherCache.open(cached) as cache:
+        names = [span.shard_name for span in cache.plan.spans(TRAIN)]
+    for name in names:
+        flip_a_bit(damaged / "cache" / "shards" / name, 0.3)
     train(toy, damaged, tmp_path / "run", *options)
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
     assert {line["kd"] for line in metrics(tmp_path / "run") if line["kind"] == "train"} == {None}
