@@ -24,7 +24,7 @@ from pipeline.data.sequences import TRAIN
 from pipeline.distill.batching.batches import RecordSource
 from pipeline.distill.batching.lessons import spread
 from pipeline.distill.batching.live_records import LiveRecords, whole_teacher
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NumericsError
 from pipeline.evaluation.study.findings import FULL, LABELS, Finding
 from pipeline.evaluation.study.picture import draw_pictures
 from pipeline.evaluation.study.results import RESULTS_NAME, StudyResult, save_results
@@ -86,7 +86,7 @@ def run(
         num_workers = 1 if config.demo is None else num_threads()
     seconds = expected_seconds(every, config.train.batch_size * config.data.sequence_length, num_workers)
     say(
-        f"bench quality: {trainings(every)} trainings, {num_steps:,} steps: about {format_seconds(seconds)}, "
+        f"bench quality: {trainings(every)} trainings, {num_steps:,} steps: about {format_seconds(seconds)} in all, "
         f"{num_workers} at a time"
     )
     # Teachers and first caches come before the count of trainings begins: its rate is of trainings alone.
@@ -101,7 +101,7 @@ def run(
         for name, group in studies.items():
             ground = grounds[name]
             with Workers(ground, num_workers) as workers:
-                _trained(ground, [trial for _, trial in beginnings(group)], workers, progress)
+                _refuse_diverged(_trained(ground, [trial for _, trial in beginnings(group)], workers, progress))
                 for study in group:
                     findings = _findings(ground, study, workers, progress)
                     setting = setting_of(ground, study.steps, study.beginning_steps)
@@ -217,6 +217,16 @@ def _trained(ground: Ground, trials: Sequence[Trial], workers: Workers, progress
     for trial in workers.train(missing):
         progress.advance(trial.steps, note=f"{trial.folder}: {train(ground, trial):.4f}")
     return {trial: train(ground, trial) for trial in trials}
+
+
+def _refuse_diverged(beginnings: Mapping[Trial, float]) -> None:
+    """NumericsError where no arm could begin with a student."""
+    for trial, ce_nats in beginnings.items():
+        if not math.isfinite(ce_nats):
+            raise NumericsError(
+                f"bench quality: what every arm begins with diverged: {trial.folder}. Lower train.learning_rate, in "
+                "another run directory (--run-dir)."
+            )
 
 
 def _bytes_per_token(ground: Ground, arm: Arm) -> float | None:

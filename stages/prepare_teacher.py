@@ -172,6 +172,7 @@ def _settings(config: RunConfig) -> TrainSettings:
         learning_rate=config.demo.teacher_learning_rate,
         ce_weight=1.0,
         kd_weight=0.0,
+        balance=False,
         ema_decay=0.0,
         **config.train.model_dump(include={"warmup_steps", "weight_decay", "adam_betas", "checkpoint_every"}),
     )

@@ -16,7 +16,7 @@ from pipeline.benches.quality.plan import Trial
 from pipeline.cache import TeacherCache
 from pipeline.config import differences, dump_config, parse_config
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.distill.batching.lessons import spread
+from pipeline.distill.batching.lessons import spread, unfit_target
 from pipeline.distill.batching.live_records import whole_teacher
 from pipeline.distill.keeping.identity import Identity, training_identity
 from pipeline.distill.keeping.metrics_log import read_log
@@ -66,9 +66,12 @@ class Ground:
         cache = captured(config, session, "caches/default")
         caches = {}
         for arm in arms:
+            candidates = [arm_config(config, arm, changes) for changes in arm.candidates.values()]
             if arm.cache:
-                caches[arm.name] = captured(arm_config(config, arm, {}), session, f"caches/{arm.name}")
+                caches[arm.name] = captured(candidates[0], session, f"caches/{arm.name}")
                 refuse_another_order(cache, caches[arm.name])
+            if not arm.live:
+                _refuse_unfit(caches.get(arm.name, cache), candidates)
         return cls.over(root, config, session, cache, caches)
 
     @classmethod
@@ -89,6 +92,13 @@ class Ground:
         """Let go of the caches' files."""
         for cache in (self.cache, *self.caches.values()):
             cache.close()
+
+
+def _refuse_unfit(cache: TeacherCache, configs: Iterable[RunConfig]) -> None:
+    """ConfigError, before anything trains, for a target that a cache's records cannot give."""
+    for config in configs:
+        if unfit := unfit_target(str(cache.folders[0]), cache.plan.layout, config.train):
+            raise ConfigError(unfit)
 
 
 def arm_config(config: RunConfig, arm: Arm, changes: dict[str, Any]) -> RunConfig:
@@ -143,13 +153,13 @@ def train(ground: Ground, trial: Trial) -> float:
     """
     run, config = trial_run(ground, trial), trial_config(ground, trial)
     path, identity = run.root / _CHOSEN, _identity(ground, trial, config)
-    with mended_by("Remove it and run the same command again, which does this training once more."):
+    with mended_by(f"Remove {run.root} and run the same command again, which does this training once more."):
         kept = files.read_json(path) if path.is_file() else None
     if kept is None:
         kept = {"identity": identity, "validation_ce_nats": _train(ground, trial, config, run)}
         files.write_json(path, kept)
-        files.remove_folder(run.checkpoints)  # as large as four students, and nothing is left to resume
-    elif found := differences(kept["identity"], identity):
+    files.remove_folder(run.checkpoints)  # as large as four students, and nothing is left to resume
+    if found := differences(kept["identity"], identity):
         raise IdentityError(
             f"{path}: this training is kept, and was done with other settings than now:\n" + "\n".join(found) + "\nPut "
             "them back, or begin another study with --run-dir."

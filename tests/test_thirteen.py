@@ -204,8 +204,8 @@ def test_07_balance_keeps_each_part_at_its_share(toy: Toy, cached: Path, tmp_pat
         labels, order = line["ce_weight"] * line["ce"], line["rank_weight"] * line["rank"]
         return float(labels / (labels + order))
 
-    train(toy, cached, tmp_path / "off", *options(*halves))
-    train(toy, cached, tmp_path / "on", *options(*halves, "train.balance=true", "train.balance_decay=0.5"))
+    train(toy, cached, tmp_path / "off", *options(*halves, "train.balance=false"))
+    train(toy, cached, tmp_path / "on", *options(*halves, "train.balance_decay=0.5"))
     off, on = lines_of(tmp_path / "off"), lines_of(tmp_path / "on")
     assert {(line["ce_weight"], line["rank_weight"]) for line in off} == {(0.5, 0.5)}
     assert min(labels_share(line) for line in off) > 0.6, "labels outweigh by their magnitude alone"

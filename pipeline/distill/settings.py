@@ -97,7 +97,7 @@ class TrainSettings(Section):
     rank_weight_end: float | None = schedule(None, "rank_weight at the last step; none: as at the first", ge=0)
     weight_shape: Literal["linear", "cosine"] = schedule("linear", "how the three weights move between the two")
     balance: bool = schedule(
-        False, "keep each part's share of the loss at its weight, whatever its magnitude in earlier steps"
+        True, "keep each part's share of the loss at its weight, whatever its magnitude in earlier steps"
     )
     balance_decay: float = schedule(0.99, "of the running magnitudes behind balance", ge=0, lt=1)
     router: Literal["auto", RouterKind] = schedule(

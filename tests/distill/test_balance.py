@@ -8,7 +8,7 @@ import math
 import pytest
 
 from pipeline.distill.settings import Part
-from pipeline.distill.weighting.balance import FURTHEST, RunningMeans, balanced
+from pipeline.distill.weighting.balance import MOST, RunningMeans, balanced
 
 WEIGHTS: dict[Part, float] = {"ce": 0.1, "kd": 0.7, "rank": 0.2}
 
@@ -56,10 +56,15 @@ def test_a_part_below_zero_counts_by_its_size() -> None:
     assert {part: term / sum(terms.values()) for part, term in terms.items()} == pytest.approx(WEIGHTS)
 
 
+def test_a_part_alone_keeps_its_weight_to_the_bit() -> None:
+    sizes = [0.1 * number for number in range(1, 30)]
+    assert {balanced({"ce": 0.0, "kd": 0.9, "rank": 0.0}, means(kd=size))["kd"] for size in sizes} == {0.9}
+
+
 @pytest.mark.parametrize("nearly_nothing", [0.0, 1e-12, -1e-12])
 def test_no_part_is_blown_up_without_end(nearly_nothing: float) -> None:
     found = balanced(WEIGHTS, means(ce=4.0, kd=nearly_nothing, rank=4.0))
-    assert found["kd"] == pytest.approx(FURTHEST * WEIGHTS["kd"])
+    assert found["kd"] == pytest.approx(MOST * WEIGHTS["kd"])
     assert balanced(WEIGHTS, means(ce=0.0, kd=0.0, rank=0.0)) == WEIGHTS
 
 

@@ -111,15 +111,22 @@ def test_a_verdict_needs_an_interval_without_zero(low: float | None, high: float
     assert verdict_of(compared(low, high)) == verdict
 
 
+OF_FULL = "teacher in memory, "
+
+
 @pytest.mark.parametrize(
     ("arm", "candidate", "words"),
     [
         ("labels", "", "no teacher"),
-        ("full", "ce0", "teacher in memory, train.router: uniform, train.ce_weight: 0, train.temperature: 1"),
         (
             "full",
-            "ce0_1_tau1_2_routed",
-            "teacher in memory, train.router: learned, train.ce_weight: 0.1, train.temperature: 1.2",
+            "ce0",
+            OF_FULL + "train.router: uniform, train.balance: false, train.ce_weight: 0, train.temperature: 1",
+        ),
+        (
+            "full",
+            "ce0_1_tau1_2_routed_balanced",
+            OF_FULL + "train.router: learned, train.balance: true, train.ce_weight: 0.1, train.temperature: 1.2",
         ),
         ("default", "", ""),
         ("bucket", "", "train.objective: bucket"),
@@ -129,7 +136,7 @@ def test_a_verdict_needs_an_interval_without_zero(low: float | None, high: float
         ("tau1_5", "", "train.temperature: 1.5"),
         ("tau3to2", "", "train.temperature: 3 to 2"),
         ("ce0_3", "", "train.ce_weight: 0.3"),
-        ("balance", "", "train.balance: true"),
+        ("no_balance", "", "train.balance: false"),
         ("router_gap", "", "train.router: gap"),
     ],
 )

@@ -31,7 +31,6 @@ CACHES: dict[str, tuple[str, ...]] = {
 TRAININGS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "patience": ("train.patience=3",),
-    "balance": ("train.balance=true",),
     "easy": ("train.data_order=easy_first",),
     "weighted": ("train.data_order=weighted",),
     "model": ("student.config=null", "student.model={folder}/one"),
@@ -81,8 +80,8 @@ SCHEDULE: dict[str, Case] = {
     "train.kd_weight_end": Case("0.2"),
     "train.rank_weight_end": Case("0.2"),
     "train.weight_shape": Case("cosine"),
-    "train.balance": Case("true"),
-    "train.balance_decay": Case("0.9", base="balance"),
+    "train.balance": Case("false"),
+    "train.balance_decay": Case("0.9"),
     "train.router": Case("gap"),
     "train.temperature.start": Case("2.0"),
     "train.temperature.end": Case("2.0"),

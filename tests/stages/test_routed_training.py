@@ -22,7 +22,7 @@ def options(*settings: str) -> list[str]:
 @pytest.fixture(scope="module")
 def routed(toy: Toy, cached: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("routed") / "run"
-    settings = ("train.router=learned", "train.rank_weight=0.3", "train.rank_weight_end=0.1", "train.balance=true")
+    settings = ("train.router=learned", "train.rank_weight=0.3", "train.rank_weight_end=0.1")
     train(toy, cached, run_dir, *options(*settings))
     return run_dir
 

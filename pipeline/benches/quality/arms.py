@@ -31,8 +31,9 @@ def _temperature(start: float, end: float) -> Changes:
     return {"temperature": {"start": start, "end": end}}
 
 
-def _full(ce: float, temperature: float, router: str = "uniform") -> Changes:
-    return {"objective": "bucket", "router": router} | _weights(ce) | _temperature(temperature, temperature)
+def _full(ce: float, temperature: float, router: str = "uniform", balance: bool = False) -> Changes:
+    changes = {"objective": "bucket", "router": router, "balance": balance}
+    return changes | _weights(ce) | _temperature(temperature, temperature)
 
 
 FULL_CANDIDATES: Mapping[str, Changes] = {
@@ -45,8 +46,9 @@ FULL_CANDIDATES: Mapping[str, Changes] = {
     "ce0_5": _full(0.5, 1.0),
     "ce0_5_tau2": _full(0.5, 2.0),
     "ce0_1_routed": _full(0.1, 1.0, "learned"),
+    "ce0_02_tau1_2_routed": _full(0.02, 1.2, "learned"),
     "ce0_1_tau1_2_routed": _full(0.1, 1.2, "learned"),
-    "ce0_1_tau1_2_routed_balanced": _full(0.1, 1.2, "learned") | {"balance": True},
+    "ce0_1_tau1_2_routed_balanced": _full(0.1, 1.2, "learned", balance=True),
 }
 """What full distillation chooses from: the default's own among it, so that what is lost to a cache is lost to it alone.
 The objective is exact with an empty tail"""
@@ -86,6 +88,9 @@ def _arm(name: str, changes: Changes, *, cache: Changes | None = None, decides: 
     return Arm(name, {"": changes}, cache or {}, decides=decides)
 
 
+_UNBALANCED: Changes = {"balance": False}
+"""of which a weight of the labels is tried, too, that comes near to what balance makes of theirs"""
+
 BEGINNING = _arm("beginning", dict(WITHOUT_TEACHER))
 """no arm of its own: what a student of random weights learns from labels before every arm begins with it"""
 
@@ -109,7 +114,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("sampled", at_1, cache=sampled, decides=True),  # the only temperature it is right at
         _arm("tau1", at_1, decides=True),
         _arm("router_uniform", {"router": "uniform"}, decides=True),
-        _arm("balance", {"balance": True}, decides=True),
+        Arm("no_balance", {"": _UNBALANCED, "ce0_02": _UNBALANCED | _weights(0.02)}, decides=True),
         _arm(f"draws{num_draws // 2}", {}, cache={"num_draws": num_draws // 2}, decides=True),
         _arm("tau1_5", _temperature(1.5, 1.5)),
         _arm("tau2", _temperature(2.0, 2.0)),

@@ -58,7 +58,8 @@ def plan_lessons(
             f"{cache.folders[0]}: {len(cache.sealed)} of {len(cache.plan.shards)} shards are sealed. Run cache-teacher "
             "until it is complete, or train on what is there with --use-sealed-only."
         )
-    if unfit := unfit_target(str(cache.folders[0]), cache.plan.layout, settings):
+    layout = cache.plan.layout if teacher is None else teacher.layout
+    if unfit := unfit_target(str(cache.folders[0]), layout, settings):
         raise ConfigError(unfit)
     wanted = None if frozen_shards is None else set(shards_in(frozen_shards))
     spans = [span for span in cache.sealed if wanted is None or span.index in wanted]

@@ -9,7 +9,7 @@ for reasons of its own, told where it is done:
                                             (draws beside a label where there are none)
     log p of a label stored as 0            softening.LEAST_LABEL_NATS, of `sampled` records
     powers under an entropy's logarithm     student_softmax.py
-    how far balance moves a weight          balance.FURTHEST
+    how far balance moves a weight          balance.MOST, balance.LEAST
     signals of the routers gap and trust    routing.py: a student that is ahead, a label that is no surprise, are at 0
     what a position counts for in the gate  gate.MOST
     the log mass of a tail stored as empty  divergences.EMPTY_TAIL_NATS, for reverse_kl

@@ -16,9 +16,9 @@ from typing import Any, Generic, TypeVar
 
 from pipeline.distill.settings import Part
 
-FURTHEST = 100.0
-"""Largest M/m_k, and the inverse of its smallest: a part that is nearly zero, as KD is of a student that has become its
-teacher, is not blown up without end"""
+MOST, LEAST = 10.0, 0.01
+"""M/m_k, within which a weight is moved: a part that is nearly zero, as KD is of a student that has become its teacher,
+would otherwise be all that is learned from, and its estimate's noise most of that"""
 
 Name = TypeVar("Name", bound=str)
 
@@ -74,7 +74,7 @@ def balanced(weights: Mapping[Part, float], magnitudes: RunningMeans[Part]) -> d
     known = {part: abs(magnitudes.get(part)) for part, weight in weights.items() if weight > 0 and part in magnitudes}
     total = sum(weights[part] for part in known)
     middle = sum(weights[part] * known[part] for part in known) / total if total else 0.0
-    if middle == 0:
+    if middle == 0 or len(known) < 2:
         return dict(weights)
-    factors = {part: middle / max(size, middle / FURTHEST) for part, size in known.items()}
-    return {part: weight * max(factors.get(part, 1.0), 1.0 / FURTHEST) for part, weight in weights.items()}
+    factors = {part: middle / max(size, middle / MOST) for part, size in known.items()}
+    return {part: weight * max(factors.get(part, 1.0), LEAST) for part, weight in weights.items()}

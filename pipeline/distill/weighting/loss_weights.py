@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from pipeline.distill.loss.routing import PARTS, Gap, Normalised, Router, Trust
 from pipeline.distill.losses import LossParts
 from pipeline.distill.settings import Part, TrainSettings
-from pipeline.distill.weighting.balance import FURTHEST, RunningMeans, balanced
+from pipeline.distill.weighting.balance import RunningMeans, balanced
 from pipeline.distill.weighting.gate import Gate
 from pipeline.distill.weighting.ramp import ramp
 
@@ -30,6 +30,8 @@ ROUTER_DECAY = 0.99
 """of the running means behind routers: about the last hundred steps"""
 LEAST_MEAN = 1e-6
 """What running means of routes and of losses count for at least where they are divided by"""
+_MOST_TIMES = 100.0
+"""a part's loss, that the largest counts for in the gate: beyond it what is compared is noise"""
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
@@ -177,7 +179,7 @@ class LossWeights:
         zero, or estimated below it, as KD's is of a student that has become its teacher, would be all noise."""
         if all(part in self.losses and part in losses_n for part in gate.parts):
             means = {part: self.losses.get(part) for part in gate.parts}
-            least = max(LEAST_MEAN, max(means.values()) / FURTHEST)
+            least = max(LEAST_MEAN, max(means.values()) / _MOST_TIMES)
             gate.study(signals_n6, losses_n, {part: max(least, mean) for part, mean in means.items()})
 
 

@@ -52,14 +52,15 @@ def test_an_arm_is_one_factor_from_the_default(name: str) -> None:
     """But for draws from all ids, which are right at τ = 1 alone, and one part of a loss, of which none is routed."""
     arm = ARMS[name]
     factors = {factor_of(key) for key in changed_keys(arm_config(QUALITY, arm, arm.candidates[""]))}
-    expected = {DEFAULT: 0, "sampled": 2, "ce0": 2, LABELS: 2}.get(name, 1)
+    expected = {DEFAULT: 0, "sampled": 2, "ce0": 2, LABELS: 3}.get(name, 1)
     assert len(factors) == expected, factors
     if name == LABELS:
         assert arm.candidates[""] == WITHOUT_TEACHER  # whatever else a config has that the teacher is read for
     else:
-        assert len(arm.factors) == len(factors)
-    if expected == 2:
-        assert factors == {"sampled": {"cache", "train.temperature"}}.get(name, {"train.weights", "train.router"})
+        assert len(arm.factors) == len(factors) + len(arm.candidates) - 1, "another candidate has its weights besides"
+    of_labels_alone = {"train.weights", "train.router", *(["train.balance"] if name == LABELS else [])}
+    if expected > 1:
+        assert factors == {"sampled": {"cache", "train.temperature"}}.get(name, of_labels_alone)
 
 
 def test_full_distillation_differs_by_its_records_and_what_it_chooses_from() -> None:
@@ -72,7 +73,7 @@ def test_full_distillation_differs_by_its_records_and_what_it_chooses_from() -> 
         factors = {"train.objective", "train.router", "train.weights", "train.temperature", "train.balance"}
         assert {factor_of(key) for key in changed} <= factors
     assert [arm for arm in ARMS.values() if arm.live] == [full]
-    defaults = arm_config(QUALITY, full, full.candidates["ce0_1_tau1_2_routed"])
+    defaults = arm_config(QUALITY, full, full.candidates["ce0_1_tau1_2_routed_balanced"])
     assert changed_keys(defaults) == {"train.objective"}, "what the default itself is must be among it"
 
 
@@ -89,7 +90,7 @@ def test_head_sizes_are_parts_of_the_default_head_and_say_their_vocabulary() -> 
 def test_arms_are_chosen_by_name_or_by_length() -> None:
     every = tuple(ARMS.values())
     short = [arm.name for arm in chosen_arms(every, None, short=True)]
-    caches, ways = ["compact", "sampled"], ["tau1", "router_uniform", "balance", "draws16"]
+    caches, ways = ["compact", "sampled"], ["tau1", "router_uniform", "no_balance", "draws16"]
     assert short == [LABELS, FULL, DEFAULT, "bucket", "subset", *caches, *ways]
     assert chosen_arms(every, None, short=False) == every
     assert [arm.name for arm in chosen_arms(every, ["tau2"], short=True)] == [LABELS, FULL, "tau2"]
