@@ -205,20 +205,18 @@ def price_disk(
     last_shard = min(capture.tokens_left, shard_positions) * capture.bytes_per_token
     room_bytes = max(0.0, gigabytes * 1e9 - (ROOM_FOR_A_SHARD - 1.0) * last_shard)
     fits = capture.bytes_here <= room_bytes
+    in_parts = _in_parts(gigabytes, room_bytes, capture)
     if planned:
         free_bytes = room_bytes - (capture.bytes_here - capture.tokens_left * capture.bytes_per_token)
         done = text.num_tokens - capture.tokens_left
         tokens = min(text.num_tokens, max(0, done + int(free_bytes / capture.bytes_per_token)))
-        advice = () if fits or not capture.tokens_left else (_PLANNED, _in_parts(gigabytes, room_bytes, capture))
-        return DiskPrice(gigabytes, tokens, fits, advice, {})
+        return DiskPrice(gigabytes, tokens, fits, () if fits or not capture.tokens_left else (_PLANNED, in_parts), {})
     assert probe is not None, "without a plan something was scored"
     return DiskPrice(
         gigabytes=gigabytes,
         tokens_that_fit=_fitting(room_bytes, text, capture.bytes_per_token),
         fits=fits,
-        advice=()
-        if fits
-        else (*_advice(gigabytes, room_bytes, text, probe), _in_parts(gigabytes, room_bytes, capture)),
+        advice=() if fits else (*_advice(gigabytes, room_bytes, text, probe), in_parts),
         bytes_otherwise=probe.bytes_otherwise,
     )
 

@@ -10,6 +10,7 @@ from pipeline.benches.gradient_angle import angle_between
 from pipeline.benches.quality.gradients import whole_gradient
 from pipeline.distill.batching.live_records import LiveRecords, whole_teacher
 from pipeline.distill.settings import TrainSettings
+from pipeline.distill.weighting.balance import MOST
 from pipeline.models import CausalModel
 from tests.models.rows import VOCAB_SIZE, lay_out, random_documents
 from tests.tiny import make_model
@@ -51,7 +52,8 @@ def test_it_is_that_of_the_dense_loss(ce_weight: float, temperature: float, bala
     ce = torch.nn.functional.cross_entropy(logits, ids[:, 1:][mask], reduction="none")
     parts = {"ce": (ce_weight, ce.mean()), "kd": (1 - ce_weight, temperature**2 * kl.mean())}
     whole = sum(weight * float(size.detach()) for weight, size in parts.values())  # the weights sum to 1
-    loss = sum(weight * size * (whole / float(size.detach()) if balance else 1.0) for weight, size in parts.values())
+    factors = {part: min(whole / float(size.detach()), MOST) if balance else 1.0 for part, (_, size) in parts.items()}
+    loss = sum(weight * size * factors[part] for part, (weight, size) in parts.items())
     assert isinstance(loss, torch.Tensor)
     gradients = torch.autograd.grad(loss, list(student.model.parameters()))
     expected = torch.cat([gradient.reshape(-1) for gradient in gradients]).double()
