@@ -13,6 +13,7 @@ from pipeline.benches.shapes import known_shape
 from pipeline.benches.train import TrainSizes, bench_train
 from pipeline.cache.settings import DEFAULTS
 from pipeline.config import changed
+from pipeline.distill.settings import TemperatureSettings
 from pipeline.models.cache_tokenizer import tokenizer_of
 from pipeline.models.device import choose_device
 from pipeline.models.settings import Device
@@ -21,7 +22,7 @@ from stages.config import RunConfig
 from stages.prepare_bench import captured, load_scorer, with_student, with_teacher
 
 CODEC_TOKENS, READER_TOKENS = 40_000, 140_000
-_RIGHT_FOR_ALL = {"start": 1.0, "end": 1.0}  # temperature, whatever a cache's kind
+_RIGHT_FOR_ALL = TemperatureSettings(start=1.0, end=1.0)  # whatever a cache's kind
 READER_LENGTH = 1024
 
 
