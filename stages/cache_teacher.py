@@ -92,6 +92,7 @@ def _capture(config: RunConfig, session: Session) -> None:
     made_on = environment(choose_device(config.teacher.device))
     note_other_machine(plan, shards, made_on)
     writer = CacheWriter(folder, plan, sequences, made_on)
+    writer.remove_unsealed()  # nobody else has begun to write
     pending, room = writer.pending(roots), ShardRoom(pause.output, sequences, [s.seal for s in shards.values()])
     room.check(pending)
     workers = min(count_workers(config.teacher.workers, config.teacher.device), len(pending))

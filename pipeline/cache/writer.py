@@ -28,8 +28,8 @@ class CacheWriter:
         self, folder: Path, plan: Plan, sequences: SequenceSource, environment: dict[str, str], alone: bool = True
     ) -> None:
         """`environment` (versions, device class) goes into every seal. IdentityError where the folder holds seals
-        of another plan, which must not be written over. Who writes here alone sweeps up what a crash left: shards
-        whose seal never came too, whose room is wanted for them to be made again."""
+        of another plan, which must not be written over. Who writes here `alone` sweeps up what crashes left; what
+        another writer still holds is kept."""
         self._folder = folder / SHARDS_FOLDER
         self._plan = plan
         self._codec = codec_of(plan)
@@ -40,11 +40,18 @@ class CacheWriter:
         if alone:
             files.sweep_temporary(folder)
             files.sweep_temporary(self._folder)
-            for span in plan.shards:
-                if (self._folder / span.shard_name).is_file() and not (self._folder / span.seal_name).exists():
-                    files.remove_file(self._folder / span.shard_name)
         for path in find_files(self._folder, f"*{SEAL_SUFFIX}"):
             Seal.load(path).check_against(plan, path)
+
+    def remove_unsealed(self) -> None:
+        """Remove the shards whose seal never came: their room is wanted for them to be made again.
+
+        Only for who knows that nobody else writes here, as a command does that holds its run: of another's shard the
+        seal may be about to come, and would stand alone.
+        """
+        for span in self._plan.shards:
+            if (self._folder / span.shard_name).is_file() and not (self._folder / span.seal_name).exists():
+                files.remove_file(self._folder / span.shard_name)
 
     def pending(self, roots: Sequence[Path] = ()) -> list[ShardSpan]:
         """Shards sealed neither here nor below any of `roots`, in turn."""

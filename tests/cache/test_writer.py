@@ -138,13 +138,13 @@ def test_remains_of_a_crash_are_swept(tmp_path: Path) -> None:
 
 
 def test_a_shard_whose_seal_never_came_makes_room(tmp_path: Path) -> None:
-    """For itself: it is written again. By whoever writes alone; another one may be about to seal it."""
+    """For itself: it is written again. Only where that is asked for: another writer may be about to seal it."""
     plan, sequences, _ = make_cache(tmp_path)
     first, second = plan.shards[:2]
     (tmp_path / "shards" / first.seal_name).unlink()
-    CacheWriter(tmp_path, plan, sequences, ENVIRONMENT, alone=False)
+    writer = CacheWriter(tmp_path, plan, sequences, ENVIRONMENT)
     assert (tmp_path / "shards" / first.shard_name).is_file()
-    CacheWriter(tmp_path, plan, sequences, ENVIRONMENT)
+    writer.remove_unsealed()
     assert not (tmp_path / "shards" / first.shard_name).exists()
     assert (tmp_path / "shards" / second.shard_name).is_file()
 
