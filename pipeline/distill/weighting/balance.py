@@ -3,8 +3,8 @@
     w_k' = w_k·M / m_k,    M = Σ_j w_j·m_j / Σ_j w_j
 
 m_k is the size of the running mean of part k, in nats and with its τ², over earlier steps. Then w_k'·m_k = w_k·M:
-shares are as the weights are, and their sum is the one without balance, Σ_k w_k·m_k. GradNorm (Chen et al. 2018,
-arXiv:1711.02257) does this with norms of gradients, which would take a backward pass a part.
+shares are as the weights are, within MOST and LEAST, and their sum is Σ_k w_k·m_k, as without balance. GradNorm (Chen
+et al. 2018, arXiv:1711.02257) does this with norms of gradients, which would take a backward pass a part.
 """
 
 from __future__ import annotations
