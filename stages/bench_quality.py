@@ -84,7 +84,8 @@ def run(
     num_steps = steps(every)
     if num_workers is None:
         num_workers = 1 if config.demo is None else num_threads()
-    seconds = expected_seconds(every, config.train.batch_size * config.data.sequence_length, num_workers)
+    step_positions = config.train.batch_size * config.train.accumulation * config.data.sequence_length
+    seconds = expected_seconds(every, step_positions, num_workers)
     say(
         f"bench quality: {trainings(every)} trainings, {num_steps:,} steps: about {format_seconds(seconds)} in all, "
         f"{num_workers} at a time"

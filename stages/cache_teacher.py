@@ -22,7 +22,6 @@ from pipeline.models.planning import load_teacher, note_other_machine, plan_capt
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.shard_scorer import ShardScorer
 from pipeline.models.sharing import count_workers, free_card
-from pipeline.models.student import refuse_short
 from pipeline.models.unscored import Unscored
 from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import Outcome, Session, paused_without_progress
@@ -59,7 +58,7 @@ def run(config: RunConfig, session: Session) -> Outcome:
 
 def _capture(config: RunConfig, session: Session) -> None:
     """Do all that is not done yet; PausedError where a pause comes first."""
-    folder, pause = session.run.cache, session.pause
+    folder, pause, settings = session.run.cache, session.pause, (config.data, config.teacher, config.cache)
     roots = [Path(root) for root in config.cache.roots]
 
     # What an earlier start planned stands. A config that no longer fits it is refused before any compute.
@@ -70,14 +69,13 @@ def _capture(config: RunConfig, session: Session) -> None:
         pause.check_beginning()
         refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache)
         count_workers(config.teacher.workers, config.teacher.device)  # too many are refused before hours of planning
-        refuse_short(config.student, config.data.sequence_length)  # or all of the cache would be in vain
-        plan, sequences, teacher = plan_capture(folder, config.data, config.teacher, config.cache, pause)
+        plan, sequences, teacher = plan_capture(folder, *settings, pause, config.student)
         if unfit := unfit_target(str(folder), plan.layout, config.train):
             warn_once(f"train-student would refuse what this config asks of it. {unfit}")
     else:
         plan, plan_folders = found
         cache = TeacherCache.open(folder, *roots)
-        refuse_other_cache(plan, plan_folders[0], config.data, config.teacher, config.cache, cache.complete)
+        refuse_other_cache(plan, plan_folders[0], *settings, cache.complete)
         restore_tokenizer(plan, plan_folders, folder, config.teacher)
         if not (folder / PLAN_NAME).is_file():
             plan.save(folder / PLAN_NAME)
@@ -92,7 +90,7 @@ def _capture(config: RunConfig, session: Session) -> None:
     made_on = environment(choose_device(config.teacher.device))
     note_other_machine(plan, shards, made_on)
     writer = CacheWriter(folder, plan, sequences, made_on)
-    writer.remove_unsealed()  # nobody else has begun to write
+    writer.remove_unfinished()  # nobody else has begun to write
     pending, room = writer.pending(roots), ShardRoom(pause.output, sequences, [s.seal for s in shards.values()])
     room.check(pending)
     workers = min(count_workers(config.teacher.workers, config.teacher.device), len(pending))

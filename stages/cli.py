@@ -160,7 +160,7 @@ def cache_teacher(config: RunConfig, session: Session, workers: int | None) -> O
 @click.option("--use-sealed-only", is_flag=True, help="Train on the shards sealed so far, and on no others later.")
 @click.option(
     "--fork-from",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Begin from another run's newest checkpoint, or from the folder of one, whatever its schedule.",
 )
 @click.option(

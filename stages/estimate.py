@@ -16,7 +16,7 @@ from pipeline.models.sharing import free_card
 from pipeline.models.student import load_student, refuse_leaks, refuse_short
 from pipeline.pause import PausedError
 from pipeline.pricing.estimate import Estimate, TrainingPrice
-from pipeline.pricing.standing import price_new_cache, price_planned_cache, steps_done
+from pipeline.pricing.standing import price_new_cache, price_planned_cache, training_done
 from pipeline.pricing.table import tables
 from pipeline.pricing.training import num_steps_on, probe_training
 from pipeline.runs import RunDirectory
@@ -48,8 +48,9 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
         student = begun_student(student, standing.plan, config.train, checkpoints)
     causal = load_student(student, standing.tokenizer, device)
     refuse_leaks(causal, student, standing.text.sequence_length, standing.packing)
-    num_steps = num_steps_on(standing.text.num_train_sequences, config.train)
-    done, stopped = steps_done(standing.plan, student, config.train, checkpoints)
+    begun = training_done(standing.plan, student, config.train, checkpoints)
+    of_all = standing.text.num_train_sequences
+    num_steps = num_steps_on(of_all if begun.num_sequences is None else begun.num_sequences, config.train)
     cards = count_training_cards(config.train, config.student.device)
     probe = probe_training(causal, config.train, num_steps, standing.sequences, standing.records)
 
@@ -60,7 +61,13 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
         capture=standing.capture,
         disk=standing.disk,
         training=TrainingPrice.of(
-            standing.text, config.train, done if stopped else num_steps, done, probe, session_hours, cards
+            standing.text,
+            config.train,
+            begun.steps if begun.stopped else num_steps,
+            begun.steps,
+            probe,
+            session_hours,
+            cards,
         ),
         environment=environment(device),
     )

@@ -22,6 +22,7 @@ from pipeline.distill.checkpoint_room import HERE, CheckpointRoom
 from pipeline.distill.journal import Journal
 from pipeline.distill.keeping.export import export_model
 from pipeline.distill.learner import Learner
+from pipeline.distill.saves import Saves
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor.examine import refuse_unfit
 from pipeline.errors import mended_by
@@ -75,7 +76,10 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     device = choose_device(config.teacher.device)
     causal = load_student(StudentSettings(config=demo.teacher), tokenizer, device)
     learner = Learner(causal, settings, demo.teacher_steps, choose_dtype("auto", device))
-    journal = Journal(folder.with_name(folder.name + "-training"), recipe)
+    trained_in = folder.with_name(folder.name + "-training")
+    journal = Journal(
+        trained_in, recipe, way_on=f"Put them back, or remove {trained_in}: the teacher is then made anew."
+    )
     room = CheckpointRoom(session.pause.output, learner, tokenizer_folder, HERE)
     checkpoint = journal.find([])
     done = 0 if checkpoint is None else checkpoint.step
@@ -130,7 +134,7 @@ def _train(
     """Steps until the last one (None), or a pause (its outcome)."""
     num_steps, length = learner.num_steps, sequences.sequence_length
     order = DataOrder([(0, int((sequences.split == TRAIN).sum()))], settings.seed, 1, settings.batch_size)
-    step_positions = settings.batch_size * length
+    step_positions, saves = settings.batch_size * length, Saves(journal, learner, room, session.pause)
     with Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress:
         for step in range(done, num_steps):
             begun = time.monotonic()
@@ -140,14 +144,7 @@ def _train(
             journal.refuse_endless_skipping(step + 1, learner)
             progress.advance(step_positions, note=f"loss {result.loss:.3f}")
             session.pause.note_unit(time.monotonic() - begun)
-            reason: str | PausedError | None = session.pause.reason()
-            due = (step + 1) % settings.checkpoint_every == 0 and learner.skipped_in_a_row == 0
-            if reason or due or step + 1 == num_steps:
-                started = time.monotonic()
-                journal.save(step + 1, learner)
-                session.pause.note_save(time.monotonic() - started)
-                reason = reason or (room.shortage() if step + 1 < num_steps else None)
-            if reason:
+            if reason := saves.after_step(step + 1, ended=step + 1 == num_steps):
                 return Outcome.paused_after_step(step + 1, num_steps, reason)
     return None
 

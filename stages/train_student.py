@@ -23,6 +23,7 @@ from pipeline.distill.keeping.identity import Identity, frozen_shards_of, frozen
 from pipeline.distill.keeping.origin import origin_facts
 from pipeline.distill.keeping.tensorboard_log import refuse_without_tensorboard
 from pipeline.distill.learner import Learner
+from pipeline.distill.saves import Saves
 from pipeline.distill.step_result import StepResult
 from pipeline.distill.stopwatch import Stopwatch
 from pipeline.distill.training_workers import Job, count_ranks, working_together
@@ -82,8 +83,7 @@ def run(
         try:
             session.pause.check_beginning()
             journal.tidy(checkpoint)
-            from_elsewhere = checkpoint is not None and checkpoint.folder.parent != run.checkpoints
-            room.check_beginning(run.checkpoints, ended is not None, from_elsewhere)
+            room.check_beginning(run.checkpoints, ended is not None)
         except PausedError as stop:
             step = checkpoint.step if checkpoint else 0
             return session.finish(STAGE, Outcome.paused_after_step(step, lessons.num_steps, stop))
@@ -116,10 +116,9 @@ def _finish(
     """What it became: the weights that validate best, as a folder anybody can load."""
     if journal.best is None:  # lost since its checkpoint was made, or never found
         journal.choose_best(done, _validate(lessons, learner), learner)
-    if journal.newest is not None and journal.newest.parent == run.checkpoints:
+        journal.save(done, learner)  # which says what they are
+    elif journal.newest is not None and journal.newest.parent == run.checkpoints:
         journal.let_go(done, learner)  # no later checkpoint would, after a stop between the last one and here
-    else:
-        journal.save(done, learner)  # the last one lies in a root: this run is to be whole without it
     best = journal.load_best(learner)
     facts = _facts(config, cache, best, done)
     export_model(run.model, learner.causal.model, tokenizer, model_card(facts, journal.training["train"]))
@@ -201,7 +200,8 @@ def _do_steps(
     reader = BatchReader(
         lessons.source, lessons.order, steps, settings.batch_size, device, settings.needs_teacher, learner.ranks
     )
-    watch, alarms, owed, begun = Stopwatch(learner.device), Alarms(settings.warmup_steps), False, time.monotonic()
+    watch, alarms, begun = Stopwatch(learner.device), Alarms(settings.warmup_steps), time.monotonic()
+    saves = Saves(journal, learner, room, session.pause)
     with (
         journal.log.shown_in_tensorboard(settings.tensorboard),
         Progress(STAGE, num_steps * step_positions, "tokens", done * step_positions) as progress,
@@ -213,7 +213,8 @@ def _do_steps(
             journal.refuse_endless_skipping(done, learner)
             alarms.hear(done, result)
             watch.stop(step_positions)
-            progress.advance(step_positions, note=result.note(learner.skipped_steps))
+            beside = watch.note(reader.wait_seconds, learner.memory.share())
+            progress.advance(step_positions, note=f"{result.note(learner.skipped_steps)}, {beside}")
 
             if logged := _due(settings.log_every, done, num_steps):
                 _log(done, result, learner, journal, alarms, watch, reader)
@@ -227,18 +228,7 @@ def _do_steps(
             if ended and not logged:  # it stopped early, and its last step is logged as any last one
                 _log(done, result, learner, journal, alarms, watch, reader)
 
-            # A checkpoint holds all the loop needs; a pause makes one first, and one that leaves no room for the next
-            # is a pause. While steps are skipped one that is due waits for the next good step, so that the newest one
-            # does not hold weights that have gone bad.
-            reason: str | PausedError | None = None if ended else session.pause.reason()
-            owed |= _due(settings.checkpoint_every, done, num_steps)
-            if reason or ended or (owed and learner.skipped_in_a_row == 0):
-                started = time.monotonic()
-                journal.save(done, learner)
-                owed = False
-                session.pause.note_save(time.monotonic() - started)
-                reason = reason or (None if ended else room.shortage())
-            if reason:
+            if reason := saves.after_step(done, ended):
                 return done, Outcome.paused_after_step(done, num_steps, reason)
             if ended:
                 break

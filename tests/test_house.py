@@ -40,8 +40,8 @@ TOP_LEVEL = {
     "constraints-oldest.txt", "pipeline", "stages", "configs", "tests", "artifacts",
 }  # fmt: skip
 RUNS_STAGES = (
-    "stages/cli.py", "stages/cli_bench.py", "stages/demo.py", "stages/bench.py", "stages/prepare_bench.py",
-    "stages/bench_quality.py", "stages/quality_trainings.py", "stages/quality_workers.py",
+    "stages/__main__.py", "stages/cli.py", "stages/cli_bench.py", "stages/demo.py", "stages/bench.py",
+    "stages/prepare_bench.py", "stages/bench_quality.py", "stages/quality_trainings.py", "stages/quality_workers.py",
 )  # fmt: skip
 GIVEN_BY_TORCH = ("forward", "backward")  # of an autograd.Function, whose class says what it is
 MAX_FILE_LINES = 320
@@ -63,7 +63,8 @@ def own_imports(path_prefix: str) -> list[tuple[str, str, int]]:
 
 DISTILL_FLOORS = (
     "settings", "ranks", "loss", "losses", "keeping", "optimization", "weighting", "batching", "step_result", "guards",
-    "validation", "stopwatch", "learner", "checkpoint_room", "journal", "training_workers",
+    "validation", "stopwatch", "learner", "checkpoint_room", "journal", "saves",
+    "training_workers",
 )  # fmt: skip
 
 

@@ -238,8 +238,11 @@ def test_08_trouble_is_said_and_progress_shown(
     assert "note: step 1: the gradient's norm is" in said
     assert said.count("95% of the card's memory is in use, above 90%") == 1
     first, last = lines_of(tmp_path / "run")
-    parts = f"loss {first['loss']:.3f}, ce {first['ce']:.3f}, kd {first['kd']:.3f}"
-    assert f"{parts}, norm {first['gradient_norm']:.2g}, lr {first['learning_rate']:.1e}, τ 1" in said
+    ce, kd = (f"{part} {first[part]:.3f} × {first[f'{part}_weight']:.2g}" for part in ("ce", "kd"))
+    norm = f"norm {first['gradient_norm']:.2g}, lr {first['learning_rate']:.1e}, τ 1"
+    draws = f"{first['effective_draws']:.0f} draws, data wait "
+    assert f"loss {first['loss']:.3f}, {ce}, {kd}, {norm}" in said
+    assert re.search(re.escape(draws) + r"[0-9]+%, memory 95%", said)
     assert shown(tmp_path / "run")["train/ce"] == pytest.approx({1: first["ce"], 2: last["ce"]}, rel=1e-6)
 
 

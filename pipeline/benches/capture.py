@@ -130,9 +130,14 @@ def bench_capture(
 
 
 def _writing_seconds(folder: Path, shard_bytes: int, rounds: int) -> float:
-    """What it takes to write a shard of so many bytes as shards are written; the median of the rounds."""
+    """What it takes to write a shard of so many bytes, and its seal, as they are written; the median of the rounds."""
     content = np.random.default_rng(0).bytes(shard_bytes)
-    return statistics.median(alternate({"write": lambda: files.write_file(folder / "shard", content)}, rounds)["write"])
+
+    def write() -> None:
+        digest = files.write_file(folder / "shard", content)
+        files.write_json(folder / "seal", {"size_bytes": digest.size_bytes, "xxh3_128": digest.xxh3_128})
+
+    return statistics.median(alternate({"write": write}, rounds)["write"])
 
 
 def _profile(bench: CaptureBench) -> tuple[dict[str, float], Seal]:

@@ -24,12 +24,9 @@ from pipeline.data.sequences import SequenceSource
 class CacheWriter:
     """Adds sealed shards to the cache folder of a plan; what is sealed there already stays as it is."""
 
-    def __init__(
-        self, folder: Path, plan: Plan, sequences: SequenceSource, environment: dict[str, str], alone: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, plan: Plan, sequences: SequenceSource, environment: dict[str, str]) -> None:
         """`environment` (versions, device class) goes into every seal. IdentityError where the folder holds seals
-        of another plan, which must not be written over. Who writes here `alone` sweeps up what crashes left; what
-        another writer still holds is kept."""
+        of another plan, which must not be written over."""
         self._folder = folder / SHARDS_FOLDER
         self._plan = plan
         self._codec = codec_of(plan)
@@ -37,18 +34,17 @@ class CacheWriter:
         self._sequences = sequences
         self._environment = environment
         files.make_folder(self._folder)
-        if alone:
-            files.sweep_temporary(folder)
-            files.sweep_temporary(self._folder)
         for path in find_files(self._folder, f"*{SEAL_SUFFIX}"):
             Seal.load(path).check_against(plan, path)
 
-    def remove_unsealed(self) -> None:
-        """Remove the shards whose seal never came: their room is wanted for them to be made again.
+    def remove_unfinished(self) -> None:
+        """Remove what crashes left: temporary files, and the shards whose seal never came. They want the room.
 
         Only for who knows that nobody else writes here, as a command does that holds its run: of another's shard the
         seal may be about to come, and would stand alone.
         """
+        for folder in (self._folder.parent, self._folder):
+            files.sweep_temporary(folder)
         for span in self._plan.shards:
             if (self._folder / span.shard_name).is_file() and not (self._folder / span.seal_name).exists():
                 files.remove_file(self._folder / span.shard_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,17 @@ def marks_generation(template: str) -> bool:
     return _GENERATION_TAG.search(template) is not None
 
 
-def spans_by_prefixes(messages: Sequence[Message], render: Render) -> tuple[str, list[Span]] | None:
+def spans_by_prefixes(
+    messages: Sequence[Message], render: Render, control_tokens: Collection[str] = ()
+) -> tuple[str, list[Span]] | None:
     """The rendered chat and the assistant's spans in it, for a template that does not mark them.
 
     An assistant's message is what stands between the rendering of the messages before it, with the generation prompt,
     and the rendering up to it; from its content on where the prompt holds more than a turn does (a tag that begins the
-    reasoning). Some templates write an earlier turn in another way than the last one (without its
-    reasoning); of such a turn the part that stays is scored, and a turn of which none is certain has no span. None
-    where no turn of the assistant is certain.
+    reasoning). Some templates write an earlier turn in another way than the last one (without its reasoning, or
+    without what ends the whole text); of such a turn the part that stays is scored, with those of the `control_tokens`
+    that follow it in both, and a turn of which none is certain has no span. None where no turn of the assistant is
+    certain.
     """
     text = render(messages, False)
     spans, num_turns = [], 0
@@ -44,7 +47,7 @@ def spans_by_prefixes(messages: Sequence[Message], render: Render) -> tuple[str,
                 spans.append((start, len(through)))
             elif start is not None and text.startswith(through[:start]):
                 alone = through[start:]
-                length = _length_of_rewritten(text, start, alone, messages[number:])
+                length = _length_of_rewritten(text, start, alone, messages[number:], control_tokens)
                 spans += [(start, start + length)] if length else []
     return None if num_turns and not spans else (text, spans)
 
@@ -59,19 +62,22 @@ def _where_it_begins(earlier: Sequence[Message], content: str, through: str, ren
     return None if place < 0 else place
 
 
-def _length_of_rewritten(text: str, start: int, alone: str, messages: Sequence[Message]) -> int:
+def _length_of_rewritten(
+    text: str, start: int, alone: str, messages: Sequence[Message], control_tokens: Collection[str]
+) -> int:
     """How much of a text, from `start` on, the assistant wrote as the first of `messages`; 0 where that is not certain.
 
     As the last turn it is rendered as `alone`. What stays of that is its longest end that stands at `start`, if the
-    content is in it; else the content itself, if it stands there; else that end, if the last word of the content is in
-    it (the content holds the reasoning too). What users write later must still follow.
+    content is in it; else the content itself, if it stands there, and what ends it in both; else that end, if the last
+    word of the content is in it (the content holds the reasoning too). What users write later must still follow.
     """
     content = messages[0]["content"].strip()
     stays = _longest_end(alone, text, start)
     if content not in stays:
         last_word = _LAST_WORD.search(content)
         if text.startswith(content, start):
-            stays = content
+            _, _, after = alone.rpartition(content)
+            stays = content + _end_in_both(after, text[start + len(content) :], control_tokens)
         elif last_word is None or last_word[0] not in stays:
             return 0
     place = start + len(stays)
@@ -83,6 +89,18 @@ def _length_of_rewritten(text: str, start: int, alone: str, messages: Sequence[M
                 return 0
             place += len(said)
     return len(stays)
+
+
+def _end_in_both(one: str, other: str, control_tokens: Collection[str]) -> str:
+    """The control tokens, with white space between, that both texts begin with; whole ones, so that no part of what
+    begins the next turn is taken for the end of this one."""
+    if not control_tokens:
+        return ""
+    named = "|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True)))
+    part, end = re.compile(rf"\s*({named})"), 0
+    while (found := part.match(one, end)) is not None and other.startswith(found[0], end):
+        end = found.end()
+    return one[:end]
 
 
 def _longest_end(part: str, text: str, start: int) -> str:

@@ -33,7 +33,11 @@ class ChatTemplate:
         try:
             if marks_generation(template):
                 return *self._render(template, messages, tools, False, mark=True), 0
-            found = spans_by_prefixes(messages, lambda part, prompt: self._render(template, part, tools, prompt)[0])
+            found = spans_by_prefixes(
+                messages,
+                lambda part, prompt: self._render(template, part, tools, prompt)[0],
+                [str(token) for token in self._fast.added_tokens_decoder.values()],
+            )
         except Exception as error:  # a template is a program: it can fail like any other, on some chats only
             return Unreadable(document.key, f"the chat template refuses it: {first_line(error)}")
         if found is None:

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from pipeline.data.documents import TokenizedDocument
 
 Mode = Literal["packed", "one_document"]
-PACKING_VERSION = 5
+PACKING_VERSION = 6
 STARTED_SINCE = 5
 """2: long texts are encoded in pieces, and control tokens that a text spells as the text they are. 3: data.max_tokens
 cuts the last text, few and huge documents are cut in two, and chats are read that were dropped, or rendered with the
 date of the day. 4: fields that are null in a chat of JSON lines are left out, as those of a table were. 5: every row
-begins as texts do, where the tokenizer puts ids before them."""
-REPEATABLE_VERSIONS = (2, 3, 4, 5)  # packed as then, but for what 3 and 4 name: there the digest of the plan tells
+begins as texts do, where the tokenizer puts ids before them. 6: what ends an assistant's earlier turn counts, too,
+where a template ends the whole text with more than that."""
+REPEATABLE_VERSIONS = (2, 3, 4, 5, 6)  # packed as then, but for what 3, 4 and 6 name: there the plan's digest tells
 _BLOCK_ROWS = 1024
 
 

@@ -36,24 +36,19 @@ class CheckpointRoom:
         gate_bytes = sum(tensor.numel() * tensor.element_size() for tensor in learner.loss_weights.tensors().values())
         num_tensors = len(learner.weights()) * (1 + learner.checkpoint_bytes // learner.weights_bytes)
         beside_bytes = _BYTES_BESIDE_A_TENSOR * num_tensors + _JSON_BYTES
-        self.weights_bytes = learner.weights_bytes
         self.next_bytes = learner.checkpoint_bytes + learner.weights_bytes + gate_bytes + beside_bytes
         """of a checkpoint and of best weights found before it"""
         self.model_bytes = learner.weights_bytes + folder_bytes(tokenizer_folder) + beside_bytes
 
-    def check_beginning(self, checkpoints: Path, ended: bool, from_elsewhere: bool = False) -> None:
+    def check_beginning(self, checkpoints: Path, ended: bool) -> None:
         """NoRoomError where there is no room for what comes first, ConfigError where an empty folder has none either.
 
-        That is a checkpoint, or the model where the steps have `ended`; and of one that is `from_elsewhere` the best
-        weights, and where it is the last one a copy of it. A training that will not get to its end within the limit is
-        told so.
+        That is a checkpoint, or the model where the steps have `ended`. A training that will not get to its end within
+        the limit is told so.
         """
+        needed_bytes, what, smaller = self.next_bytes, _CHECKPOINT, _SMALLER
         if ended:
-            copied_bytes = self.next_bytes if from_elsewhere else 0
-            needed_bytes, what, smaller = self.model_bytes + copied_bytes, _MODEL, ""
-        else:
-            fetched_bytes = self.weights_bytes if from_elsewhere else 0
-            needed_bytes, what, smaller = self.next_bytes + fetched_bytes, _CHECKPOINT, _SMALLER
+            needed_bytes, what, smaller = self.model_bytes, _MODEL, ""
         self._output.refuse_less_than(needed_bytes, what, f"Raise it{smaller}.")
         if shortage := self._ask(needed_bytes, what):
             raise shortage

@@ -28,7 +28,7 @@ from pipeline.distill.keeping.student_weights import load_weights, unique_tensor
 from pipeline.distill.learner import Learner
 from pipeline.distill.step_result import StepResult
 from pipeline.distill.validation import Validation
-from pipeline.errors import ConfigError, DamagedDataError, IdentityError, NumericsError, mended_by
+from pipeline.errors import ConfigError, IdentityError, NumericsError, mended_by
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,17 +45,24 @@ class Journal:
 
     `training` is that identity: plan hash, frozen shards, student, schedule keys. A schedule key that differs from the
     checkpoints already there is refused; a checkpoint of the same training may also lie in a read-only root.
-    `student_hub` says where the student came from, so that a later start finds the same one there.
+    `student_hub` says where the student came from, so that a later start finds the same one there; `way_on` what
+    somebody can do whose settings are other ones.
     """
 
-    def __init__(self, folder: Path, training: Identity, student_hub: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, training: Identity, student_hub: dict[str, str] | None = None, way_on: str | None = None
+    ) -> None:
         self.folder, self.training = folder, training
+        fork = f"train-student --run-dir NEW --fork-from {folder.parent}"
+        self._way_on = way_on or f"Put them back, or start a new run from where this one stands: {fork}"
         self._student_hub = {} if student_hub is None else {"student_hub": student_hub}
         self.log = MetricsLog(folder)
         self.best: Best | None = None
         self.waiting = Waiting()
         self.newest: Path | None = None
         """the checkpoint that the training went on from or that was saved since; None before there is one"""
+        self._best_folder: Path | None = None  # where the best weights lie: here, or in a root
+        self._roots: list[Path] = []
         self._checkpoints = folder / "checkpoints"
         self._places = [self._checkpoints]
         self._checked: set[Path] = set()  # checkpoints that were read and found whole since this process began
@@ -63,7 +70,7 @@ class Journal:
 
     def find(self, roots: Iterable[Path]) -> Checkpoint | None:
         """The newest valid checkpoint of this training, here or in a root; another training's here is refused."""
-        roots = list(roots)
+        self._roots = roots = list(roots)
         for root in roots:
             if not root.is_dir():
                 raise ConfigError(
@@ -76,8 +83,7 @@ class Journal:
                 f"{own.folder}: this run has begun with other settings, and a training cannot change half-way.\n"
                 + "\n".join(differences(identity_in(own.state), self.training))
                 + self._by_flag(own.state)
-                + "\nPut them back, or start a new run from where this one stands: --run-dir NEW --fork-from "
-                + str(self.folder.parent)
+                + f"\n{self._way_on}"
             )
         elsewhere = newest_checkpoint((), lambda state: identity_in(state) == self.training, roots=roots)
         found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
@@ -112,7 +118,7 @@ class Journal:
         self.log.rewind(checkpoint.step, checkpoint.folder.parent.parent, checkpoint.state.get("log"))
         say(f"continuing after step {checkpoint.step:,}, from {checkpoint.folder}")
         if self.best is not None:
-            self._fetch_best(checkpoint.folder.parent)
+            self._find_best(self.best)
         return checkpoint.step
 
     def fork(self, origin: Path, learner: Learner) -> int:
@@ -197,7 +203,8 @@ class Journal:
             return finite
         self.best = Best(step, weights, finite[weights])
         with learner.holding(weights) as causal:
-            self._keep_best(unique_tensors(causal.model))
+            tensors = {"weights": unique_tensors(causal.model)}
+            self._best_folder = save_checkpoint(self._checkpoints, "best", step, tensors, self._state()).folder
         retire_best(self._checkpoints, step)
         return finite
 
@@ -238,33 +245,32 @@ class Journal:
                 "train.learning_rate, or with train.dtype float32 if it is not."
             )
         with mended_by("Run the same command again: it chooses the best weights anew, from its newest checkpoint on."):
+            assert self._best_folder is not None
             load_weights(learner.causal.model, open_checkpoint(self._best_folder).tensors("weights"))
         return self.best
 
-    @property
-    def _best_folder(self) -> Path:
-        assert self.best is not None
-        return self._checkpoints / f"best-{self.best.step:08d}"
-
-    def _fetch_best(self, origin: Path) -> None:
-        """See that the best weights are here, also where their checkpoint came from another root.
-
-        A checkpoint is all that its training needs: from the first one saved here on, earlier roots need not be mounted
-        any more, however long ago the best weights were found. That is worth the room of one file of weights.
-        """
-        assert self.best is not None
-        try:
-            open_checkpoint(self._best_folder)
-        except DamagedDataError:
-            try:
-                self._keep_best(open_checkpoint(origin / self._best_folder.name).tensors("weights"))
-            except DamagedDataError as error:
-                warn_once(f"the best weights so far are lost, and are chosen anew from here on. {error}")
-                self.best = None
-
-    def _keep_best(self, weights: dict[str, Any]) -> None:
-        assert self.best is not None
-        save_checkpoint(self._checkpoints, "best", self.best.step, {"weights": weights}, self._state())
+    def _find_best(self, best: Best) -> None:
+        """See that the best weights of the checkpoint that is gone on from are here, or in a root; there they stay."""
+        found = newest_checkpoint(
+            [self._checkpoints],
+            lambda state: identity_in(state) == self.training,
+            roots=self._roots,
+            prefix=f"best-{best.step:08d}",
+        )
+        if found is None:
+            where = " or ".join(map(str, [self._checkpoints, *self._roots]))
+            warn_once(
+                f"the best weights so far are lost, and are chosen anew from here on: those of step {best.step:,} are "
+                f"not whole in {where}"
+            )
+            self.best = None
+            return
+        self._best_folder = found.folder
+        if found.folder.parent != self._checkpoints:
+            say(
+                f"the best weights so far are those of step {best.step:,}, in {found.folder}: until there are better "
+                "ones, keep that folder among train.roots"
+            )
 
     def _state(self) -> dict[str, Any]:
         best = None if self.best is None else dataclasses.asdict(self.best)

@@ -28,6 +28,7 @@ from pipeline.distill.step_result import StepResult, Trouble, add_up
 from pipeline.distill.weighting.loss_weights import LossWeights, StepWeights
 from pipeline.distill.weighting.temperature import temperature_at
 from pipeline.models import CausalModel
+from pipeline.models.device import seed_device
 from pipeline.models.memory import is_out_of_memory
 from pipeline.models.settings import StudentSettings
 from pipeline.models.student import load_student, recompute_activations
@@ -206,7 +207,7 @@ class Learner:
         while True:
             # Dropout, where a student has it, depends on (seed, step, rank) alone: nothing to restore on resume.
             seed = self.settings.seed * 1_000_003 + step + self.ranks.number * _RANK_SEEDS
-            _seed(self.device, seed % 2**63)
+            seed_device(self.device, seed % 2**63)
             suspects = Suspects()
             self.loss_weights.forget_step()
             pieces = (piece for batch in batches for piece in batch.split(self.memory.parts))
@@ -294,11 +295,3 @@ def _learns(parameter: torch.nn.Parameter) -> bool:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    """torch.manual_seed; where there is no card to seed, without asking every kind of device that torch knows of."""
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)
-    else:
-        torch.manual_seed(seed)

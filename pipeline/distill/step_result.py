@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from pipeline.distill.loss.routing import PARTS
 from pipeline.distill.losses import LossParts
 from pipeline.distill.optimization.gradient_norms import GROUPS, TOTAL, clipped
 from pipeline.distill.weighting.loss_weights import StepWeights
@@ -66,12 +67,13 @@ class StepResult:
         return line | {f"{TOTAL}_{group}": norm for group, norm in self.group_norms.items()} | (self.routes or {})
 
     def note(self, skipped_steps: int) -> str:
-        """For the end of a progress line."""
-        named = {"ce": self.ce, "kd": self.kd, "rank": self.rank}
-        losses = [f"{name} {nats:.3f}" for name, nats in named.items() if nats is not None]
+        """For the end of a progress line; each part of the loss with its weight."""
+        found = [(part, getattr(self, part), getattr(self, f"{part}_weight")) for part in PARTS]
+        losses = [f"{part} {nats:.3f} × {weight:.2g}" for part, nats, weight in found if nats is not None]
         parts = [f"loss {self.loss:.3f}", *(losses if len(losses) > 1 else [])]
         parts += [f"norm {self.gradient_norm:.2g}", f"lr {self.learning_rate:.1e}"]
         parts += [f"τ {self.temperature:.3g}"] * (self.kd is not None)
+        parts += [] if self.effective_draws is None else [f"{self.effective_draws:.0f} draws"]
         return ", ".join(parts + [f"{skipped_steps:,} skipped"] * (skipped_steps > 0))
 
     @classmethod

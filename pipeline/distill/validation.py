@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pipeline.cache import TeacherCache
 from pipeline.distill.batching.batches import Batch, load_batch
-from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.losses import LossParts, distillation_loss
 from pipeline.distill.optimization.precision import autocast
 from pipeline.models import CausalModel, Head
@@ -32,32 +31,21 @@ def score_against_cache(hidden_ND: torch.Tensor, head: Head, batch: Batch, chunk
     """Cross-entropy, KL to the teacher at τ = 1 and agreement a position; zero where the label is masked.
 
     The KL is the `bucket` value, never above the full one; of `sampled` records, an estimate of the full one, unbiased
-    but for the rounding of stored entropies (at most 1/8 nat a position; one that is near 0 is stored as 0,
-    which makes the KL too large by it).
+    but for the rounding of what it takes from the record (entropies by at most 1/8 nat a position; one that is near 0
+    is stored as 0, which makes the KL too large by it).
     """
-    parts = distillation_loss(
+    sampled = batch.records is not None and batch.records.layout.kind == "sampled"
+    return distillation_loss(
         hidden_ND,
         head,
         batch.labels_N,
         batch.records,
-        objective="bucket",
+        objective="sampled_tail" if sampled else "bucket",
         ce_weight=1.0,
         kd_weight=1.0,
         weights_N=batch.weights_N,
         chunk_positions=chunk_positions,
     )
-    if batch.records is None or batch.records.layout.kind != "sampled":
-        return parts
-    assert parts.kd_N is not None
-    return replace(parts, kd_N=parts.kd_N + (batch.weights_N != 0) * _entropy_gap(batch.records))
-
-
-def _entropy_gap(records: RecordTensors) -> torch.Tensor:
-    """H(p̂) − H(p) [N], p̂ the drawn shares: KL(p̂ ‖ q) + H(p̂) − H(p) = −Σ p̂ log q − H(p), which is KL(p ‖ q) on
-    average over draws, where KL(p̂ ‖ q) by itself is too large by the draws' own noise."""
-    logp_NK = records.logprobs_NK
-    drawn_N = -torch.where(logp_NK.isneginf(), 0.0, logp_NK.exp() * logp_NK).sum(dim=1)
-    return drawn_N - records.entropies_N
 
 
 def validate(

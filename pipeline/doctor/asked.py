@@ -16,14 +16,16 @@ from pipeline.data.documents import refuse_other_columns
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local, source_files
 from pipeline.data.tables import resolve_revision
+from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor.hub import Hub
-from pipeline.errors import SadError
+from pipeline.errors import IdentityError, SadError
 from pipeline.models.cache_identity import planned_teacher
+from pipeline.models.loading import load_config
 from pipeline.models.settings import Device, Dtype, StudentSettings, TeacherSettings
 from pipeline.models.sizes import ModelSize, size_of_block, size_of_folder
 from pipeline.models.source import downloaded_before, fetch_config, local_folder, weight_files
-from pipeline.models.student import positions_key
+from pipeline.models.student import positions_key, refuse_other_tokenizer
 from pipeline.output_limit import folder_bytes
 from pipeline.pricing.rough import rough_bytes_per_token
 from pipeline.runs import RunDirectory
@@ -92,6 +94,8 @@ class Asked:
     """tokens to validate on, for each to train on"""
     trained_bytes: int = 0
     """what the run's training has left on disk already"""
+    other_tokenizer: bool = False
+    """whether the teacher's ids would mean other text to the student; False, too, where that cannot be told"""
     eval_teacher: Found | None = None
     """None where it is the teacher itself, or none is named"""
     baselines: dict[str, Found] = field(default_factory=dict)
@@ -143,6 +147,7 @@ def look_at_config(
         train_settings=train,
         sequence_length=data.sequence_length,
         validation_fraction=data.validation_fraction,
+        other_tokenizer=have_other_tokenizers(teacher, student),
         trained_bytes=folder_bytes(run.student) if run.student.is_dir() else 0,
         eval_teacher=None if eval_teacher in (None, teacher.model) else beside(str(eval_teacher)),
         baselines={name: beside(folder) for name, folder in (baselines or {}).items()},
@@ -171,6 +176,27 @@ def look_at_student(
     except SadError as error:
         found = Found(found.where, str(error))
     return AskedModel("student", settings.device, train.dtype, found, size=size, positions_key=key)
+
+
+def have_other_tokenizers(teacher: TeacherSettings, student: StudentSettings) -> bool:
+    """Whether the tokenizers of two models that are here are not one; False where one is not here."""
+    if student.model is None:
+        return False
+    try:
+        folder, other = (
+            local_folder(str(model.model)) or downloaded_before(str(model.model), model.revision)
+            for model in (teacher, student)
+        )
+        if folder is None or other is None:
+            return False
+        config = load_config(str(folder), None, teacher.trust_remote_code, with_weights=False)
+        tokenizer = Tokenizer.load(str(folder), None, teacher.trust_remote_code)
+        refuse_other_tokenizer("student.model", student, tokenizer.within(config.get_text_config().vocab_size))
+    except IdentityError:
+        return True
+    except SadError:  # told where that model is looked at
+        return False
+    return False
 
 
 def look_at_text(settings: DataSettings, hub: Hub) -> Found:

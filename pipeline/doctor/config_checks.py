@@ -19,6 +19,7 @@ from pipeline.pricing.memory import CaptureMemory, TrainingMemory, all_checkpoin
 
 _FLOAT32_BYTES = 4
 _PADDING = 0.1  # of a matrix's rows, at most
+_OF_THE_FAMILY = "a student of the teacher's family, or student.config"
 _MORE_ROOM = "free some, or --run-dir FOLDER on another disk"
 
 
@@ -48,7 +49,7 @@ def check_asked(machine: Machine, asked: Asked) -> Iterator[Check]:
 
 
 def _check_vocabularies(asked: Asked) -> Iterator[Check]:
-    """A fault where a student has fewer ids than its teacher, whose matrix may be padded by a tenth."""
+    """A fault where a student has fewer ids than its teacher, whose matrix may be padded by a tenth, or other ones."""
     teacher = None if asked.teacher is None else asked.teacher.size
     student = None if asked.student is None else asked.student.size
     planned = None if asked.cache is None else asked.cache.vocab_size
@@ -56,7 +57,10 @@ def _check_vocabularies(asked: Asked) -> Iterator[Check]:
     if student is not None and wanted is not None and student.vocab_size < wanted:
         found = f"the student has {student.vocab_size:,} ids"
         expected = f"at least {wanted:,}: it needs the teacher's tokenizer"
-        yield Check("vocabulary", "fault", found, expected, "a student of the teacher's family, or student.config")
+        yield Check("vocabulary", "fault", found, expected, _OF_THE_FAMILY)
+    elif asked.other_tokenizer:
+        found = "the student's tokenizer is not the teacher's, and the cached ids would mean other text to it"
+        yield Check("tokenizer", "fault", found, "one and the same", _OF_THE_FAMILY)
 
 
 def _check_length(model: AskedModel, asked: Asked) -> Iterator[Check]:

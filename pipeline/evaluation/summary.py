@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import files
 from pipeline.errors import DamagedDataError, mended_by
@@ -230,7 +231,7 @@ def summary_table(result: EvalResult) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column.short, justify="right" if index else "left", overflow="fold")
     for row in result.rows:
-        table.add_row(*(column.cell(row) or "–" for column in columns))
+        table.add_row(*(Text(column.cell(row) or "–") for column in columns))  # a name may look like markup
     return table
 
 

@@ -13,6 +13,7 @@ from pipeline.distill.batching.lessons import plan_lessons
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.keeping.begun_student import as_begun
 from pipeline.distill.keeping.checkpoint import Checkpoint, newest_checkpoint
+from pipeline.distill.keeping.identity import is_of, schedule_identity
 from pipeline.distill.settings import TrainSettings
 from pipeline.errors import IdentityError, IncompleteInputError
 from pipeline.evaluation.summary import Weights
@@ -54,7 +55,10 @@ class Trained:
 
 
 def find_student(run: RunDirectory, cache: TeacherCache, student: StudentSettings, train: TrainSettings) -> Trained:
-    """The student of a run, trained on this cache; IdentityError where it learned from another, or is another."""
+    """The student of a run, trained on this cache; IdentityError where it learned from another, or is another.
+
+    Where the run has no checkpoint, that of the configured training counts which lies below train.roots.
+    """
     wanted = cache.plan.hash
     checkpoint = newest_checkpoint([run.checkpoints], lambda state: state["training"].get("plan") == wanted)
     if checkpoint is None and (other := newest_checkpoint([run.checkpoints])) is not None:
@@ -64,6 +68,9 @@ def find_student(run: RunDirectory, cache: TeacherCache, student: StudentSetting
             "from this one in a new run directory (--run-dir)."
         )
     model = run.model if run.model.is_dir() else None
+    if checkpoint is None:
+        own = schedule_identity(cache.plan, train)
+        checkpoint = newest_checkpoint(is_wanted=lambda state: is_of(state, own), roots=map(Path, train.roots))
     if checkpoint is None:
         if model is None:
             raise IncompleteInputError(f"{run.student}: no student yet. Run `sad-pipeline train-student` first")

@@ -132,7 +132,7 @@ class _Worker:
         plan, folders = found
         sequences = planned_sequences(plan, folders, job.folder, job.data, job.teacher, self._pause)
         made_on = environment(choose_device(job.teacher.device))
-        writer = CacheWriter(job.folder, plan, sequences, made_on, alone=False)
+        writer = CacheWriter(job.folder, plan, sequences, made_on)
         return ShardScorer(plan, sequences, load_teacher(plan, job.teacher), writer)
 
     def _advance(self, num_tokens: int) -> None:

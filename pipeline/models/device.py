@@ -207,3 +207,11 @@ def _no_kernels(name: str, capability: Capability, built_for: list[str]) -> str:
 def dotted(capability: Capability) -> str:
     """A capability as NVIDIA writes it: 7.5."""
     return f"{capability[0]}.{capability[1]}"
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """torch.manual_seed; where there is no card to seed, without asking every kind of device that torch knows of."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

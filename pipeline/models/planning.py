@@ -38,9 +38,10 @@ from pipeline.models.causal import CausalModel, refuse_longer
 from pipeline.models.device import choose_device, choose_dtype, device_class, device_name
 from pipeline.models.loading import load_config, load_model
 from pipeline.models.probe import probe_capture
-from pipeline.models.settings import TeacherSettings
+from pipeline.models.settings import StudentSettings, TeacherSettings
 from pipeline.models.shard_room import ShardRoom
 from pipeline.models.source import hub_commit, located
+from pipeline.models.student import refuse_misfit, refuse_short
 from pipeline.models.teacher import Teacher
 from pipeline.pause import PauseRequest
 
@@ -83,15 +84,24 @@ def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSetti
 
 
 def plan_capture(
-    folder: Path, data: DataSettings, teacher: TeacherSettings, cache: CacheSettings, pause: PauseRequest
+    folder: Path,
+    data: DataSettings,
+    teacher: TeacherSettings,
+    cache: CacheSettings,
+    pause: PauseRequest,
+    student: StudentSettings | None = None,
 ) -> tuple[Plan, StoredSequences, Teacher]:
     """Make the plan of a new cache in `folder`; plan.json is written last, so a plan always has what it speaks of.
 
-    PausedError where a pause is due before that, or there is no room for a first shard beside the text; then nothing is
-    planned.
+    A `student` that could not learn from it is refused before any text is packed. PausedError where a pause is due
+    before the plan is written, or there is no room for a first shard beside the text; then nothing is planned.
     """
+    if student is not None:  # or all of the cache would be in vain
+        refuse_short(student, data.sequence_length)
     opening = open_teacher(data, teacher, cache, pause)
     tokenizer, causal, data, teacher = opening.tokenizer, opening.causal, opening.data, opening.teacher
+    if student is not None:
+        refuse_misfit(student, tokenizer, causal, data.sequence_length, opening.packing)
     sequences, report = prepare_sequences(data, tokenizer, opening.packing, pause)
     say("\n".join(report.summary_lines()))
 

@@ -16,7 +16,7 @@ from pipeline.models.causal import POSITION_KEYS, CausalModel, max_positions, re
 from pipeline.models.fingerprint import quick_fingerprint
 from pipeline.models.loading import load_config, load_model, make_model
 from pipeline.models.settings import StudentSettings
-from pipeline.models.source import downloaded_before, local_folder, model_folder
+from pipeline.models.source import downloaded_before, is_hub_id, local_folder, model_folder
 
 
 def load_student(settings: StudentSettings, tokenizer: Tokenizer, device: torch.device) -> CausalModel:
@@ -51,7 +51,10 @@ def refuse_other_tokenizer(key: str, settings: StudentSettings, tokenizer: Token
     local = Path(settings.model).expanduser().is_dir()
     if local and not any(folder.glob("tokenizer*")):
         return  # weights alone: the size of their vocabulary is checked when the head is built
-    reference = str(folder) if local else settings.model
+    _refuse_other_tokenizer(key, settings, str(folder) if local else settings.model, tokenizer)
+
+
+def _refuse_other_tokenizer(key: str, settings: StudentSettings, reference: str, tokenizer: Tokenizer) -> None:
     try:
         own = Tokenizer.load(reference, settings.revision, settings.trust_remote_code).within(tokenizer.vocab_size)
     except ConfigError as error:
@@ -103,6 +106,25 @@ def refuse_leaks(causal: CausalModel, settings: StudentSettings, sequence_length
             f"student: {causal.architecture} models let a document see the one before it in a packed sequence, and "
             "this cache is packed. Choose another student, or make the cache with data.packing: one_document."
         )
+
+
+def refuse_misfit(
+    settings: StudentSettings, tokenizer: Tokenizer, teacher: CausalModel, sequence_length: int, packing: str
+) -> None:
+    """Refuse a student that could not learn from a cache which is about to be made, or all of it would be in vain.
+
+    IdentityError for one with another tokenizer, ConfigError for one that would mix documents in sequences packed so. A
+    student that is not here yet is met when it is loaded; of a hub id the tokenizer alone is fetched, where the hub
+    gives it.
+    """
+    config = _config_of(settings)
+    if settings.model is not None and config is not None:
+        refuse_other_tokenizer("student.model", settings, tokenizer)
+    elif settings.model is not None and is_hub_id(settings.model):
+        with contextlib.suppress(ConfigError):
+            _refuse_other_tokenizer("student.model", settings, settings.model, tokenizer)
+    if config is not None and packing == "packed" and config.model_type != teacher.model.config.model_type:
+        refuse_leaks(load_student(settings, tokenizer, torch.device("cpu")), settings, sequence_length, packing)
 
 
 def recompute_activations(causal: CausalModel) -> None:

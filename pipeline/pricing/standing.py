@@ -19,7 +19,7 @@ from pipeline.data.survey import COUNTED, survey
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.guards.early_stopping import Waiting
 from pipeline.distill.keeping.checkpoint import newest_checkpoint
-from pipeline.distill.keeping.identity import is_of, training_identity
+from pipeline.distill.keeping.identity import is_of, shards_in, training_identity
 from pipeline.distill.settings import TrainSettings
 from pipeline.models import Teacher
 from pipeline.models.cache_identity import refuse_other_cache
@@ -135,16 +135,31 @@ def price_planned_cache(
     )
 
 
-def steps_done(
-    plan: Plan | None, student: StudentSettings, train: TrainSettings, folders: Iterable[Path]
-) -> tuple[int, bool]:
-    """Steps of this very training that a checkpoint in one of the folders holds, and whether it stopped early there."""
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How far a training is."""
+
+    steps: int = 0
+    stopped: bool = False
+    """whether it stopped early there"""
+    num_sequences: int | None = None
+    """that it learns from, where it is frozen to some of the shards"""
+
+
+def training_done(plan: Plan | None, student: StudentSettings, train: TrainSettings, folders: Iterable[Path]) -> Done:
+    """What a checkpoint of this very training in one of the folders says; nothing done where there is none."""
     if plan is None:
-        return 0, False
+        return Done()
     own = training_identity(plan, student, train)
     # Nothing is let go of for a price: their weights need not be read.
     newest = newest_checkpoint((), lambda state: is_of(state, own), roots=folders, whole=False)
-    return (0, False) if newest is None else (newest.step, Waiting.of(newest.state).stopped)
+    if newest is None:
+        return Done()
+    frozen, num_sequences = newest.state["training"].get("frozen_shards"), None
+    if frozen is not None:
+        of_training = set(shards_in(frozen))
+        num_sequences = sum(s.count for s in plan.shards if s.index in of_training and s.split == TRAIN)
+    return Done(newest.step, Waiting.of(newest.state).stopped, num_sequences)
 
 
 def _probe_pending(cache: TeacherCache, settings: TeacherSettings) -> CaptureProbe | None:

@@ -133,7 +133,7 @@ def test_remains_of_a_crash_are_swept(tmp_path: Path) -> None:
     plan, sequences, _ = make_cache(tmp_path)
     for name in (".plan.json.0123456789ab.tmp", "shards/.00000.shard.ba9876543210.tmp"):
         (tmp_path / name).write_bytes(b"half")
-    CacheWriter(tmp_path, plan, sequences, ENVIRONMENT)
+    CacheWriter(tmp_path, plan, sequences, ENVIRONMENT).remove_unfinished()
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -144,7 +144,7 @@ def test_a_shard_whose_seal_never_came_makes_room(tmp_path: Path) -> None:
     (tmp_path / "shards" / first.seal_name).unlink()
     writer = CacheWriter(tmp_path, plan, sequences, ENVIRONMENT)
     assert (tmp_path / "shards" / first.shard_name).is_file()
-    writer.remove_unsealed()
+    writer.remove_unfinished()
     assert not (tmp_path / "shards" / first.shard_name).exists()
     assert (tmp_path / "shards" / second.shard_name).is_file()
 

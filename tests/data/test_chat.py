@@ -73,6 +73,21 @@ def test_of_a_turn_that_ends_in_another_way_the_content_is_certain() -> None:
     assert turns_of(chat("uhi", "ayes", "uand", "ano"), ended) == ["yes", "no.<end>"]
 
 
+def test_what_ends_an_earlier_turn_counts_where_the_text_ends_with_more() -> None:
+    """As Phi's: <|end|> after every turn, and <|endoftext|> after the last one."""
+
+    def ending(messages: Sequence[Message], prompt: bool) -> str:
+        turns = "".join(f"<|{message['role']}|>\n{message['content']}<|end|>\n" for message in messages)
+        return turns + ("<|assistant|>\n" if prompt else "<|endoftext|>")
+
+    controls = ("<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>", "<|end")
+    messages = chat("uhi", "ayes", "uand", "ano")
+    found = spans_by_prefixes(messages, ending, controls)
+    assert found is not None
+    assert [found[0][start:end] for start, end in found[1]] == ["yes<|end|>", "no<|end|>\n<|endoftext|>"]
+    assert turns_of(messages, ending) == ["yes", "no<|end|>\n<|endoftext|>"], "without knowing which they are"
+
+
 def test_a_turn_that_is_rewritten_beyond_recognition_is_not_scored() -> None:
     def shouting(messages: Sequence[Message], prompt: bool) -> str:
         earlier = [

@@ -304,7 +304,7 @@ def test_a_record_of_another_rank_that_is_not_finite_skips_the_step_of_all(cache
 
 def test_each_rank_drops_out_others(cache: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
-    monkeypatch.setattr(learner_module, "_seed", lambda device, seed: seeds.append(seed))
+    monkeypatch.setattr(learner_module, "seed_device", lambda device, seed: seeds.append(seed))
     learn([sequences(cache)] * 2, 1)
     assert seeds == [0, 1]
     seeds.clear()

@@ -63,6 +63,14 @@ def gradients(records: Records, objective: Objective) -> Tensor:
     return student_NV.grad.double()
 
 
+def kd_nats(records: Records) -> Tensor:
+    """KD of the same student, for every record; float64 [64]."""
+    student_NV, labels_N = logits(1, V, 5, scale=2.0).repeat(len(records), 1), torch.full((len(records),), LABEL)
+    parts = distillation_loss(student_NV, Head(None), labels_N, records, ce_weight=0.0, kd_weight=1.0)
+    assert parts.kd_N is not None
+    return parts.kd_N.double()
+
+
 def mean_and_noise(p_V: np.ndarray, objective: Objective) -> tuple[Tensor, float]:
     """Expected gradient [V] over everything that can be drawn, exactly, and its total variance."""
     chances_N1 = torch.from_numpy(p_V[EVERY_DRAW].prod(axis=1))[:, None]
@@ -79,6 +87,16 @@ def test_its_expected_gradient_is_full_kds(p_label: float) -> None:
     mean_V, noise = mean_and_noise(p_V, "sampled_tail")
     torch.testing.assert_close(mean_V, full_V, rtol=1e-5, atol=2e-6)
     assert noise > 1e-9
+
+
+@pytest.mark.parametrize("p_label", [1e-3, 0.2, 0.7, 0.97, 0.9995])
+def test_its_expected_value_is_the_full_kl(p_label: float) -> None:
+    """So balance weighs it as it weighs the full KL: by counts alone it would be larger by the noise of the draws."""
+    p_V = teacher(p_label)
+    chances_N = torch.from_numpy(p_V[EVERY_DRAW].prod(axis=1))
+    logq_V, held_V = logits(1, V, 5, scale=2.0).double().log_softmax(1)[0], torch.from_numpy(p_V)
+    full = float((held_V * (held_V.log() - logq_V)).sum())
+    assert float(chances_N @ kd_nats(every_record(p_V))) == pytest.approx(full, rel=1e-5, abs=2e-6)
 
 
 @pytest.mark.parametrize(("p_label", "left"), [(0.2, 0.8), (0.7, 0.65), (0.97, 0.65)])
@@ -124,4 +142,7 @@ def test_what_its_target_holds() -> None:
     assert target.top_ids_N.tolist() == [0]
     masses_V = torch.zeros(1, V).scatter_add_(1, target.draw_ids_NM, target.draw_masses_NM)[0]
     assert masses_V.tolist() == pytest.approx([0.3 / (1 - 0.7**NUM_DRAWS), 0.0, 0.0, 0.0], rel=1e-6)
+    beside_V = np.array([0.5, 0.3, 0.2])
+    mean_logp = (beside_V * np.log(beside_V)).sum()
+    assert target.draw_logp_NM[0].tolist() == pytest.approx([mean_logp] * target.draw_ids_NM.shape[1], rel=1e-5)
     assert target.facts_N3[0].tolist() == pytest.approx([float(records.entropies_T[0]), math.log(0.7), 1.0], rel=1e-6)

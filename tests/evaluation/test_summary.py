@@ -147,6 +147,12 @@ def test_gain_that_is_none() -> None:
     assert gain_of(dataclasses.replace(result, rows=result.rows[:3])) is None
 
 
+def test_a_name_that_looks_like_markup_is_shown_as_it_is() -> None:
+    result = make_result()
+    rows = (*result.rows, make_row("labels [lr 2e-3] [/x]", "baseline", 4.5))
+    assert "labels [lr 2e-3] [/x]" in " ".join(printed(dataclasses.replace(result, rows=rows), 140).split())
+
+
 def test_remarks_are_made_only_where_there_is_something_to_remark() -> None:
     result = make_result()
     assert remarks_on(result) == []

@@ -113,7 +113,7 @@ def test_lost_sequences_of_the_version_before_are_packed_again_where_they_come_o
     assert again.num_sequences == plan.num_sequences
     (tmp_path / SEQUENCES_NAME).unlink()
     cut = DataSettings(**values, max_tokens=1000)
-    with pytest.raises(IdentityError, match=r"gives other sequences .* packed as of version 2, and .* of version 5\."):
+    with pytest.raises(IdentityError, match=r"gives other sequences .* packed as of version 2, and .* of version 6\."):
         planned_sequences(older, [tmp_path], tmp_path, cut, settings, PauseRequest())
     with pytest.raises(IdentityError, match=r"gives other sequences .*; the text has changed\."):
         planned_sequences(plan, [tmp_path], tmp_path, cut, settings, PauseRequest())

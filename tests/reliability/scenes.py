@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
-import re
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,26 +20,13 @@ from pipeline.cache.writer import CacheWriter
 from pipeline.distill import journal
 from pipeline.distill.keeping.checkpoint import Checkpoint
 from stages import train_student
+from tests.reliability.crashes import Crash, crashes_of
 from tests.reliability.shim import Before, Shim
-from tests.reliability.tally import LONG
-from tests.reliability.volume import Operation, Tree, Volume, written
+from tests.reliability.trees import difference, fingerprint, lay_out, read_tree
+from tests.reliability.volume import Operation, Tree
 from tests.stages.toys import Ended, Toy, make_toy, run
 
 CAPTURE, TRAINING = "cache-teacher", "train-student"
-_RANDOM_NAME = re.compile(r"\.[0-9a-f]{12}\.tmp\b")
-_OF_THE_DAY = ("run/status.json", "run/student/timings.jsonl")  # hold times, or how often it was started
-
-
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """A place where all stopped, and the disk it left."""
-
-    name: str
-    kind: str
-    tree: Tree
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +52,6 @@ class Recording:
     def crashes(self, name: str) -> Iterator[Crash]:
         """Every place where all may stop."""
         return crashes_of(self.before, self.operations, name)
-
-
-def crashes_of(tree: Tree, operations: Iterable[Operation], name: str) -> Iterator[Crash]:
-    """Every disk that a stop leaves: before each operation, and in the middle of each write."""
-    volume = Volume(tree)
-    for number, operation in enumerate(operations):
-        before = volume.tree()
-        yield Crash(f"{name}, {number}", operation.kind, before)
-        for length in _torn_lengths(operation):
-            content = before[operation.path]
-            assert content is not None
-            torn = written(content, operation.offset, operation.data[:length])
-            yield Crash(f"{name}, {number} torn at {length}", "torn write", before | {operation.path: torn})
-        volume.apply(operation)
 
 
 class _Enough(BaseException):
@@ -242,77 +212,6 @@ class _acknowledging:  # noqa: N801 - used as a function
     def __exit__(self, *_: object) -> None:
         for patch in self._patches:
             patch.stop()
-
-
-# ------------------------------------------------------------------ trees
-
-
-def lay_out(folder: Path, tree: Tree) -> None:
-    """Make a folder hold a tree and nothing else."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for path, content in sorted(tree.items()):
-        if content is None:
-            (folder / path).mkdir()
-        else:
-            (folder / path).write_bytes(content)
-
-
-def read_tree(folder: Path) -> Tree:
-    """What a folder holds."""
-    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
-
-
-def difference(found: Tree, expected: Tree) -> str:
-    """Where two trees differ, but for what tells of the day; empty where they do not."""
-    lines = []
-    for path in sorted((found.keys() | expected.keys()) - set(_OF_THE_DAY)):
-        if path not in expected:
-            lines.append(f"{path}: is there and should not be")
-        elif path not in found:
-            lines.append(f"{path}: is missing")
-        elif found[path] != expected[path]:
-            lines.append(f"{path}: other bytes")
-    return "\n".join(lines)
-
-
-def fingerprint(tree: Tree) -> str:
-    """The same for disks that no command can tell apart: random names count alike, and so do measured times."""
-    entries = sorted(
-        (_RANDOM_NAME.sub(".tmp", path), _digest(_without_times(path, content))) for path, content in tree.items()
-    )
-    return hashlib.sha256(repr(entries).encode()).hexdigest()
-
-
-@lru_cache(maxsize=2**12)
-def _digest(content: bytes | None) -> str:
-    """Of a file; that of one disk is that of the next, but for what one operation changed."""
-    return "a folder" if content is None else hashlib.sha256(content).hexdigest()
-
-
-def _torn_lengths(operation: Operation) -> list[int]:
-    """How many bytes of a write may be there when all stops: half; in the long size also one, quarters, all but one."""
-    whole = len(operation.data) if operation.kind == "write" else 0
-    lengths = (1, whole // 4, whole // 2, 3 * whole // 4, whole - 1) if LONG else (whole // 2,)
-    return sorted({length for length in lengths if 0 < length < whole})
-
-
-def distinct(crashes: Iterable[Crash], seen: set[str]) -> list[Crash]:
-    """The first crash of each disk; of a disk in `seen`, which grows by theirs, there is none."""
-    chosen = []
-    for crash in crashes:
-        if (state := fingerprint(crash.tree)) not in seen:
-            seen.add(state)
-            chosen.append(crash)
-    return chosen
-
-
-def _without_times(path: str, content: bytes | None) -> bytes | None:
-    """The lines of timings.jsonl by their steps; a last one that is torn stays different from a whole one."""
-    if content is None or "timings.jsonl" not in path:
-        return content
-    *whole, last = content.split(b"\n")
-    return b"".join(line.partition(b",")[0] + b"\n" for line in whole) + (b"torn" if last else b"")
 
 
 def _logged_steps(tree: Tree) -> list[int]:

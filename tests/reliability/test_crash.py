@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.reliability.crashes import Crash, distinct
 from tests.reliability.points import ONLY, Share, again, shares
-from tests.reliability.scenes import CAPTURE, Crash, Scene, distinct, lay_out, read_tree
+from tests.reliability.scenes import CAPTURE, Scene
 from tests.reliability.shim import Shim
 from tests.reliability.tally import LONG, Tally
+from tests.reliability.trees import lay_out, read_tree
 from tests.reliability.volume import Operation
 
 SCENES = ["capture", "training"]

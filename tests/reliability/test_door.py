@@ -23,9 +23,9 @@ from pipeline.distill.keeping.checkpoint import save_checkpoint
 from tests import tiny
 from tests.cache.dense import make_cache
 from tests.reliability.marks import broken_marks
-from tests.reliability.scenes import lay_out, read_tree
 from tests.reliability.shim import Shim
 from tests.reliability.tally import Tally
+from tests.reliability.trees import lay_out, read_tree
 from tests.reliability.volume import Tree, Volume
 
 OLD, NEW = b"old " * 3, b"new! " * 4

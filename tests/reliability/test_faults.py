@@ -21,9 +21,11 @@ from pipeline import output_limit
 from pipeline.distill.keeping.checkpoint import KEPT
 from pipeline.errors import StorageError
 from tests.mounts import mounted
+from tests.reliability.crashes import Crash
 from tests.reliability.points import ONLY, Share, again, shares
-from tests.reliability.scenes import Crash, Recording, Scene, lay_out, read_tree
+from tests.reliability.scenes import Recording, Scene
 from tests.reliability.tally import LONG, Tally
+from tests.reliability.trees import lay_out, read_tree
 from tests.reliability.volume import Operation, Tree
 
 SCENES = ["capture", "training"]

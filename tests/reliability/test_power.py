@@ -14,11 +14,13 @@ from random import Random
 import pytest
 
 from pipeline.runs import RunDirectory
+from tests.reliability.crashes import Crash
 from tests.reliability.marks import broken_marks
 from tests.reliability.points import ONLY, SEED, Share, again, shares
-from tests.reliability.scenes import Acknowledged, Crash, Recording, Scene, fingerprint, lay_out
+from tests.reliability.scenes import Acknowledged, Recording, Scene
 from tests.reliability.shim import Shim
 from tests.reliability.tally import LONG, Tally
+from tests.reliability.trees import fingerprint, lay_out
 from tests.reliability.volume import Operation, Tree, Volume
 
 SCENES = ["capture", "training"]

@@ -17,7 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, Plan
+from pipeline import files
+from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, SHARDS_FOLDER, Plan
 from pipeline.cache.records import Records
 from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.writer import CacheWriter
@@ -124,6 +125,10 @@ def seal_pending(task: Task, plan: Plan, sequences: Sequences, records: Records)
     run, length = RunDirectory(Path(task.run_dir)), plan.sequence_length
     with run.at_work("cache-teacher") if task.with_lock else contextlib.nullcontext():
         writer = CacheWriter(run.cache, plan, sequences, ENVIRONMENT)
+        if task.with_lock:
+            writer.remove_unfinished()
+        else:  # what nobody holds may go, whoever else is at work
+            files.sweep_temporary(run.cache / SHARDS_FOLDER)
         pending = writer.pending([Path(task.root)] if task.root else [])
         Random(task.seed).shuffle(pending)
         for span in pending:

@@ -123,7 +123,7 @@ def test_real_command_killed_at_three_moments(toy: Toy, cached: Path, tmp_path: 
     """The command as a user types it, in an interpreter of its own, killed from outside."""
     for seals in (0, 2, 6):
         run_dir = tmp_path / f"run-{seals}"
-        command = [sys.executable, "-m", "stages.cli", *toy.command(STAGE, run_dir)]
+        command = [sys.executable, "-m", "stages", *toy.command(STAGE, run_dir)]
         process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
         if seals:
             wait_for_seals(run_dir, seals)

@@ -90,7 +90,7 @@ def test_usage_errors_exit_with_2(toy: Toy, tmp_path: Path) -> None:
         ("cache-teacher", "-c", str(toy.config), "--time-budget", "soon"),
         ("verify", str(tmp_path / "nowhere")),
         ("report", str(tmp_path / "nowhere")),
-        ("train-student", "-c", str(toy.config), "--fork-from", str(tmp_path / "nowhere")),
+        ("train-student", "-c", str(toy.config), "--fork-from", str(toy.config)),
     ):
         ended = run(*arguments)
         assert ended.code == 2, arguments
@@ -132,6 +132,29 @@ def test_an_interrupt_before_a_stage_listens_ends_it_without_a_word(
     ended = toy.run("cache-teacher", tmp_path / "run")
     assert (ended.code, ended.stdout, ended.stderr) == (130, "", "")
     assert not (tmp_path / "run").exists()
+
+
+WHILE_IT_LOADS = """
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from stages.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["click", "pipeline.config", "stages.cli_bench"])
+def test_an_interrupt_while_the_command_is_loaded_ends_it_without_a_word(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WHILE_IT_LOADS.format(name=name), "--help"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 AT_THE_END = """

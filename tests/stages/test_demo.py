@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.distill.learner import Learner
 from pipeline.output_limit import folder_bytes
 from pipeline.pause import PauseRequest
 from tests import tiny
+from tests.stages.refusals import refuse
 from tests.stages.toys import Ended, run, stamps, tree
 
 TINY = "{model_type: llama, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}"
@@ -89,7 +91,7 @@ def test_a_demo_stopped_at_every_step_of_its_teacher_makes_the_same_one(
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patches:
         pause_between_units(patches)
-        for _ in range(4):
+        for _ in range(3):
             assert demo("--run-dir", "stopped", "--paused-exit-code", "75").code == 75
         assert not (tmp_path / "stopped" / "teacher").exists()
         assert demo("--run-dir", "stopped", "--paused-exit-code", "75").code == 75
@@ -163,3 +165,22 @@ def test_the_demo_needs_its_section(tmp_path: Path) -> None:
     ended = run("demo", "--run-dir", str(tmp_path / "run"), "--set", "demo=null")
     assert ended.code == 2
     assert "no demo section" in ended.stderr
+
+
+def test_a_teacher_half_made_by_another_recipe_is_told_with_what_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo has no --fork-from, and a teacher none of whose steps are of this recipe is no use to it."""
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patches:
+        pause_between_units(patches)
+        assert "paused after step 1 of 4" in demo().stderr
+    half_made = tmp_path / "artifacts" / "demo" / "teacher-training"
+    assert half_made.is_dir()
+    ended = demo("--set", "demo.teacher_steps=6")
+    refuse(ended, 3, "train.steps: 4 -> 6", "or remove artifacts/demo/teacher-training: the teacher is then made anew")
+    assert "--fork-from" not in ended.stderr
+    shutil.rmtree(half_made)
+    with monkeypatch.context() as patches:
+        pause_between_units(patches)
+        assert "paused after step 1 of 6" in demo("--set", "demo.teacher_steps=6").stderr

@@ -100,7 +100,7 @@ def test_nobody_is_asked_and_stdin_is_not_read() -> None:
     reading, writing = os.pipe()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "stages.cli", "doctor", "--json"],
+            [sys.executable, "-m", "stages", "doctor", "--json"],
             cwd=REPOSITORY,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             stdin=reading,

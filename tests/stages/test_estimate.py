@@ -155,6 +155,16 @@ def test_a_finished_cache_needs_no_teacher(toy: Toy, cached: Path, tmp_path: Pat
     assert capture["tokens_per_second"] is None
 
 
+def test_a_training_that_is_frozen_to_some_shards_has_the_steps_of_these(
+    toy: Toy, cached: Path, tmp_path: Path
+) -> None:
+    run_dir, epochs = copy(cached, tmp_path / "run"), ["--set", "train.steps=null", "--set", "train.epochs=1"]
+    (run_dir / "cache" / "shards" / "00001.seal.json").unlink()
+    toy.ran("train-student", run_dir, "--use-sealed-only", *epochs)
+    training = estimated(toy, run_dir, *epochs)["training"]
+    assert training["num_steps"] == training["steps_done"] > 0
+
+
 def test_a_training_that_has_begun_is_priced_from_its_checkpoint(
     toy: Toy, cached: Path, trained: Path, tmp_path: Path
 ) -> None:

@@ -27,20 +27,17 @@ def test_one_without_its_checkpoints_is_not_trained_anew(toy: Toy, cached: Path,
     assert tree(run_dir / "student") == before
 
 
-def test_what_ended_in_a_root_is_whole_in_the_run_that_exports_it(
+def test_what_ended_in_a_root_is_exported_from_there_and_not_copied(
     toy: Toy, cached: Path, trained: Path, tmp_path: Path
 ) -> None:
-    """The next session may have this one's output alone."""
-    run_dir = tmp_path / "run"
-    train(toy, cached, run_dir, "--set", f"train.roots=[{trained}]")
+    run_dir, roots = tmp_path / "run", ["--set", f"train.roots=[{trained}]"]
+    told = train(toy, cached, run_dir, *roots).stderr
+    assert f"the best weights so far are those of step 12, in {trained}/student/checkpoints/best-00000012" in told
     here, there = what_counts(run_dir), what_counts(trained)
-    assert here.keys() == there.keys()
-    differing = {name for name in here if here[name] != there[name]}
-    assert differing <= {f"checkpoints/best-00000012/{name}" for name in ("COMMIT.json", "state.json")}, (
-        "when it was kept"
-    )
-    assert "nothing left to do: 12 steps done" in train(toy, cached, run_dir).stderr
-    toy.ran("eval", run_dir, "--set", f"cache.roots=[{cached}]")
+    assert here == {name: content for name, content in there.items() if not name.startswith("checkpoints/")}
+    assert "nothing left to do: 12 steps done" in train(toy, cached, run_dir, *roots).stderr
+    refuse(toy.run(STAGE, run_dir, "--set", f"cache.roots=[{cached}]"), 6, "a finished student is here", "train.roots")
+    toy.ran("eval", run_dir, "--set", f"cache.roots=[{cached}]", *roots)
     rows = json.loads((run_dir / "eval" / "eval.json").read_text())["rows"]
     assert {row["weights"] for row in rows if row["kind"] == "student"} == {"raw", "ema"}
 

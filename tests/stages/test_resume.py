@@ -70,7 +70,7 @@ def test_real_command_killed_at_three_moments(toy: Toy, cached: Path, trained: P
     arguments = toy.command(STAGE, run_dir, "--set", f"cache.roots=[{cached}]", "--set", "train.checkpoint_every=1")
     for lines in (2, 6, 11):
         process = subprocess.Popen(
-            [sys.executable, "-m", "stages.cli", *arguments], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "stages", *arguments], cwd=REPOSITORY, stderr=subprocess.DEVNULL
         )
         while not log.is_file() or len(log.read_text().splitlines()) < lines:
             assert process.poll() is None
@@ -242,10 +242,11 @@ def test_resumes_from_a_read_only_root(toy: Toy, cached: Path, trained: Path, tm
     options = ["--set", f"train.roots=[{tmp_path / 'mounted'}]"]
     ended = train(toy, cached, second, *options)
     assert f"continuing after step 8, from {checkpoint(first, 8)}" in ended.stderr
+    assert f"the best weights so far are those of step 6, in {checkpoint(first, 6, 'best')}" in ended.stderr
     assert (tree(first), stamps(first)) == (before, times)
     assert what_counts(second) == what_counts(trained)
 
-    # Killed while the best weights were fetched from the root: half of them here are not taken for them.
+    # Killed while the best weights were kept: half of them here are not taken for them.
     third = tmp_path / "third"
     half = checkpoint(third, 6, "best")
     half.mkdir(parents=True)
@@ -262,7 +263,8 @@ def test_a_fork_that_is_started_again_goes_on_and_says_so(
     assert "forked after step 8" in train(toy, cached, tmp_path / "run", *fork).stderr
     shutil.rmtree(checkpoint(tmp_path / "run", 14))
     shutil.rmtree(tmp_path / "run" / "student" / "model")
-    again = " ".join(train(toy, cached, tmp_path / "run", *fork).stderr.split())
+    gone = (*fork[:-1], str(tmp_path / "no-longer-mounted"))
+    again = " ".join(train(toy, cached, tmp_path / "run", *gone).stderr.split())
     assert "continuing after step 12" in again
     assert "is where a new training begins, and this one has begun" in again
 

@@ -154,6 +154,8 @@ def test_forks_that_cannot_be(toy: Toy, cached: Path, trained: Path, tmp_path: P
     ended = toy.run(STAGE, tmp_path / "b", *roots, "--fork-from", str(cached))
     assert ended.code == 2
     assert "expected a run with a finished checkpoint" in ended.stderr
+    ended = toy.run(STAGE, tmp_path / "b", *roots, "--fork-from", str(tmp_path / "gone"))
+    assert (ended.code, f"--fork-from {tmp_path / 'gone'}: expected a run with" in ended.stderr) == (2, True)
     options = ["--set", "student.config.hidden_size=8", "--set", "train.steps=14", "--fork-from", str(trained)]
     ended = toy.run(STAGE, tmp_path / "c", *roots, *options)
     assert ended.code == 3

@@ -23,7 +23,7 @@ def start(*arguments: str, stdout: str = os.devnull, stderr: str = FULL) -> subp
     """The command in a new interpreter, as a user's shell starts it with these streams."""
     with open(stdout, "wb") as out, open(stderr, "wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-m", "stages.cli", *arguments],
+            [sys.executable, "-m", "stages", *arguments],
             cwd=REPOSITORY,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,

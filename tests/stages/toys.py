@@ -122,7 +122,7 @@ def run(*arguments: str) -> Ended:
 def run_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a new interpreter."""
     return subprocess.run(
-        [sys.executable, "-m", "stages.cli", *arguments],
+        [sys.executable, "-m", "stages", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

@@ -18,6 +18,7 @@ from pipeline.distill.batching.batches import HostBatch, RecordSource
 from pipeline.distill.keeping.student_weights import load_weights, unique_tensors
 from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
+from pipeline.distill.weighting.loss_weights import LossWeights
 from pipeline.models import CausalModel
 
 
@@ -41,13 +42,22 @@ def whole_gradient(
     try:
         parts = np.split(indices, range(settings.batch_size, len(indices), settings.batch_size))
         batches = [_batch(source, part, settings.needs_teacher).to(causal.device) for part in parts]
-        for _ in range(2):  # a first time for the means that a training has of its earlier steps
-            learner.learn(step, batches, int(source.sequences.scored_counts[indices].sum()))
-            load_weights(causal.model, before)
+        num_scored = int(source.sequences.scored_counts[indices].sum())
+        learner.learn(step, batches, num_scored)  # for the means that a training has of its earlier steps
+        load_weights(causal.model, before)
+        _size_by_means(learner.loss_weights)
+        learner.learn(step, batches, num_scored)
     finally:
         hook.remove()
         load_weights(causal.model, before)
     return found[-1]
+
+
+def _size_by_means(weights: LossWeights) -> None:
+    """The first step's routes had no means to be normalised by: sizes of the parts as if they had had their own."""
+    for part in weights.routes.sums:
+        if part in weights.magnitudes:
+            weights.magnitudes.sums[part] /= weights.routes.get(part)
 
 
 def _batch(source: RecordSource, indices: np.ndarray, with_records: bool) -> HostBatch:

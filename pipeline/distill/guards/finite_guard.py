@@ -11,7 +11,7 @@ for reasons of its own, told where it is done:
     powers under an entropy's logarithm     student_softmax.py
     how far balance moves a weight          balance.MOST, balance.LEAST
     signals of the routers gap and trust    routing.py: a student that is ahead, a label that is no surprise, are at 0
-    what a position counts for in the gate  gate.MOST
+    what a position counts for in the gate  gate.MOST, and what a part does beside the largest, loss_weights._MOST_TIMES
     the log mass of a tail stored as empty  divergences.EMPTY_TAIL_NATS, for reverse_kl
     what no mass weighs                     divergences.py (a gap at an id of no mass is 0), softening.py (draws of an
                                             empty tail stand for none)

@@ -108,16 +108,17 @@ def newest_checkpoint(
     *,
     roots: Iterable[Path] = (),
     whole: bool = True,
+    prefix: str = "step-",
 ) -> Checkpoint | None:
     """The newest valid checkpoint below `folders` and `roots`, at any depth; damaged ones are named and passed over.
 
     So is one in `roots`, which are only read, that cannot be read now. In `folders` that is a StorageError: it may be
     whole, and whoever goes on from an older one lets go of it. `is_wanted` is asked about the state of each. `whole` is
-    as in `open_checkpoint`.
+    as in `open_checkpoint`. Only folders whose name begins with `prefix` count; of equal names the first one found.
     """
     committed: dict[Path, tuple[Path, bool]] = {}
     for folder, kept in [*((folder, True) for folder in folders), *((root, False) for root in roots)]:
-        for path in _committed(folder, kept):
+        for path in _committed(folder, kept, prefix):
             committed.setdefault(path, (folder, kept))
     for candidate in sorted(committed, key=lambda path: path.name, reverse=True):
         folder, kept = committed[candidate]
@@ -132,11 +133,11 @@ def newest_checkpoint(
     return None
 
 
-def _committed(folder: Path, kept: bool) -> Iterator[Path]:
+def _committed(folder: Path, kept: bool, prefix: str) -> Iterator[Path]:
     """Folders below `folder` that are called as checkpoints and hold a COMMIT.json."""
     for parent, children, _ in walk(folder, lambda error: _pass_over(Path(error.filename), error, kept)):
-        tell_links(Path(parent), [child for child in children if not child.startswith("step-")])
-        for child in [child for child in children if child.startswith("step-")]:
+        tell_links(Path(parent), [child for child in children if not child.startswith(prefix)])
+        for child in [child for child in children if child.startswith(prefix)]:
             try:
                 (Path(parent) / child / COMMIT).lstat()
             except (FileNotFoundError, NotADirectoryError):

@@ -41,7 +41,8 @@ class SoftTarget:
     draw_masses_NM: Tensor
     """m_j: the mass of p_τ each draw stands for; Σ_j m_j is p_τ(tail) in expectation"""
     draw_logp_NM: Tensor
-    """log p_τ(j | tail); meaningless where m_j is 0"""
+    """log p_τ(j | tail); meaningless where m_j is 0. `sampled` records do not hold it, so there it is what it is on
+    average"""
     order_NK: Tensor
     """log p of the head ids as stored, which say in what order they come; [N, 0] unless wanted"""
     facts_N3: Tensor
@@ -79,17 +80,18 @@ class SoftTarget:
     def _beside_label(cls, records: RecordTensors, labels_N: Tensor, with_facts: bool) -> Self:
         """Of `sampled` records: the label is the head, and what was drawn beside it stands for the tail."""
         logp_label_N1 = records.label_logprobs_N[:, None].clamp_max(-LEAST_LABEL_NATS)
-        masses_NK, logp_NK = drawn_beside(records, labels_N, logp_label_N1)
+        masses_NK = drawn_beside(records, labels_N, logp_label_N1)
+        logp_rest_N1 = _log_complement(logp_label_N1)
         top_NI = records.logprobs_NK.argmax(dim=1, keepdim=True)
         nothing_N0 = records.logprobs_NK[:, :0]
         return cls(
             ids_NK=labels_N[:, None],
             logp_head_NK=logp_label_N1,
-            logp_tail_N=_log_complement(logp_label_N1)[:, 0],
+            logp_tail_N=logp_rest_N1[:, 0],
             top_ids_N=records.ids_NK.gather(1, top_NI)[:, 0],
             draw_ids_NM=records.ids_NK,
             draw_masses_NM=masses_NK,
-            draw_logp_NM=logp_NK,
+            draw_logp_NM=_mean_logp_beside(records, logp_label_N1, logp_rest_N1).expand_as(masses_NK),
             order_NK=nothing_N0,
             facts_N3=teacher_facts(records) if with_facts else nothing_N0,
         )
@@ -122,8 +124,8 @@ class SoftTarget:
         return torch.where(squares_N > 0, self.draw_masses_NM.sum(dim=1).square() / squares_N, 0.0)
 
 
-def drawn_beside(records: RecordTensors, labels_N: Tensor, logp_label_N1: Tensor) -> tuple[Tensor, Tensor]:
-    """Masses m_j and log p(j | not the label) of the ids of `sampled` records, each [N, K]; no mass for the label l.
+def drawn_beside(records: RecordTensors, labels_N: Tensor, logp_label_N1: Tensor) -> Tensor:
+    """Masses m_j of the ids of `sampled` records, [N, K]; no mass for the label l.
 
         m_j = (1 − p_l)/(1 − p_l^N) · c_j/(N − c_l)
 
@@ -137,7 +139,20 @@ def drawn_beside(records: RecordTensors, labels_N: Tensor, logp_label_N1: Tensor
     counts_NK = counts_NK.masked_fill(records.ids_NK == labels_N[:, None], 0.0)
     shares_NK = counts_NK / counts_NK.sum(dim=1, keepdim=True).clamp_min(1.0)
     log_scale_N1 = _log_complement(logp_label_N1) - _log_complement(logp_label_N1 * num_draws)
-    return shares_NK * log_scale_N1.exp(), shares_NK.log()
+    return shares_NK * log_scale_N1.exp()
+
+
+def _mean_logp_beside(records: RecordTensors, logp_label_N1: Tensor, logp_rest_N1: Tensor) -> Tensor:
+    """Σ_v p(v)·log p(v) over v ≠ l under p without the label l, [N, 1]: by the chain rule of entropy,
+
+        −( H − h_l ) / (1 − p_l),    h_l = −p_l·log p_l − (1 − p_l)·log(1 − p_l)
+
+    from the stored entropy H. The logarithm of an id's share of the draws would be higher on average, by the noise of
+    the draws, which is no part of the distance to the teacher. (Where H is stored rounded, it may come out above 0.)
+    """
+    p_rest_N1 = logp_rest_N1.exp()
+    of_label_N1 = -(logp_label_N1.exp() * logp_label_N1 + p_rest_N1 * logp_rest_N1)
+    return (of_label_N1 - records.entropies_N[:, None]) / p_rest_N1
 
 
 def _log_complement(logp: Tensor) -> Tensor:

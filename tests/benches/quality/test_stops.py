@@ -54,7 +54,7 @@ def test_several_at_a_time_stopped_from_outside_say_the_same(
     number: signal.Signals, study: Study, tmp_path: Path
 ) -> None:
     arguments = ["bench", "quality", *words(tmp_path), *ARMS, "--json", "--workers", "2"]
-    command = [sys.executable, "-m", "stages.cli", *arguments]
+    command = [sys.executable, "-m", "stages", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, start_new_session=True, text=True

@@ -30,11 +30,11 @@ CACHE = [
         ),
         (
             "a cache is not swept", TEMPORARY, f"{_CACHE}writer.py::test_remains_of_a_crash_are_swept",
-            "            files.sweep_temporary(folder)\n", "",
+            "(self._folder.parent, self._folder)", "(self._folder,)",
         ),
         (
             "shards are not swept", TEMPORARY, f"{_CACHE}writer.py::test_remains_of_a_crash_are_swept",
-            "            files.sweep_temporary(self._folder)", "            pass",
+            "(self._folder.parent, self._folder)", "(self._folder.parent,)",
         ),
         (
             "a shard does not say which sequences it holds", IDENTITY,
@@ -207,6 +207,36 @@ CACHE = [
             "repair does not lock the run", LOCK,
             "tests/stages/test_bad_disk.py::test_what_cannot_be_repaired_is_said_with_its_exit_code",
             "    with _held(path):", "    with ExitStack():",
+        ),
+    ),
+    *of(
+        "pipeline/cache/roots.py",
+        (
+            "plans of two roots are not compared", IDENTITY,
+            f"{_CACHE}teacher_cache.py::test_two_different_caches_are_told_apart",
+            "        if plans and all(other.hash != wanted for _, other in plans):", "        if False:",
+        ),
+        (
+            "packed text of a root is taken as it is", HASH,
+            f"{_CACHE}roots.py::test_sequences_and_tokenizer_come_from_the_first_folder_that_has_them",
+            "            if files.digest_file(path).xxh3_128 == plan.sequences_digest:", "            if True:",
+        ),
+    ),
+    *of(
+        "pipeline/cache/passed_over.py",
+        (
+            "another copy is passed over with a damaged one", HASH,
+            f"{_CACHE}passed_over.py::test_lists_add_up",
+            "        return files.digest_file(shard).xxh3_128 in passed_over[shard.name]", "        return True",
+        ),
+    ),
+    *of(
+        "pipeline/cache/repair.py",
+        (
+            "a copy that is as its seal says is listed as damaged", HASH,
+            f"{_CACHE}passed_over.py::test_what_has_the_bytes_that_its_seal_names_is_never_listed",
+            "            return files.digest_file(shard).xxh3_128 != Seal.load(seal_beside(shard)).xxh3_128",
+            "            return True",
         ),
     ),
 ]  # fmt: skip

@@ -6,6 +6,8 @@ from tests.reliability.mutants.kinds import FSYNC, HASH, IDENTITY, ORDER, RENAME
 from tests.reliability.mutants.suites import DOOR, IDENTITY_TESTS, MARKS_OF_TRAINING
 
 _OVERWRITTEN = f"{DOOR}::test_a_checkpoint_that_is_overwritten_stops_counting_first"
+_ORDER = "tests/distill/test_order.py::test_"
+_DAMAGED_STUDENT = "tests/stages/test_verify_student.py::test_a_damaged_student_is_not_evaluated_and_exported_anew"
 _RETENTION = "tests/distill/test_retention.py::test_"
 
 TRAINING = [
@@ -97,6 +99,10 @@ TRAINING = [
             f"{DOOR}::test_an_export_that_fails_leaves_the_model_that_was_there",
             "    files.publish_folder(folder, fill)", "    files.make_folder(folder)\n    fill(folder)",
         ),
+        (
+            "a damaged model is taken for the exported one", HASH, _DAMAGED_STUDENT,
+            "        check_commit(folder)", "        pass",
+        ),
     ),
     *of(
         "pipeline/distill/journal.py",
@@ -135,6 +141,57 @@ TRAINING = [
             "tests/distill/test_difficulty.py::test_what_cannot_be_trusted_is_measured_again",
             "    if digest != files.digest_json(content) or {key: content.get(key) for key in expected} != expected:",
             "    if digest != files.digest_json(content):",
+        ),
+    ),
+    *of(
+        "pipeline/distill/batching/order.py",
+        (
+            "every epoch has the order of the first", ORDER, f"{_ORDER}epochs_and_seeds_differ",
+            "np.array([0, 0, stream, epoch], np.uint64)", "np.array([0, 0, stream, 0], np.uint64)",
+        ),
+        (
+            "an order of every step's own", ORDER, f"{_ORDER}every_sequence_exactly_once_an_epoch",
+            "            part = int(np.searchsorted(ends, offset, side=\"right\"))",
+            "            part = step % len(ends)",
+        ),
+    ),
+    *of(
+        "pipeline/distill/ranks.py",
+        (
+            "a sequence goes to two processes", ORDER,
+            "tests/distill/test_ranks.py::test_shares_are_all_of_it_once_in_order_and_even",
+            "total * (self.number + 1) // self.count)", "total * (self.number + 1) // self.count + 1)",
+        ),
+    ),
+    *of(
+        "stages/train_student.py",
+        (
+            "a resumed training begins its order anew", ORDER,
+            "tests/stages/test_resume.py::test_resumes_from_a_read_only_root",
+            "        steps=range(done, num_steps),", "        steps=range(num_steps - done),",
+        ),
+    ),
+    *of(
+        "pipeline/evaluation/digests.py",
+        (
+            "the digest of figures is not compared", HASH,
+            "tests/evaluation/test_summary.py::test_a_figure_that_has_changed_is_refused_and_an_older_file_is_read",
+            '    if "digest" in value and value["digest"] != files.digest_json(rest):', "    if False:",
+        ),
+    ),
+    *of(
+        "pipeline/evaluation/headline.py",
+        (
+            "figures of another training are taken for this one's", IDENTITY,
+            "tests/stages/test_report.py::test_figures_of_another_training_are_told",
+            "    if student.training_hash != story.standing.training_hash:", "    if False:",
+        ),
+    ),
+    *of(
+        "pipeline/models/loading.py",
+        (
+            "a model that was damaged since its export is loaded", HASH, _DAMAGED_STUDENT,
+            "        check_commit(folder)", "        pass",
         ),
     ),
 ]  # fmt: skip
