@@ -142,6 +142,7 @@ class Interrupt:
         if name == {name!r}:
             signal.raise_signal(signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 sys.meta_path.insert(0, Interrupt())
 from stages.__main__ import main
 main()
