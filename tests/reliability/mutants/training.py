@@ -150,9 +150,8 @@ TRAINING = [
             "np.array([0, 0, stream, epoch], np.uint64)", "np.array([0, 0, stream, 0], np.uint64)",
         ),
         (
-            "an order of every step's own", ORDER, f"{_ORDER}every_sequence_exactly_once_an_epoch",
-            "            part = int(np.searchsorted(ends, offset, side=\"right\"))",
-            "            part = step % len(ends)",
+            "every window of an epoch has the order of the first", ORDER, f"{_ORDER}the_order_is_pinned",
+            "self._permutation(len(part), epoch, 1 + number)", "self._permutation(len(part), epoch, 1)",
         ),
     ),
     *of(
