@@ -83,6 +83,16 @@ def save_model(folder: Path, model_type: str = "llama", seed: int = 0, **changes
     return save_tokenizer(folder)
 
 
+def save_stranger(folder: Path) -> Path:
+    """A model whose tokenizer has as many ids as that of the others, two of them the other way round."""
+    path = save_model(folder) / "tokenizer.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = described["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(described), encoding="utf-8")
+    return folder
+
+
 def write_texts(folder: Path, count: int = 24, characters: int = 400) -> Path:
     """A folder of text files cut from the standard library's own source."""
     source = Path(json.__file__).with_name("decoder.py").read_text(encoding="utf-8")

@@ -111,18 +111,8 @@ def test_a_student_whose_class_has_its_own_tokenizer_is_read_again(toy: Toy, cac
 # ------------------------------------------------------------------ baselines
 
 
-def swapped_tokenizer(folder: Path) -> Path:
-    """A model whose tokenizer gives two bytes each other's ids."""
-    tiny.save_model(folder)
-    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = described["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
-    (folder / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
-    return folder
-
-
 def test_every_baseline_is_looked_at_before_any_is_measured(toy: Toy, run_dir: Path, tmp_path: Path) -> None:
-    good, other = trained_model(run_dir), swapped_tokenizer(tmp_path / "other")
+    good, other = trained_model(run_dir), tiny.save_stranger(tmp_path / "other")
     short = tiny.save_model(tmp_path / "short", max_position_embeddings=16)
     (tmp_path / "empty").mkdir()
     for bad, code, words in (
