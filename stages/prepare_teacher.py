@@ -81,7 +81,7 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
         trained_in, recipe, way_on=f"Put them back, or remove {trained_in}: the teacher is then made anew."
     )
     room = CheckpointRoom(session.pause.output, learner, tokenizer_folder, HERE)
-    checkpoint = journal.find([])
+    checkpoint = journal.find()
     done = 0 if checkpoint is None else checkpoint.step
     journal.tidy(checkpoint)
     try:
@@ -170,7 +170,6 @@ def _settings(config: RunConfig) -> TrainSettings:
         ce_weight=1.0,
         kd_weight=0.0,
         balance=False,
-        ema_decay=0.0,
         **config.train.model_dump(include={"warmup_steps", "weight_decay", "adam_betas", "checkpoint_every"}),
     )
 

@@ -61,8 +61,8 @@ def run(
         roots = [Path(root) for root in settings.roots]
         config = _as_begun(config, cache.plan, [run.checkpoints, *roots])
         training = _identity(cache, config, records_from, run.checkpoints, use_sealed_only)
-        journal = Journal(run.student, training, hub_of(config.student))
-        checkpoint = journal.find(roots)
+        journal = Journal(run.student, training, roots, hub_of(config.student))
+        checkpoint = journal.find()
         refuse_to_replace(run.model, checkpoint)
 
         # What it learns from, in an order that is arithmetic: step s trains on a pure function of (seed, s).

@@ -9,15 +9,17 @@ for 12 samples (Anshumann et al. 2025, arXiv:2503.16870).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.benches.codec import store
 from pipeline.benches.gradient_angle import gradient_angles, without_tail
 from pipeline.benches.results import Result, measured
 from pipeline.cache import TeacherCache
+from pipeline.cache.records import Records
 from pipeline.data.sequences import VALIDATION
 from pipeline.distill.loss.record_tensors import RecordTensors
 from pipeline.distill.settings import Objective
@@ -52,7 +54,8 @@ ARMS = (
 def bench_angles(
     caches: Mapping[str, TeacherCache], teacher: CausalModel, student: CausalModel, num_positions: int = NUM_POSITIONS
 ) -> list[Result]:
-    """Angle and norm ratio of every arm; `caches` hold one text in each kind of record."""
+    """Angle and norm ratio of every arm, on records rounded as `fine` rounds them; `caches` hold one text in each kind
+    of record."""
     for model in (teacher, student):
         model.model.eval()
     results: list[Result] = []
@@ -62,12 +65,13 @@ def bench_angles(
         indices = _held_out(cache, num_positions)
         sequences, records = cache.read(indices)
         rows_N = np.flatnonzero(sequences.loss_mask.reshape(-1))[:num_positions]
+        scored = _as_trained_from(records, sequences.loss_mask).rows(slice(len(rows_N)))
         if hidden_ND is None or teacher_NV is None:
             places = (sequences.input_ids[:, :-1], sequences.position_ids(slice(None)), rows_N)
             hidden_ND, teacher_ND = _hidden(student, *places), _hidden(teacher, *places)
             teacher_NV = teacher.head.logits_float32(teacher_ND)
             results.append(measured("kd.gradient_positions", len(rows_N), "positions"))
-        tensors = RecordTensors.from_records(records.rows(rows_N), "cpu")
+        tensors = RecordTensors.from_records(scored, "cpu")
         labels_N = torch.from_numpy(sequences.input_ids[:, 1:].reshape(-1)[rows_N].astype(np.int64))
         for arm in ARMS:
             if arm.kind == kind:
@@ -94,6 +98,13 @@ def _held_out(cache: TeacherCache, num_positions: int) -> np.ndarray:
     indices = np.concatenate([np.arange(span.first, span.stop) for span in spans])
     scored = np.cumsum(cache.sequences.scored_counts[indices])
     return indices[: int(np.searchsorted(scored, num_positions)) + 1]
+
+
+def _as_trained_from(records: Records, loss_mask_ST: np.ndarray) -> Records:
+    """The scored ones, rounded as `fine` rounds them: the cache of the bench keeps `topk` bit for bit."""
+    if records.layout.precision != "lossless":
+        return records.rows(loss_mask_ST.reshape(-1))
+    return store(Records(replace(records.layout, precision="fine"), *records.fields()), loss_mask_ST).records
 
 
 def _hidden(model: CausalModel, ids_BT: np.ndarray, positions_BT: np.ndarray, rows_N: np.ndarray) -> Tensor:

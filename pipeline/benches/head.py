@@ -20,6 +20,7 @@ from pipeline.benches.head_cases import (
     linear_ce,
     linear_ce_auto,
     ours,
+    ours_by_default,
     plain_ce,
     whole_sampled_tail,
 )
@@ -35,7 +36,8 @@ MEMORY_VS_WHOLE_GOAL, MEMORY_GROWTH_GOAL = 1 / 8, 1.1
 KD_SPEEDUP_GOAL, KD_MEMORY_GOAL = 96, 141
 _CASES = "pipeline.benches.head_cases"
 _WHOLE_BUFFERS = 8  # [N, V] in float32, at once, at the worst moment of the whole-logits side
-_OUR_SIDES: dict[str, Callable[[HeadCase], torch.Tensor]] = {
+_Side = Callable[[HeadCase], torch.Tensor]
+_OUR_SIDES: dict[str, _Side] = {
     "bucket": ours("bucket", 2.0),
     "sampled_tail": ours("sampled_tail", 2.0),
     "tau1": ours("sampled_tail", 1.0),
@@ -56,7 +58,9 @@ def bench_head(sizes: HeadSizes, device: torch.device, rounds: int) -> list[Resu
 
 def _times(case: HeadCase, rounds: int, whole_fits: bool) -> list[Result]:
     """Sides that take about as long beside each other in many rounds; those that take several times as long in few."""
-    near, far = {"ce": plain_ce, **_OUR_SIDES}, {"sampled_tail": _OUR_SIDES["sampled_tail"]}
+    device = case.hidden_ND.device
+    own: dict[str, _Side] = {**_OUR_SIDES, "default": ours_by_default(device)}
+    near, far = {"ce": plain_ce, **own}, {"sampled_tail": own["sampled_tail"]}
     if has_linear_ce():
         near["linear_ce"], far["linear_ce_auto"] = linear_ce, linear_ce_auto
     else:
@@ -65,16 +69,19 @@ def _times(case: HeadCase, rounds: int, whole_fits: bool) -> list[Result]:
         )
     if whole_fits:
         far["whole"] = whole_sampled_tail(2.0)
+        far["unchunked"] = ours("sampled_tail", 2.0, chunk_positions=len(case.hidden_ND))
     seconds = alternate({name: case.side(loss) for name, loss in near.items()}, rounds)
     slow = alternate({name: case.side(loss) for name, loss in far.items()}, -(-rounds // 3)) if len(far) > 1 else {}
-    ratios = {name: median_ratio(seconds[name], seconds["ce"]) for name in _OUR_SIDES}
+    ratios, goal = {name: median_ratio(seconds[name], seconds["ce"]) for name in own}, TIME_VS_CE_GOAL[device.type]
     slower = max(("bucket", "sampled_tail"), key=ratios.__getitem__)
     results = [
-        measured("head.time_vs_ce", ratios[slower], at_most=TIME_VS_CE_GOAL[case.hidden_ND.device.type]),
-        *(measured(f"head.time_vs_ce.{name}", ratio) for name, ratio in ratios.items()),
+        measured("head.time_vs_ce", ratios[slower], at_most=goal),
+        *(measured(f"head.time_vs_ce.{name}", ratio) for name, ratio in ratios.items() if name != "default"),
+        measured("head.time_vs_ce.default", ratios["default"], at_most=goal),
     ]
     if "whole" in slow:
         results.append(measured("head.time_vs_whole", median_ratio(slow["sampled_tail"], slow["whole"]), at_most=1.0))
+        results.append(measured("head.time_vs_whole.unchunked", median_ratio(slow["unchunked"], slow["whole"])))
     if "linear_ce" in seconds:
         ratio = median_ratio(seconds[slower], seconds["linear_ce"])
         auto = median_ratio(slow["sampled_tail"], slow["linear_ce_auto"])

@@ -18,9 +18,11 @@ from torch.nn import functional
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.settings import DEFAULTS
 from pipeline.distill.loss.record_tensors import RecordTensors
+from pipeline.distill.loss.routing import Router
 from pipeline.distill.loss.softening import SoftTarget
 from pipeline.distill.losses import distillation_loss
-from pipeline.distill.settings import Objective
+from pipeline.distill.settings import Objective, TrainSettings
+from pipeline.distill.weighting.loss_weights import LossWeights
 from pipeline.models.draws import uniforms
 from pipeline.models.head import Head
 from pipeline.models.scores import Scores
@@ -134,7 +136,9 @@ def random_records(sizes: HeadSizes, labels_N: Tensor, generator: torch.Generato
 # ------------------------------------------------------------------ the losses
 
 
-def ours(objective: Objective, temperature: float) -> Callable[[HeadCase], Tensor]:
+def ours(
+    objective: Objective, temperature: float, router: Router | None = None, chunk_positions: int = _CHUNK_POSITIONS
+) -> Callable[[HeadCase], Tensor]:
     """The product's own loss."""
 
     def loss(case: HeadCase) -> Tensor:
@@ -147,9 +151,18 @@ def ours(objective: Objective, temperature: float) -> Callable[[HeadCase], Tenso
             objective,
             CE_WEIGHT,
             KD_WEIGHT,
+            chunk_positions=chunk_positions,
+            router=router,
         ).loss
 
     return loss
+
+
+def ours_by_default(device: torch.device) -> Callable[[HeadCase], Tensor]:
+    """The same as a training has it where nothing is set: its objective, temperature and router."""
+    settings = TrainSettings(steps=1)
+    router = LossWeights(settings, num_steps=1, device=device).at(0).router
+    return ours(settings.objective, settings.temperature.start, router)
 
 
 def plain_ce(case: HeadCase) -> Tensor:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.distill.learner import Learner
-from pipeline.distill.optimization.ema import WeightAverage
 from pipeline.models import CausalModel
 
 _CE_WEIGHT, _KD_WEIGHT, _CLIP_NORM = 0.1, 0.9, 1.0  # the defaults of train
@@ -27,12 +26,11 @@ class OnlineKD:
     teacher: CausalModel
     student: CausalModel
     optimizer: torch.optim.Optimizer
-    average: WeightAverage | None = None
 
     @classmethod
     def beside(cls, learner: Learner, teacher: CausalModel) -> OnlineKD:
-        """With the student, the optimizer and the average of a learner."""
-        return cls(teacher, learner.causal, learner.optimizer, learner.average)
+        """With the student and the optimizer of a learner."""
+        return cls(teacher, learner.causal, learner.optimizer)
 
 
 def online_step(online: OnlineKD, input_ids: Tensor) -> float:
@@ -48,6 +46,4 @@ def online_step(online: OnlineKD, input_ids: Tensor) -> float:
     torch.nn.utils.clip_grad_norm_(online.student.model.parameters(), _CLIP_NORM)
     online.optimizer.step()
     online.optimizer.zero_grad(set_to_none=True)
-    if online.average is not None:
-        online.average.update(online.student.model, step=0)
     return float(loss.detach())

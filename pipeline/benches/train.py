@@ -3,10 +3,10 @@
     train.vs_trainer      tokens a second over those of transformers' Trainer on labels
     train.vs_labels_only  over those of the same loop on labels only
     train.vs_online_kd    over those of plain PyTorch with the teacher in memory and whole logits
+    train.data_wait_share part of its time that a training waits for the next step's records, read ahead meanwhile
 
-Each is the median over rounds of a ratio within one round. What is timed are whole optimizer steps: ours with the wait
-for data that was read ahead, and all but Trainer's with the moving average of the weights. No side waits for the first
-batch of a round.
+Each ratio is the median over rounds of a ratio within one round. What is timed are whole optimizer steps: ours with the
+wait for data that was read ahead. No side waits for the first batch of a round.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ from pipeline.models.device import choose_dtype, environment
 from pipeline.models.probe import chunk_within
 from pipeline.models.teacher import Teacher
 
-TRAINER_GOAL = 0.97
+TRAINER_GOAL, DATA_WAIT_GOAL = 0.97, 0.02
 NO_ACCELERATE = (
     "bench train: transformers' Trainer needs accelerate, which is not installed, so train.vs_trainer is left out. "
     'Install it with: pip install "sad-pipeline[bench]"'
 )
 _LEARNING_RATE = 1e-4
 _WARMUP = 1
+_WAITING_STEPS = 4  # by which the wait for data is measured
 _LOGITS_BYTES = 64 * 2**20
 _HERE = "pipeline.benches.train"
 
@@ -72,32 +73,34 @@ class OurLoop:
 
     def __init__(self, cache: TeacherCache, sizes: TrainSizes, device: torch.device) -> None:
         self.cache, self.sizes = cache, sizes
-        steps = 1 + (_WARMUP + sizes.rounds) * sizes.steps * 2
+        steps = 1 + (_WARMUP + sizes.rounds) * sizes.steps * 2 + _WAITING_STEPS
         settings = TrainSettings(steps=steps, batch_size=sizes.batch_size, learning_rate=_LEARNING_RATE, warmup_steps=0)
         causal = make_shape(sizes.student, torch.float32, device)
         self.learner = Learner(causal, settings, steps, choose_dtype("float32", device))
         spans = [(span.first, span.count) for span in cache.plan.spans(TRAIN)]
         self._order = DataOrder(spans, settings.seed, settings.window_shards, sizes.batch_size)
-        self._done = 0
+        self._done, self.wait_seconds = 0, 0.0
         self._loss_weights: dict[float, LossWeights] = {}
 
-    def run(self, kd_weight: float) -> float:
-        """Seconds of the steps of one round."""
+    def run(self, kd_weight: float, steps: int | None = None) -> float:
+        """Seconds of the steps of one round; of them, `wait_seconds` for data."""
         learner = self.learner
         learner.settings = learner.settings.model_copy(update={"kd_weight": kd_weight, "ce_weight": 1 - kd_weight})
         if kd_weight not in self._loss_weights:  # kept from round to round: a gate learns from the second step on
             self._loss_weights[kd_weight] = LossWeights(learner.settings, learner.num_steps, learner.device)
         learner.loss_weights = self._loss_weights[kd_weight]
-        steps = range(self._done, self._done + self.sizes.steps)
+        numbers = range(self._done, self._done + (steps or self.sizes.steps))
         reader = BatchReader(
-            self.cache, self._order, steps, self.sizes.batch_size, learner.device, with_records=kd_weight > 0
+            self.cache, self._order, numbers, self.sizes.batch_size, learner.device, with_records=kd_weight > 0
         )
-        started = 0.0
+        started, waited_before = 0.0, 0.0
         for batches in reader:
-            started = started or time.perf_counter()
+            if not started:
+                started, waited_before = time.perf_counter(), reader.wait_seconds
             learner.learn(batches.step, batches, batches.num_scored)
             self._done += 1
         _wait(learner.device)
+        self.wait_seconds = reader.wait_seconds - waited_before
         return time.perf_counter() - started
 
 
@@ -161,8 +164,10 @@ def _speeds(folder: Path, device: torch.device, sizes: TrainSizes) -> list[Resul
             )
             sides["trainer"] = timed("trainer", trainer.run)
         alternate(sides, sizes.rounds, _WARMUP)
+        spent = ours.run(kd_weight, _WAITING_STEPS)
     counted = {name: each[_WARMUP:] for name, each in seconds.items()}
-    return _ratios(counted) + _paces(counted, sizes)
+    waiting = measured("train.data_wait_share", ours.wait_seconds / spent, at_most=DATA_WAIT_GOAL)
+    return [*_ratios(counted), waiting, *_paces(counted, sizes)]
 
 
 def _ratios(seconds: dict[str, list[float]]) -> list[Result]:

@@ -15,7 +15,7 @@ from pipeline.output_limit import KEY, OutputLimit, figure, folder_bytes
 from pipeline.pause import NoRoomError
 
 _CHECKPOINT, _MODEL = "a checkpoint of this training with its best weights", "the finished student"
-_SMALLER = ", or take a smaller student, or train.ema_decay: 0, which keeps no average"
+_SMALLER, _NO_AVERAGE = ", or take a smaller student", ", or train.ema_decay: 0, which keeps no average"
 _BYTES_BESIDE_A_TENSOR = 192  # its name, type and shape in the header of a file
 _JSON_BYTES = 65_536  # state.json, COMMIT.json, and a page of metrics
 IN_ANOTHER_SESSION = (
@@ -33,6 +33,7 @@ class CheckpointRoom:
     ) -> None:
         """The model ends with the tokenizer of `tokenizer_folder`; `way_on` says what to do at the limit."""
         self._output, self._way_on = output, way_on
+        self._smaller = _SMALLER if learner.average is None else _SMALLER + _NO_AVERAGE
         gate_bytes = sum(tensor.numel() * tensor.element_size() for tensor in learner.loss_weights.tensors().values())
         num_tensors = len(learner.weights()) * (1 + learner.checkpoint_bytes // learner.weights_bytes)
         beside_bytes = _BYTES_BESIDE_A_TENSOR * num_tensors + _JSON_BYTES
@@ -46,7 +47,7 @@ class CheckpointRoom:
         That is a checkpoint, or the model where the steps have `ended`. A training that will not get to its end within
         the limit is told so.
         """
-        needed_bytes, what, smaller = self.next_bytes, _CHECKPOINT, _SMALLER
+        needed_bytes, what, smaller = self.next_bytes, _CHECKPOINT, self._smaller
         if ended:
             needed_bytes, what, smaller = self.model_bytes, _MODEL, ""
         self._output.refuse_less_than(needed_bytes, what, f"Raise it{smaller}.")

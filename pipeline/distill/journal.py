@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,20 @@ class Journal:
     """Keeps one training under `folder`; what identifies it is compared before anything is computed.
 
     `training` is that identity: plan hash, frozen shards, student, schedule keys. A schedule key that differs from the
-    checkpoints already there is refused; a checkpoint of the same training may also lie in a read-only root.
+    checkpoints already there is refused; a checkpoint of the same training may also lie in one of `roots`, read-only.
     `student_hub` says where the student came from, so that a later start finds the same one there; `way_on` what
     somebody can do whose settings are other ones.
     """
 
     def __init__(
-        self, folder: Path, training: Identity, student_hub: dict[str, str] | None = None, way_on: str | None = None
+        self,
+        folder: Path,
+        training: Identity,
+        roots: Sequence[Path] = (),
+        student_hub: dict[str, str] | None = None,
+        way_on: str | None = None,
     ) -> None:
-        self.folder, self.training = folder, training
+        self.folder, self.training, self.roots = folder, training, list(roots)
         fork = f"train-student --run-dir NEW --fork-from {folder.parent}"
         self._way_on = way_on or f"Put them back, or start a new run from where this one stands: {fork}"
         self._student_hub = {} if student_hub is None else {"student_hub": student_hub}
@@ -62,16 +67,14 @@ class Journal:
         self.newest: Path | None = None
         """the checkpoint that the training went on from or that was saved since; None before there is one"""
         self._best_folder: Path | None = None  # where the best weights lie: here, or in a root
-        self._roots: list[Path] = []
         self._checkpoints = folder / "checkpoints"
         self._places = [self._checkpoints]
         self._checked: set[Path] = set()  # checkpoints that were read and found whole since this process began
         self._hash = training_hash(training)
 
-    def find(self, roots: Iterable[Path]) -> Checkpoint | None:
+    def find(self) -> Checkpoint | None:
         """The newest valid checkpoint of this training, here or in a root; another training's here is refused."""
-        self._roots = roots = list(roots)
-        for root in roots:
+        for root in self.roots:
             if not root.is_dir():
                 raise ConfigError(
                     f"train.roots: {root}: no such folder; expected one with checkpoints of this training. Mount it, "
@@ -85,9 +88,9 @@ class Journal:
                 + self._by_flag(own.state)
                 + f"\n{self._way_on}"
             )
-        elsewhere = newest_checkpoint((), lambda state: identity_in(state) == self.training, roots=roots)
+        elsewhere = newest_checkpoint((), lambda state: identity_in(state) == self.training, roots=self.roots)
         found = [checkpoint for checkpoint in (own, elsewhere) if checkpoint is not None]
-        if not found and (other := newest_checkpoint(roots=roots)) is not None:
+        if not found and (other := newest_checkpoint(roots=self.roots)) is not None:
             # It may have been meant to go on from there.
             changed = differences(identity_in(other.state), self.training)
             warn_once(
@@ -254,11 +257,11 @@ class Journal:
         found = newest_checkpoint(
             [self._checkpoints],
             lambda state: identity_in(state) == self.training,
-            roots=self._roots,
+            roots=self.roots,
             prefix=f"best-{best.step:08d}",
         )
         if found is None:
-            where = " or ".join(map(str, [self._checkpoints, *self._roots]))
+            where = " or ".join(map(str, [self._checkpoints, *self.roots]))
             warn_once(
                 f"the best weights so far are lost, and are chosen anew from here on: those of step {best.step:,} are "
                 f"not whole in {where}"

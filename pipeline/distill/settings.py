@@ -115,7 +115,7 @@ class TrainSettings(Section):
     adam_epsilon: float = schedule(1e-8, "of AdamW: keeps its division finite", gt=0)
     clip_norm: float = schedule(1.0, "largest gradient norm; 0 does not clip", ge=0)
     ema_decay: float = schedule(
-        0.999, "of the averaged weights, at most: (1 + s)/(10 + s) after step s; 0 keeps no average", ge=0, lt=1
+        0.0, "of the averaged weights, at most: (1 + s)/(10 + s) after step s; 0 keeps no average", ge=0, lt=1
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = schedule("auto", "of autocast; weights stay float32")
     gradient_checkpointing: bool = free(False, "recompute activations in backward: less memory, a third slower")

@@ -16,12 +16,11 @@ from pipeline.data.documents import refuse_other_columns
 from pipeline.data.settings import DataSettings
 from pipeline.data.source_files import is_local, source_files
 from pipeline.data.tables import resolve_revision
-from pipeline.data.tokenizer import Tokenizer
 from pipeline.distill.settings import TrainSettings
 from pipeline.doctor.hub import Hub
 from pipeline.errors import IdentityError, SadError
 from pipeline.models.cache_identity import planned_teacher
-from pipeline.models.loading import load_config
+from pipeline.models.planning import teacher_tokenizer
 from pipeline.models.settings import Device, Dtype, StudentSettings, TeacherSettings
 from pipeline.models.sizes import ModelSize, size_of_block, size_of_folder
 from pipeline.models.source import downloaded_before, fetch_config, local_folder, weight_files
@@ -189,9 +188,8 @@ def have_other_tokenizers(teacher: TeacherSettings, student: StudentSettings) ->
         )
         if folder is None or other is None:
             return False
-        config = load_config(str(folder), None, teacher.trust_remote_code, with_weights=False)
-        tokenizer = Tokenizer.load(str(folder), None, teacher.trust_remote_code)
-        refuse_other_tokenizer("student.model", student, tokenizer.within(config.get_text_config().vocab_size))
+        here = teacher.model_copy(update={"model": str(folder), "revision": None})
+        refuse_other_tokenizer("student.model", student, teacher_tokenizer(here, with_weights=False)[0])
     except IdentityError:
         return True
     except SadError:  # told where that model is looked at

@@ -131,9 +131,11 @@ def _check_training(machine: Machine, settings: TrainSettings, student: AskedMod
     on_card = card_for(machine, student.device) is not None
     memory = TrainingMemory.of(settings, weights, weights, size.matrix, size.vocab_size, on_card)
     parts = f"training needs {format_bytes(memory.known_parts)} and its activations"
-    smaller = "a smaller student, --set train.ema_decay=0 or a smaller train.chunk_positions"
-    if on_card and memory.average:
-        smaller = "--set train.ema_device=host, " + smaller
+    smaller = "a smaller student or a smaller train.chunk_positions"
+    if memory.average:
+        smaller = "--set train.ema_decay=0, " + smaller
+        if on_card:
+            smaller = "--set train.ema_device=host, " + smaller
     held = _held(machine, student, memory.known_parts, parts, 1.0, smaller)
     card, guard = card_for(machine, student.device), settings.memory_guard
     if held.state == "ok" and card is not None and 0 < guard * card.total_bytes < memory.known_parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -69,9 +69,7 @@ def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSetti
     dtype = choose_dtype(teacher.dtype, device)
     commit = hub_commit(teacher.model, teacher.revision)  # as for the data below: one commit, which the plan names
     teacher = teacher if commit is None else teacher.model_copy(update={"revision": commit})
-    tokenizer = Tokenizer.load(located(teacher.model), teacher.revision, teacher.trust_remote_code)
-    config = load_config(teacher.model, teacher.revision, teacher.trust_remote_code)
-    tokenizer = tokenizer.within(config.get_text_config().vocab_size)
+    tokenizer, config = teacher_tokenizer(teacher)
     layout = layout_of(cache, tokenizer.vocab_size)
     data = pinned(data)  # what is read and what the plan names is one commit, whatever is uploaded meanwhile
     refuse_longer(data.sequence_length, config)
@@ -81,6 +79,16 @@ def open_teacher(data: DataSettings, teacher: TeacherSettings, cache: CacheSetti
     causal = _load(teacher, dtype, device, tokenizer.vocab_size)
     pause.check()
     return Opening(tokenizer, causal, layout, data, teacher, _choose_packing(data, causal))
+
+
+def teacher_tokenizer(teacher: TeacherSettings, with_weights: bool = True) -> tuple[Tokenizer, Any]:
+    """The tokenizer, within the ids that the teacher's head has, and the teacher's config.
+
+    ConfigError where either cannot be read, or (`with_weights`) the model has no weights.
+    """
+    tokenizer = Tokenizer.load(located(teacher.model), teacher.revision, teacher.trust_remote_code)
+    config = load_config(teacher.model, teacher.revision, teacher.trust_remote_code, with_weights)
+    return tokenizer.within(config.get_text_config().vocab_size), config
 
 
 def plan_capture(

@@ -84,7 +84,8 @@ def _run_row(estimate: Estimate) -> Row:
     training_bytes = estimate.training.checkpoints_bytes + estimate.training.model_bytes
     words = "in one run directory" if fits else _IN_ANOTHER_SESSION
     if training_bytes > gigabytes * 1e9:
-        words = f"MORE: the training's {format_bytes(training_bytes)} alone; train.ema_decay: 0, or a smaller student"
+        without = "train.ema_decay: 0, or " if estimate.training.memory.average else ""
+        words = f"MORE: the training's {format_bytes(training_bytes)} alone; {without}a smaller student"
     return "cache and training", f"at most {format_bytes(estimate.run_bytes)} of {gigabytes:g} GB, {words}"
 
 

@@ -17,9 +17,11 @@ from pipeline.benches.head_cases import (
     memory_of_ours,
     memory_of_whole,
     ours,
+    ours_by_default,
     plain_ce,
     whole_sampled_tail,
 )
+from pipeline.distill.settings import TrainSettings
 
 SIZES = HeadSizes(positions=24, width=8, vocab_size=400, head_size=16, num_draws=4)
 CPU = torch.device("cpu")
@@ -38,6 +40,15 @@ def test_whole_logits_and_ours_are_one_loss(temperature: float) -> None:
     whole = gradients(case, whole_sampled_tail(temperature))
     mine = gradients(case, ours("sampled_tail", temperature))
     for one, other in zip(whole, mine, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_training_s_default_shares_out_to_positions_and_is_the_same_in_one_chunk() -> None:
+    settings, case = TrainSettings(steps=1), HeadCase.random(SIZES, CPU)
+    assert (settings.objective, settings.router_kind) == ("sampled_tail", "learned")
+    fresh_gate = gradients(case, ours_by_default(CPU))  # which gives all positions alike
+    expected = gradients(case, ours("sampled_tail", settings.temperature.start, chunk_positions=24))
+    for one, other in zip(fresh_gate, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 

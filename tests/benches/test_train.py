@@ -37,6 +37,10 @@ def test_every_side_is_measured(tmp_path: Path) -> None:
     ratios = {name for name in results if name.startswith("train.vs_")}
     assert ratios == {f"train.vs_{side}" for side in sides}
     assert results["train.vs_trainer"]["goal"] == ">= 0.97"
+    assert (results["train.data_wait_share"]["goal"], results["train.data_wait_share"]["value"] < 1) == (
+        "<= 0.02",
+        True,
+    )
     assert {f"train.tokens_per_second.{side}" for side in sides | {"ours"}} <= results.keys()
     assert all(result["value"] > 0 for result in results.values())
 

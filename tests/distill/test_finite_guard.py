@@ -39,7 +39,7 @@ def batches(cache: TeacherCache) -> list[Batch]:
 
 
 def make_learner(dtype: torch.dtype = torch.float32, **changes: object) -> Learner:
-    settings = TrainSettings.model_validate({"steps": 10, "warmup_steps": 0} | changes)
+    settings = TrainSettings.model_validate({"steps": 10, "warmup_steps": 0, "ema_decay": 0.9} | changes)
     return Learner(CausalModel(tiny.make_model("llama", seed=1), tiny.VOCAB_SIZE), settings, 10, dtype)
 
 

@@ -43,7 +43,7 @@ _REAL = (
 # Arm -> bytes a token, and the KL it is above the default's; spots as near each other as a long study's are.
 _MORE = {
     "k2of4096": (31.2, 0.16), "k4of4096": (34.0, 0.11), "k8of4096": (44.1, 0.06), "k16of4096": (58.9, 0.02),
-    "tau1_5": (85.76, 0.01), "tau3to2": (85.76, 0.35), "router_trust": (85.76, -0.02), "no_ema": (85.76, 0.05),
+    "tau1_5": (85.76, 0.01), "tau3to2": (85.76, 0.35), "router_trust": (85.76, -0.02), "ema": (85.76, 0.05),
 }  # fmt: skip
 
 

@@ -95,6 +95,7 @@ def make_toy(folder: Path, model_type: str = "llama", **model_changes: Any) -> T
             "steps": 12,
             "batch_size": 4,
             "warmup_steps": 2,
+            "ema_decay": 0.999,
             "evaluate_every": 6,
             "checkpoint_every": 4,
             "validation_sequences": 8,

@@ -126,7 +126,7 @@ def arms_of(head_size: int, vocab_size: int) -> tuple[Arm, ...]:
         _arm("router_gap", {"router": "gap"}),
         _arm("router_trust", {"router": "trust"}),
         _arm("ranking", {"rank_weight": 0.1}),
-        _arm("no_ema", {"ema_decay": 0.0}),
+        _arm("ema", {"ema_decay": 0.99}),
         *(_arm(f"k{size}{of}", {}, cache={"head_size": size}) for size in sizes),
     )
 

@@ -132,7 +132,7 @@ class MemoryGuard:
 
 
 _FIXES = (
-    "Set train.gradient_checkpointing: true or train.ema_device: host and run again: it goes on from the newest "
-    "checkpoint. Or end other programs that use the card (nvidia-smi lists them), choose a smaller student, or, with "
-    "--fork-from into a new run, train.dtype: float16"
+    "Set train.gradient_checkpointing: true (or train.ema_device: host, where an average is kept) and run again: it "
+    "goes on from the newest checkpoint. Or end other programs that use the card (nvidia-smi lists them), choose a "
+    "smaller student, or, with --fork-from into a new run, train.dtype: float16"
 )

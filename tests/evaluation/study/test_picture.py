@@ -28,7 +28,7 @@ def test_arms_of_the_defaults_cache_are_told_apart_by_training_and_the_others_by
     study = crowded_study()
     by_bytes, by_training = words_of(bytes_chart("a", study)), words_of(training_chart("b", study))
     caches = {"compact", "sampled", "k2of4096", "k4of4096", "k8of4096", "k16of4096", "lossless"}
-    ways = {"bucket", "subset", "tau1_5", "tau3to2", "router_trust", "no_ema"}
+    ways = {"bucket", "subset", "tau1_5", "tau3to2", "router_trust", "ema"}
     names = set(study.findings)
     assert by_bytes & names == caches | {"default"}
     assert by_training & names == ways | {"default"}

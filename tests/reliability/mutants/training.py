@@ -125,8 +125,8 @@ TRAINING = [
         (
             "a checkpoint of another training in a root is continued", IDENTITY,
             "tests/stages/test_resume.py::test_a_root_of_another_training_alone_is_named_and_not_continued",
-            'newest_checkpoint((), lambda state: identity_in(state) == self.training, roots=roots)',
-            "newest_checkpoint(roots=roots)",
+            'newest_checkpoint((), lambda state: identity_in(state) == self.training, roots=self.roots)',
+            "newest_checkpoint(roots=self.roots)",
         ),
     ),
     *of(
