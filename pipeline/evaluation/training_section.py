@@ -95,7 +95,7 @@ _VALIDATED = (
         "ce",
         "Validation",
         "cross-entropy of held-out labels, nats",
-        "Lower is better. EMA: the moving average of the weights.",
+        "Lower is better.",
     ),
     _Panel(
         "kd",
@@ -135,6 +135,15 @@ _MACHINE_PANELS = (
         percent=True,
         from_zero=True,
     ),
+    _Panel(
+        "memory_share",
+        "Memory of the card",
+        "share in use",
+        "Above train.memory_guard a step is computed in smaller pieces.",
+        noisy=False,
+        percent=True,
+        from_zero=True,
+    ),
 )
 
 
@@ -158,7 +167,7 @@ def _validation_chart(
 ) -> Markup:
     kinds: tuple[tuple[str, str, Colour, Dash], ...] = (
         (name, "raw", "student", "solid"),
-        (f"{name}, EMA weights", "ema", "second", "dashed"),
+        (f"{name}, averaged weights (EMA)", "ema", "second", "dashed"),
     )
     lines = [
         Line(label, curve.steps, curve.values, colour, dash)

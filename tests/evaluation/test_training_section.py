@@ -1,4 +1,4 @@
-"""What the report draws of the weights of the loss."""
+"""What the report draws of the weights of the loss, and of a card."""
 
 from __future__ import annotations
 
@@ -91,3 +91,11 @@ def test_every_training_compared_with_is_drawn_and_looks_the_same_on_each_chart(
 
 def test_the_loss_to_the_order_is_drawn_where_there_is_one() -> None:
     assert "nats a choice" in section_of(rank=lambda step: 3.0 - 0.001 * step)
+
+
+def test_a_card_s_memory_is_drawn_where_there_was_a_card() -> None:
+    history = make_history()
+    on_a_card = tuple(line | {"memory_share": 0.6} for line in history.timings)
+    title = "<h3>Memory of the card</h3>"
+    assert title in str(training_section(dataclasses.replace(history, timings=on_a_card), {}, None))
+    assert title not in str(training_section(history, {}, None))
