@@ -200,7 +200,7 @@ def _explain(schema: type[Section], problem: Any) -> str:
     names = [str(part) for part in problem["loc"]]
     key = ".".join(names)
     if problem["type"] == "missing":
-        return f"{key!r} is missing"
+        return f"{key!r} is missing: `sad-pipeline keys {names[0]}` lists what it may say"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {suggestion(key, list(dotted_keys(schema)))}"
     section = _section_at(schema, names[:-1])

@@ -120,10 +120,11 @@ def _finish(
     elif journal.newest is not None and journal.newest.parent == run.checkpoints:
         journal.let_go(done, learner)  # no later checkpoint would, after a stop between the last one and here
     best = journal.load_best(learner)
-    facts = _facts(config, cache, best, done)
+    which = f"{learner.name_of(best.weights)} of step {best.step:,}"
+    facts = _facts(config, cache, f"{which} of {done:,}", best.ce)
     export_model(run.model, learner.causal.model, tokenizer, model_card(facts, journal.training["train"]))
     ended = _ending(done, lessons, journal.waiting)
-    return _complete(done, f"{ended}; {best.weights} weights of step {best.step:,} are in {run.model}")
+    return _complete(done, f"{ended}; {which} are in {run.model}")
 
 
 def _learner(config: RunConfig, tokenizer: Tokenizer, plan: Plan, num_steps: int) -> Learner:
@@ -212,12 +213,13 @@ def _do_steps(
             journal.log_skipped(done, result, learner)
             journal.refuse_endless_skipping(done, learner)
             alarms.hear(done, result)
+            alarms.hear_memory(learner.memory.step_share)
             watch.stop(step_positions)
-            beside = watch.note(reader.wait_seconds, learner.memory.share())
+            beside = watch.note(reader.wait_seconds, learner.memory.step_share)
             progress.advance(step_positions, note=f"{result.note(learner.skipped_steps)}, {beside}")
 
             if logged := _due(settings.log_every, done, num_steps):
-                _log(done, result, learner, journal, alarms, watch, reader)
+                _log(done, result, learner, journal, watch, reader)
             session.pause.note_unit(time.monotonic() - begun)
 
             if _due(settings.evaluate_every, done, num_steps):
@@ -226,7 +228,7 @@ def _do_steps(
                 session.pause.note_beside(time.monotonic() - started)
             ended = done == num_steps or journal.waiting.stopped
             if ended and not logged:  # it stopped early, and its last step is logged as any last one
-                _log(done, result, learner, journal, alarms, watch, reader)
+                _log(done, result, learner, journal, watch, reader)
 
             if reason := saves.after_step(done, ended):
                 return done, Outcome.paused_after_step(done, num_steps, reason)
@@ -242,15 +244,12 @@ def _log(
     result: StepResult,
     learner: Learner,
     journal: Journal,
-    alarms: Alarms,
     watch: Stopwatch,
     reader: BatchReader,
 ) -> None:
     """What the last step learned, and what the steps since the last such line took."""
     journal.log_step(done, result, learner.skipped_steps)
-    share = learner.memory.share()
-    journal.log.timings({"step": done} | watch.lap(reader.wait_seconds, share))
-    alarms.hear_memory(share)
+    journal.log.timings({"step": done} | watch.lap(reader.wait_seconds, learner.memory.step_share))
 
 
 def _validate(lessons: Lessons, learner: Learner) -> dict[str, Validation]:
@@ -270,11 +269,11 @@ def _validate(lessons: Lessons, learner: Learner) -> dict[str, Validation]:
     return {weights: learner.memory.until_it_fits(partial(measured, weights)) for weights in learner.weight_kinds}
 
 
-def _facts(config: RunConfig, cache: TeacherCache, best: Best, done: int) -> dict[str, str]:
+def _facts(config: RunConfig, cache: TeacherCache, which: str, ce_nats: float) -> dict[str, str]:
     """What the model card says of where the weights come from."""
     return {
-        "weights": f"{best.weights}, of step {best.step:,} of {done:,}: the lowest validation loss",
-        "validation cross-entropy": f"{best.ce:.4f} nats a token",
+        "weights": f"{which}: the lowest validation loss",
+        "validation cross-entropy": f"{ce_nats:.4f} nats a token",
         **origin_facts(cache.plan, config.teacher.model),
         "began as": config.student.model or f"random weights, {config.student.config}",
     }

@@ -153,7 +153,7 @@ def test_the_original_says_what_it_takes_beside_the_p100() -> None:
     text = bundled_configs()["kaggle-p100"].read_text(encoding="utf-8")
     [said] = re.findall(r"and (\d+) more for an average of the weights", text)
     assert int(said) == stated("kaggle-p100", "parameters")
-    [said] = re.findall(r"beside these it would hold (\d+) million", text)
+    [said] = re.findall(r"beside those of this config it holds (\d+) million", text)
     config = load_run_config("kaggle-p100")
     room = 19_000 - stated("kaggle-p100", "checkpoints") - stated("kaggle-p100", "model")
     position = (RECORD_BYTES + ID_BYTES) * (1 + config.data.validation_fraction)

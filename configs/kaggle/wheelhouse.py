@@ -2,7 +2,7 @@
 
     python configs/kaggle/wheelhouse.py wheels
 
-Run it where there is a network, with any Python that has pip, and upload the folder as a data set. What the image
+Run it where there is a network, with Python 3.11 or newer, and upload the folder as a data set. What the image
 comes with (image.txt) bounds the versions and is never among the wheels, so that it stays as it is.
 """
 

@@ -50,8 +50,9 @@ def find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]]:
     if found is None:
         places = "; ".join(f"{root}{'' if root.is_dir() else ', which is not there'}" for root in roots)
         raise IncompleteInputError(
-            f"{roots[0]}: no cache here (looked for {PLAN_NAME}, at any depth, in {places}). Check the path, or make "
-            "one with `sad-pipeline cache-teacher -c CONFIG`"
+            f"{roots[0]}: no cache here (looked for {PLAN_NAME}, at any depth, in {places}). Check the path, or name the "
+            "folder that holds one in cache.roots (--set 'cache.roots=[RUN]'), or make one with `sad-pipeline "
+            "cache-teacher -c CONFIG`"
         )
     return found
 

@@ -58,7 +58,7 @@ class Journal:
         way_on: str | None = None,
     ) -> None:
         self.folder, self.training, self.roots = folder, training, list(roots)
-        fork = f"train-student --run-dir NEW --fork-from {folder.parent}"
+        fork = f"train-student -c CONFIG --run-dir NEW {forking(folder.parent, folder.parent)}"
         self._way_on = way_on or f"Put them back, or start a new run from where this one stands: {fork}"
         self._student_hub = {} if student_hub is None else {"student_hub": student_hub}
         self.log = MetricsLog(folder)
@@ -94,8 +94,9 @@ class Journal:
             # It may have been meant to go on from there.
             changed = differences(identity_in(other.state), self.training)
             warn_once(
-                f"train.roots hold no checkpoint of this training, so none is continued; {other.folder} is of another "
-                f"one. To go on from it all the same: --fork-from {other.folder}. What differs:\n" + "\n".join(changed)
+                "train.roots hold no checkpoint of this training, so none is continued, and it begins at its first step; "
+                f"{other.folder} is of another one. To go on with that one put back what differs; to begin this one "
+                f"from where it stands: --fork-from {other.folder}. What differs:\n" + "\n".join(changed)
             )
         return max(found, key=lambda checkpoint: checkpoint.step, default=None)
 
@@ -148,9 +149,10 @@ class Journal:
         if good is None:
             way_on = "There is no checkpoint from before them. Start a new run (--run-dir NEW)"
         else:
+            run = good.folder.parent.parent.parent
             way_on = (
                 f"The newest checkpoint from before them is {good.folder}. Start a new run from it: --run-dir NEW "
-                f"--fork-from {good.folder} (or from an older one, where its weights had already gone bad),"
+                f"{forking(good.folder, run)} (or from an older one, where its weights had already gone bad),"
             )
         raise NumericsError(
             f"step {step:,}: the last {learner.skipped_in_a_row} steps had losses or gradients that are not finite and "
@@ -182,7 +184,10 @@ class Journal:
         best_before, settings = self.best, learner.settings
         lowest = min(self.choose_best(step, found, learner).values(), default=math.nan)
         self.waiting = self.waiting.after(lowest, settings.patience, settings.min_delta)
-        figures = "; ".join(f"{weights} weights {validation}" for weights, validation in found.items())
+        figures = "; ".join(
+            str(validation) if len(found) == 1 else f"{learner.name_of(weights)} {validation}"
+            for weights, validation in found.items()
+        )
         standing = "" if self.best is best_before else ", the best so far"
         if settings.patience is not None and self.waiting.evaluations:
             standing += f", {self.waiting.evaluations} of {settings.patience} evaluations without improvement"
@@ -280,6 +285,11 @@ class Journal:
         waiting = self.waiting.state()
         state = {"training": self.training, "training_hash": self._hash, "best": best, "waiting": waiting}
         return state | self._student_hub
+
+
+def forking(origin: Path, run: Path) -> str:
+    """The options that begin a new run from where another stands; the cache is not in the new one."""
+    return f"--fork-from {origin} --set 'cache.roots=[{run}]' (or wherever its cache lies)"
 
 
 def _to_fork_from(origin: Path) -> Checkpoint:

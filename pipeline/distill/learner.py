@@ -115,6 +115,10 @@ class Learner:
         """Which weights there are to validate: raw ones, and averaged ones where an average is kept."""
         return ("raw",) if self.average is None else ("raw", "ema")
 
+    def name_of(self, weights: str) -> str:
+        """Words for raw or averaged weights; there is nothing to tell apart where no average is kept."""
+        return "the weights" if len(self.weight_kinds) == 1 else f"{weights} weights"
+
     @contextlib.contextmanager
     def holding(self, weights: str) -> Iterator[CausalModel]:
         """The student with raw or averaged weights in it, for as long as the block lasts."""

@@ -115,7 +115,10 @@ class TrainSettings(Section):
     adam_epsilon: float = schedule(1e-8, "of AdamW: keeps its division finite", gt=0)
     clip_norm: float = schedule(1.0, "largest gradient norm; 0 does not clip", ge=0)
     ema_decay: float = schedule(
-        0.0, "of the averaged weights, at most: (1 + s)/(10 + s) after step s; 0 keeps no average", ge=0, lt=1
+        0.0,
+        "of an average of the weights, such as 0.999; less in early steps, (1 + s)/(10 + s) after step s; 0 keeps none",
+        ge=0,
+        lt=1,
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = schedule("auto", "of autocast; weights stay float32")
     gradient_checkpointing: bool = free(False, "recompute activations in backward: less memory, a third slower")
@@ -142,7 +145,7 @@ class TrainSettings(Section):
         ge=0,
         le=1,
     )
-    ema_device: Literal["auto", "host"] = free("auto", "where the average lives: beside the weights, or in host memory")
+    ema_device: Literal["auto", "host"] = free("auto", "where an average lives: beside the weights, or in host memory")
     tensorboard: bool = free(False, "write student/tensorboard too; needs the extra tensorboard")
     checkpoint_every: int = free(200, "steps between checkpoints", ge=1)
     roots: list[Place] = free([], "further folders with checkpoints of this training, read-only, searched at any depth")
@@ -202,7 +205,7 @@ class TrainSettings(Section):
     def idle(self) -> dict[str, str]:
         """Keys that are set and do nothing -> what would have to be on for them. Not refused: whoever turns something
         off for one training need not look for what else speaks of it."""
-        switches = {"min_delta": "patience", "balance_decay": "balance"}
+        switches = {"min_delta": "patience", "balance_decay": "balance", "ema_device": "ema_decay"}
         default = {name: type(self).model_fields[name].default for name in switches}
         return {
             name: switch

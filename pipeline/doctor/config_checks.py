@@ -133,7 +133,7 @@ def _check_training(machine: Machine, settings: TrainSettings, student: AskedMod
     parts = f"training needs {format_bytes(memory.known_parts)} and its activations"
     smaller = "a smaller student or a smaller train.chunk_positions"
     if memory.average:
-        smaller = "--set train.ema_decay=0, " + smaller
+        smaller = "for a new training --set train.ema_decay=0, " + smaller
         if on_card:
             smaller = "--set train.ema_device=host, " + smaller
     held = _held(machine, student, memory.known_parts, parts, 1.0, smaller)

@@ -56,7 +56,8 @@ class Candidate:
 def student_candidates(
     trained: Trained, settings: StudentSettings, tokenizer: Tokenizer, device: torch.device
 ) -> Iterator[Candidate]:
-    """The student as it began, then with its last raw and averaged weights, then as exported if that is another step.
+    """The student as it began, then with its last weights and, where there is one, their average, then as exported if
+    that is another step.
 
     One model is filled with one set of weights after another: use each before asking for the next, and let go of it.
     """
@@ -110,7 +111,7 @@ def _checkpoint_candidates(trained: Trained, checkpoint: Checkpoint, student: Ca
             name=STUDENT,
             kind="student",
             model=student,
-            weights=weights,
+            weights=weights if len(versions) > 1 else None,
             folder=str(exported or Path(checkpoint.folder)),
             step=checkpoint.step,
             num_steps=trained.num_steps,

@@ -264,9 +264,10 @@ def _facts(history: TrainingHistory) -> Markup:
     if history.stopped is not None:
         evaluations = int(history.stopped["evaluations"])
         facts.append((f"{history.stopped['step']:,}", f"step it stopped early at, {evaluations:,} evaluations in vain"))
-    for weights, words in (("raw", "raw weights"), ("ema", "EMA weights")):
+    averaged = bool(history.validated("ce", "ema"))
+    for weights, words in (("raw", ", raw weights" if averaged else ""), ("ema", ", averaged weights (EMA)")):
         if curve := history.validated("ce", weights):
-            facts.append((f"{curve.last:.3f}", f"nats, last validation, {words}"))
+            facts.append((f"{curve.last:.3f}", f"nats, last validation{words}"))
     skipped = history.curve("skipped_steps")
     if skipped and skipped.last:
         facts.append((f"{skipped.last:,.0f}", "steps skipped, not finite"))

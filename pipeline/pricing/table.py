@@ -84,7 +84,9 @@ def _run_row(estimate: Estimate) -> Row:
     training_bytes = estimate.training.checkpoints_bytes + estimate.training.model_bytes
     words = "in one run directory" if fits else _IN_ANOTHER_SESSION
     if training_bytes > gigabytes * 1e9:
-        without = "train.ema_decay: 0, or " if estimate.training.memory.average else ""
+        training = estimate.training
+        has_average = training.checkpoint_bytes > 3 * training.model_bytes  # the student, and two moments of each weight
+        without = "train.ema_decay: 0, or " if has_average else ""
         words = f"MORE: the training's {format_bytes(training_bytes)} alone; {without}a smaller student"
     return "cache and training", f"at most {format_bytes(estimate.run_bytes)} of {gigabytes:g} GB, {words}"
 
@@ -94,11 +96,11 @@ def _memory_rows(memory: TrainingMemory) -> list[Row]:
         "parameters": memory.parameters,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
-        "moving average": memory.average,
+        "average of the weights": memory.average,
         "head, a chunk": memory.head_chunk,
         "these together": memory.known_parts,
     }
-    rows = [(name, format_bytes(size)) for name, size in parts.items()]
+    rows = [(name, format_bytes(size)) for name, size in parts.items() if size]
     if memory.peak is None:
         return [*rows, ("activations", "not known on a CPU")]
     return [*rows, ("peak of a step", f"{format_bytes(memory.peak)}, activations included")]

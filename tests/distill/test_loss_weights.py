@@ -19,7 +19,7 @@ from pipeline.distill.loss.routing import PARTS
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.step_result import StepResult
 from pipeline.distill.weighting.gate import Gate
-from pipeline.distill.weighting.loss_weights import LossWeights, spread_of
+from pipeline.distill.weighting.loss_weights import ROUTER_DECAY, LossWeights, spread_of
 from pipeline.errors import ConfigError
 from pipeline.models import CausalModel
 from stages.config import load_run_config
@@ -122,23 +122,33 @@ def test_balance_counts_what_a_router_lets_through(cache: TeacherCache) -> None:
 
 
 @pytest.mark.parametrize("router", ROUTERS)
-def test_routes_are_normalised_by_what_earlier_steps_gave(cache: TeacherCache, router: str) -> None:
-    """Step 0 by 1; later ones by running means, so that the mean of each part nears 1."""
-    learner = make_learner(router=router)
-    results = learn(learner, cache, 3)
-    raw = learner.loss_weights.router
-    assert raw is not None
-    first = torch.cat([learner._backward(b, 1.0, LossWeights(learner.settings, 10).at(0), 1, Suspects()).routes_N3
-                       for b in micro_batches(cache)])  # fmt: skip
-    assert first.min() >= 0
-    if router == "trust":  # of the cache alone, so its first step can be had again
-        assert results[0].routes["route_ce_mean"] == pytest.approx(first[:, 0].mean().item(), rel=1e-5)
-        assert results[0].routes["route_ce_p90"] == pytest.approx(np.quantile(first[:, 0], 0.9, method="nearest"))
-        factor = results[0].routes["route_ce_mean"]
-        again = torch.cat([learner._backward(b, 1.0, LossWeights(learner.settings, 10).at(0), 1, Suspects()).routes_N3
-                           for b in micro_batches(cache, 1)])  # fmt: skip
-        assert results[1].routes["route_ce_mean"] == pytest.approx(again[:, 0].mean().item() / factor, rel=1e-5)
-    assert results[2].routes["route_kd_mean"] == pytest.approx(1.0, abs=0.35)
+def test_routes_are_normalised_by_what_earlier_steps_gave(
+    cache: TeacherCache, router: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 0 by 1; a later one by the mean of what the router itself gave in the steps before it."""
+    learner, given = make_learner(router=router), list[torch.Tensor]()
+    kind = type(learner.loss_weights.router)
+    route = kind.route
+
+    def noted(self: Any, signals_n6: torch.Tensor) -> torch.Tensor:
+        given.append(route(self, signals_n6))
+        return given[-1]
+
+    monkeypatch.setattr(kind, "route", noted)
+    before: list[torch.Tensor] = []
+    for step in range(4):
+        given.clear()
+        batches = micro_batches(cache, step)
+        routes = learner.learn(step, batches, sum(batch.num_scored for batch in batches)).routes
+        raw_N3 = torch.cat([each.detach() for each in given]).double()
+        assert raw_N3.min() >= 0
+        shares = torch.tensor([ROUTER_DECAY**age for age in reversed(range(step))]).double()
+        means_3 = (shares @ torch.stack(before)) / shares.sum() if before else torch.ones(3)
+        for k, part in enumerate(PARTS):
+            column_N = raw_N3[:, k] / means_3[k]
+            assert routes[f"route_{part}_mean"] == pytest.approx(column_N.mean().item(), rel=1e-5)
+            assert routes[f"route_{part}_p90"] == pytest.approx(np.quantile(column_N, 0.9, method="nearest"), rel=1e-5)
+        before.append(raw_N3.mean(dim=0))
 
 
 def test_means_of_routes_are_of_what_the_router_gave() -> None:

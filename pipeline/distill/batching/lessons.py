@@ -107,7 +107,7 @@ def _note_what_is_odd(settings: TrainSettings, order: DataOrder, num_train: int,
             "the learning rate still rises, below train.learning_rate"
         )
     for name, switch in settings.idle.items():
-        warn_once(f"train.{name} is {getattr(settings, name):g} and does nothing without train.{switch}")
+        warn_once(f"train.{name} is {getattr(settings, name)} and does nothing without train.{switch}")
 
 
 def unfit_target(place: str, layout: RecordLayout, settings: TrainSettings) -> str | None:

@@ -50,6 +50,9 @@ class MemoryGuard:
         """positions that go through the output matrix at once"""
         self.parts = 1
         """what each micro-batch is cut into, by rows"""
+        self.step_share: float | None = None
+        """of the card's memory that was in use at most when the last step ended, before a piece was cut for it; None
+        without a card, and before the first step"""
 
     def share(self) -> float | None:
         """The share of the card's memory that is in use at most; None without a card."""
@@ -64,10 +67,11 @@ class MemoryGuard:
 
     def watch(self) -> None:
         """After a step: make the pieces smaller where the memory is fuller than `train.memory_guard`."""
-        if self._limit == 0 or self._probe is None:
+        if self._probe is None:
             return
         used, total = self._probe()
-        if used <= self._limit * total:
+        self.step_share = used / total
+        if self._limit == 0 or used <= self._limit * total:
             return
         why = f"{format_bytes(used)} of the card's {format_bytes(total)} are in use, above {self._limit:.0%}"
         if not self._shrink(f"{why} (train.memory_guard)"):
