@@ -6,7 +6,7 @@ import functools
 import time
 from pathlib import Path
 
-from pipeline.cache.plan import PLAN_NAME, ShardSpan
+from pipeline.cache.plan import PLAN_NAME, ShardSpan, in_turn
 from pipeline.cache.roots import SealedShard, earlier_plan
 from pipeline.cache.teacher_cache import TeacherCache
 from pipeline.cache.writer import CacheWriter
@@ -63,13 +63,14 @@ def _capture(config: RunConfig, session: Session) -> None:
 
     # What an earlier start planned stands. A config that no longer fits it is refused before any compute.
     found = earlier_plan(folder, roots)
-    shards: dict[int, SealedShard] = {}
+    shards: dict[int, SealedShard] = {}  # those that are sealed, here or in a root
     teacher: Teacher | None = None
     if found is None:
         pause.check_beginning()
         refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache)
         count_workers(config.teacher.workers, config.teacher.device)  # too many are refused before hours of planning
         plan, sequences, teacher = plan_capture(folder, *settings, pause, config.student)
+        pending = in_turn(plan.shards)
         if unfit := unfit_target(str(folder), plan.layout, config.train):
             warn_once(f"train-student would refuse what this config asks of it. {unfit}")
     else:
@@ -84,14 +85,14 @@ def _capture(config: RunConfig, session: Session) -> None:
             return
         pause.check_beginning()
         refuse_unfit_for_teacher(session.run.root, config.teacher, config.cache, plan)
-        shards = cache.shards
+        shards, pending = cache.shards, cache.missing
 
     # Room for a shard is asked for before the teacher is loaded, where shards have shown what they take.
     made_on = environment(choose_device(config.teacher.device))
     note_other_machine(plan, shards, made_on)
     writer = CacheWriter(folder, plan, sequences, made_on)
     writer.remove_unfinished()  # nobody else has begun to write
-    pending, room = writer.pending(roots), ShardRoom(pause.output, sequences, [s.seal for s in shards.values()])
+    room = ShardRoom(pause.output, sequences, [shard.seal for shard in shards.values()])
     room.check(pending)
     workers = min(count_workers(config.teacher.workers, config.teacher.device), len(pending))
     if teacher is None and (workers == 1 or room.must_measure):

@@ -7,10 +7,11 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cache.roots import earlier_plan
+from pipeline.distill.batching.lessons import unfit_target
 from pipeline.distill.keeping.begun_student import begun_student
 from pipeline.distill.training_workers import count_training_cards
 from pipeline.doctor.examine import refuse_unfit
-from pipeline.errors import MachineError
+from pipeline.errors import ConfigError, MachineError
 from pipeline.models.device import choose_device, environment
 from pipeline.models.sharing import free_card
 from pipeline.models.student import load_student, refuse_leaks, refuse_short
@@ -39,6 +40,8 @@ def run(config: RunConfig, run: RunDirectory, gigabytes: float, session_hours: f
             standing = price_planned_cache(*found, places, settings, gigabytes, session_hours)
     except PausedError as full:  # a card that something else fills; a stage would pause, and here is nothing to save
         raise MachineError(str(full)) from full
+    if unfit := unfit_target(str(places[0]), standing.records.layout, config.train):
+        raise ConfigError(unfit)
     free_card()  # the teacher's: both models together may not fit
 
     # The training: the student does a few real steps on the records that were scored, or read.

@@ -28,6 +28,7 @@ from pipeline.doctor.examine import refuse_unfit
 from pipeline.errors import mended_by
 from pipeline.models.device import choose_device, choose_dtype
 from pipeline.models.settings import StudentSettings
+from pipeline.models.sizes import size_of_block
 from pipeline.models.student import load_student
 from pipeline.pause import PausedError, PauseRequest
 from pipeline.runs import Outcome, Session, paused_without_progress
@@ -62,13 +63,14 @@ def _prepare(config: RunConfig, session: Session) -> Outcome:
     if _was_made_by(recipe, folder):
         return Outcome("complete", f"the teacher in {folder} is kept", {})
     refuse_unfit(session.run.root, config.teacher.device)
+    size_of_block(demo.teacher, demo.vocab_size, where="demo.teacher")  # refused before any text is read
 
     session.pause.check_beginning()
 
     # Its tokenizer and its text: all of the corpus, of which the cache later takes a part.
     tokenizer_folder = folder.with_name(folder.name + "-tokenizer")
     texts = _texts(data, session.pause)
-    files.publish_folder(tokenizer_folder, lambda staging: train_tokenizer(texts, demo.vocab_size, staging))
+    train_tokenizer(texts, demo.vocab_size, tokenizer_folder)
     tokenizer = Tokenizer.load(tokenizer_folder)
     sequences, _ = prepare_sequences(data, tokenizer, "packed", session.pause)
 

@@ -6,7 +6,8 @@ each are done sooner than one after the other with two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any, Self
@@ -57,7 +58,7 @@ class Workers:
 # ------------------------------------------------------------------ in the other processes
 
 
-_ground: Ground
+_make_ground: Callable[[], Ground]
 
 
 def _begin(
@@ -70,11 +71,14 @@ def _begin(
     cache: TeacherCache,
     caches: dict[str, TeacherCache],
 ) -> None:
-    global _ground
+    """Made with the first training, which can say what is wrong with it: here it would look as if it was killed."""
+    global _make_ground
     share_threads(threads)
-    _ground = Ground.over(root, config, Session(RunDirectory(root), pause, command), cache, caches)
+    session = Session(RunDirectory(root), pause, command)
+    _make_ground = functools.cache(lambda: Ground.over(root, config, session, cache, caches))
 
 
 def _train(trial: Trial) -> None:
-    _ground.session.pause.check()
-    train(_ground, trial)
+    ground = _make_ground()
+    ground.session.pause.check()
+    train(ground, trial)

@@ -16,7 +16,7 @@ from pipeline.distill.batching.lessons import Lessons, plan_lessons
 from pipeline.distill.checkpoint_room import CheckpointRoom
 from pipeline.distill.guards.alarms import Alarms
 from pipeline.distill.guards.early_stopping import Waiting
-from pipeline.distill.journal import Best, Journal
+from pipeline.distill.journal import Journal
 from pipeline.distill.keeping.begun_student import begun_student, hub_of
 from pipeline.distill.keeping.export import export_model, is_exported, model_card, refuse_to_replace
 from pipeline.distill.keeping.identity import Identity, frozen_shards_of, frozen_to, training_identity

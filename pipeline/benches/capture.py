@@ -27,13 +27,12 @@ from pipeline.cache.settings import CacheSettings
 from pipeline.cache.writer import CacheWriter
 from pipeline.data.sequences import Sequences
 from pipeline.models.device import choose_dtype, environment
-from pipeline.models.probe import chunk_within, shard_positions_of
+from pipeline.models.probe import shard_positions_of, usual_chunk
 from pipeline.models.shard_scorer import Scored, beside_packing
 from pipeline.models.teacher import Teacher
 
 GOALS = {"cpu": 0.82, "cuda": 0.95}
 DURABILITY_GOAL = 0.03
-_LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}  # as the probe of a capture chooses its chunk
 _SCORE, _ENCODE = ("teacher.py", "score"), ("byte_codec.py", "encode")
 # Part of scoring -> the functions it consists of, as (file, name); what they call counts.
 PARTS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -96,7 +95,7 @@ def bench_capture(
     """Capture a few batches of random ids with a random model of a named shape; `folder` is used and emptied."""
     vocab_size = SHAPES[shape]["vocab_size"]
     causal = make_shape(shape, choose_dtype("auto", device), device)
-    chunk = chunk_within(_LOGITS_BYTES[device.type], vocab_size)
+    chunk = usual_chunk(vocab_size, device.type == "cuda")
     bench = CaptureBench(
         Teacher(causal, layout_of(vocab_size), seed=0, batch_size=batch_size, chunk_positions=chunk),
         random_sequences(batch_size * num_batches, 0, sequence_length, vocab_size),

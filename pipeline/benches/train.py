@@ -38,7 +38,7 @@ from pipeline.distill.learner import Learner
 from pipeline.distill.settings import TrainSettings
 from pipeline.distill.weighting.loss_weights import LossWeights
 from pipeline.models.device import choose_dtype, environment
-from pipeline.models.probe import chunk_within
+from pipeline.models.probe import usual_chunk
 from pipeline.models.teacher import Teacher
 
 TRAINER_GOAL, DATA_WAIT_GOAL = 0.97, 0.02
@@ -49,7 +49,6 @@ NO_ACCELERATE = (
 _LEARNING_RATE = 1e-4
 _WARMUP = 1
 _WAITING_STEPS = 4  # by which the wait for data is measured
-_LOGITS_BYTES = 64 * 2**20
 _HERE = "pipeline.benches.train"
 
 
@@ -118,7 +117,7 @@ def write_cache(folder: Path, device: torch.device, sizes: TrainSizes) -> None:
     """A sealed cache of random sequences, scored by a model with hardly a body: its records cost what any do."""
     vocab_size = SHAPES[sizes.student]["vocab_size"]
     scorer = "thin" if vocab_size == SHAPES["thin"]["vocab_size"] else sizes.student
-    chunk = chunk_within(_LOGITS_BYTES, vocab_size)
+    chunk = usual_chunk(vocab_size, device.type == "cuda")
     teacher = Teacher(make_shape(scorer, torch.float32, device), layout_of(vocab_size), 0, sizes.batch_size, chunk)
     num_train = sizes.batch_size * max(2, sizes.steps)
     sequences = random_sequences(num_train, 1, sizes.sequence_length, vocab_size)

@@ -50,8 +50,8 @@ def find_plan(roots: Sequence[Path]) -> tuple[Plan, list[Path]]:
     if found is None:
         places = "; ".join(f"{root}{'' if root.is_dir() else ', which is not there'}" for root in roots)
         raise IncompleteInputError(
-            f"{roots[0]}: no cache here (looked for {PLAN_NAME}, at any depth, in {places}). Check the path, or name the "
-            "folder that holds one in cache.roots (--set 'cache.roots=[RUN]'), or make one with `sad-pipeline "
+            f"{roots[0]}: no cache here (looked for {PLAN_NAME}, at any depth, in {places}). Check the path, or name "
+            "the folder that holds one in cache.roots (--set 'cache.roots=[RUN]'), or make one with `sad-pipeline "
             "cache-teacher -c CONFIG`"
         )
     return found
@@ -175,7 +175,7 @@ def find_sealed(plan: Plan, roots: Sequence[Path]) -> dict[int, list[SealedShard
                     if is_passed_over(shard.path, damaged):
                         continue
                 copies.setdefault(span.index, []).append(shard)
-        except DamagedDataError as error:
+        except (DamagedDataError, IdentityError) as error:  # damaged, or of a later version
             if root == roots[0]:
                 raise
             warn_once(f"this seal, and the shard beside it, are passed over. {_without(REPAIR, error)}")

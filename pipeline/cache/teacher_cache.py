@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.codec import codec_of
-from pipeline.cache.plan import Plan, ShardSpan
+from pipeline.cache.plan import Plan, ShardSpan, in_turn
 from pipeline.cache.records import Records
 from pipeline.cache.roots import SealedShard, find_plan, find_sealed, find_sequences, require_roots
 from pipeline.cache.schema import ArraySchema, Facts
@@ -88,8 +88,8 @@ class TeacherCache:
 
     @property
     def missing(self) -> list[ShardSpan]:
-        """Shards that are not sealed in any root."""
-        return [span for span in self.plan.shards if span.index not in self.shards]
+        """Shards that are not sealed in any root, in the order in which they are made."""
+        return in_turn(span for span in self.plan.shards if span.index not in self.shards)
 
     @property
     def complete(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pipeline import files
 from pipeline.cache.codec import MaskedRecords, codec_of, make_codec, whole_chunks
-from pipeline.cache.plan import FORMAT_VERSION, SHARDS_FOLDER, Plan, ShardSpan, in_turn
+from pipeline.cache.plan import FORMAT_VERSION, SHARDS_FOLDER, Plan, ShardSpan
 from pipeline.cache.records import Records
-from pipeline.cache.roots import find_files, find_sealed, require_roots
+from pipeline.cache.roots import find_files
 from pipeline.cache.schema import Arrays
 from pipeline.cache.seal import SEAL_SUFFIX, Seal
 from pipeline.cache.shard import packed_bytes, write_shard
@@ -48,14 +48,6 @@ class CacheWriter:
         for span in self._plan.shards:
             if (self._folder / span.shard_name).is_file() and not (self._folder / span.seal_name).exists():
                 files.remove_file(self._folder / span.shard_name)
-
-    def pending(self, roots: Sequence[Path] = ()) -> list[ShardSpan]:
-        """Shards sealed neither here nor below any of `roots`, in turn."""
-        require_roots(roots)
-        sealed = find_sealed(self._plan, [self._folder, *roots])
-        for copies in sealed.values():
-            copies[0].check_size()
-        return in_turn(span for span in self._plan.shards if span.index not in sealed)
 
     def write(self, span: ShardSpan, records: Records | Iterable[Records]) -> Seal:
         """Encode, write and seal one shard.

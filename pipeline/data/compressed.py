@@ -37,8 +37,11 @@ def words_of(error: OSError | EOFError | zlib.error) -> str:
 
 
 def size_unpacked(path: Path) -> int:
-    """Bytes of a file, unpacked."""
-    with open_unpacked(path) as file:
-        if not isinstance(file, gzip.GzipFile):
-            return path.stat().st_size
-        return sum(len(block) for block in iter(lambda: file.read(2**20), b""))
+    """Bytes of a file, unpacked; 0 where it cannot be read, which reading it says."""
+    try:
+        with open_unpacked(path) as file:
+            if not isinstance(file, gzip.GzipFile):
+                return path.stat().st_size
+            return sum(len(block) for block in iter(lambda: file.read(2**20), b""))
+    except READING_ERRORS:
+        return 0

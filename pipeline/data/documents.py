@@ -123,7 +123,7 @@ def pinned(settings: DataSettings) -> DataSettings:
 
 
 def expected_documents(settings: DataSettings) -> int | None:
-    """How many documents reading will meet, at most, where that is cheap to know."""
+    """How many documents reading will meet, at most; None where nobody knows. Lines are counted by reading them."""
     count: int | None
     if settings.document_separator is not None:
         count = None
@@ -132,7 +132,11 @@ def expected_documents(settings: DataSettings) -> int | None:
     elif settings.source == "parquet":
         count = sum(tables.count_parquet_rows(path) for path in source_files(settings).values())
     elif settings.source == "jsonl":
-        count = sum(count_json_rows(path) for path in source_files(settings).values())
+        count, limit = 0, settings.max_documents
+        for path in source_files(settings).values():
+            count += count_json_rows(path, None if limit is None else limit - count)
+            if limit is not None and count >= limit:
+                break
     else:
         count = len(source_files(settings))
     return min((limit for limit in (count, settings.max_documents) if limit is not None), default=None)

@@ -34,15 +34,21 @@ def read_json_rows(path: Path, columns: list[str]) -> Iterator[Row | str | None]
         raise ConfigError(f"{path}: {words_of(error)}. Check data.path and its permissions.") from error
 
 
-def count_json_rows(path: Path) -> int:
-    """How many rows a file has, at most; 0 where it cannot be read, which reading it says."""
+def count_json_rows(path: Path, limit: int | None = None) -> int:
+    """How many rows a file has, blank lines counted; 0 where it cannot be read, which reading it says.
+
+    No more of it is read once there are `limit`.
+    """
     if packed_otherwise(path):
         return 0
     try:
         with open_unpacked(path) as file:
             if (rows := _list_in(path, file)) is not None:
                 return len(rows)
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+            count, last = 0, b"\n"
+            while (limit is None or count < limit) and (block := file.read(2**20)):
+                count, last = count + block.count(b"\n"), block[-1:]
+            return count + (last != b"\n")
     except READING_ERRORS:
         return 0
 

@@ -20,7 +20,8 @@ def publish_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
     def fill(staging: Path) -> None:
         tokenizer.save(staging)
-        plain = Tokenizer.load(staging) if _leave_code_out(staging) else tokenizer
+        has_code = _leave_code_out(staging)
+        plain = Tokenizer.load(staging).within(tokenizer.vocab_size) if has_code else tokenizer
         if differences(tokenizer.fingerprint(), plain.fingerprint()):
             raise ConfigError(
                 f"tokenizer {tokenizer.name}: has code of its own, and without it does not do the same. A cache is "

@@ -64,8 +64,12 @@ def _tokenized_documents(
     limit = TokenLimit(settings.max_tokens, settings.validation_fraction, tokenizer.end_of_text_id)
     by_tokens = settings.max_tokens is not None
     total = settings.max_tokens if settings.max_tokens is not None else expected_documents(settings) or 0
+    num_told = 0  # documents, dropped ones as well
     with Progress("tokenising", total, "training tokens" if by_tokens else "documents") as progress:
         for document, encoded in _encoded(settings, tokenizer, report, progress, pause, limit):
+            if not by_tokens:
+                progress.advance(report.documents_read - num_told)
+                num_told = report.documents_read
             reason = encoded.reason if isinstance(encoded, Unreadable) else fault_in_ids(encoded, tokenizer.vocab_size)
             if reason is not None:
                 report.drop(document.key, reason)
@@ -75,7 +79,8 @@ def _tokenized_documents(
             if taken is not None:
                 report.keep(document, taken)
                 yield taken
-            progress.advance(limit.num_taken - num_before if by_tokens else 1)
+            if by_tokens:
+                progress.advance(limit.num_taken - num_before)
             if limit.reached:
                 report.max_tokens_reached = True
                 return

@@ -136,8 +136,12 @@ class Tokenizer:
         return str(self._backend.decode([int(index) for index in ids], skip_special_tokens=False))
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files into a folder that `files.publish_folder` makes durable."""
-        self._fast.save_pretrained(str(folder))
+        """Write the tokenizer's files into a folder that `files.publish_folder` makes durable.
+
+        Several chat templates stand in tokenizer_config.json: as files of their own they would need a folder below.
+        """
+        several = isinstance(self._fast.chat_template, dict)
+        self._fast.save_pretrained(str(folder), save_jinja_files=not several)
 
     def save_beside(self, folder: Path, max_positions: int | None) -> None:
         """The same beside a model, whose longest text is the tokenizer's then; None where the model has no longest."""

@@ -46,9 +46,10 @@ def _fault(document: Document, settings: DataSettings, seen: set[bytes]) -> str 
         digest = _digest(document)
     except UnicodeEncodeError:
         return "not valid Unicode (a lone surrogate)"
-    if settings.drop_duplicates and digest in seen:
-        return "duplicate"
-    seen.add(digest)
+    if settings.drop_duplicates:
+        if digest in seen:
+            return "duplicate"
+        seen.add(digest)
     return None
 
 

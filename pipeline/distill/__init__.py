@@ -3,7 +3,7 @@
 Rooms and files, each knowing only those before it: `settings` (the keys of `train`), `ranks` (the processes of a
 training), `loss`, `losses` (the loss as anyone may call it), `keeping`, `optimization`, `weighting`, `batching`,
 `step_result`, `guards`, `validation`, `stopwatch`, `learner` (takes the steps), `checkpoint_room`, `journal`,
-`training_workers`.
+`saves`, `training_workers`.
 """
 
 from __future__ import annotations

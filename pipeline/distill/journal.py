@@ -94,9 +94,9 @@ class Journal:
             # It may have been meant to go on from there.
             changed = differences(identity_in(other.state), self.training)
             warn_once(
-                "train.roots hold no checkpoint of this training, so none is continued, and it begins at its first step; "
-                f"{other.folder} is of another one. To go on with that one put back what differs; to begin this one "
-                f"from where it stands: --fork-from {other.folder}. What differs:\n" + "\n".join(changed)
+                "train.roots hold no checkpoint of this training, so none is continued, and it begins at its first "
+                f"step; {other.folder} is of another one. To go on with that one put back what differs; to begin this "
+                f"one from where it stands: --fork-from {other.folder}. What differs:\n" + "\n".join(changed)
             )
         return max(found, key=lambda checkpoint: checkpoint.step, default=None)
 

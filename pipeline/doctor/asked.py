@@ -124,8 +124,7 @@ def look_at_config(
     standing = look_at_cache(cache, run)
     asked_teacher = None
     if not standing.complete and made is not None and not Path(teacher.model).is_dir():
-        found = Found(f"a {made[0]['model_type']} model, made first")
-        asked_teacher = AskedModel("teacher", teacher.device, teacher.dtype, found, size=size_of_block(*made))
+        asked_teacher = _look_at_block(*made, teacher)
     elif not standing.complete:
         named = teacher if standing.plan is None else planned_teacher(standing.plan, teacher)
         asked_teacher = look_at_teacher(named, hub, standing.dtype)
@@ -151,6 +150,16 @@ def look_at_config(
         eval_teacher=None if eval_teacher in (None, teacher.model) else beside(str(eval_teacher)),
         baselines={name: beside(folder) for name, folder in (baselines or {}).items()},
     )
+
+
+def _look_at_block(block: dict[str, Any], vocab_size: int, teacher: TeacherSettings) -> AskedModel:
+    """The teacher that a demo makes first."""
+    found, size = Found("a model made first, of the block demo.teacher"), None
+    try:
+        size = size_of_block(block, vocab_size, where="demo.teacher")
+    except SadError as error:
+        found = Found(found.where, str(error))
+    return AskedModel("teacher", teacher.device, teacher.dtype, found, size=size)
 
 
 def look_at_teacher(settings: TeacherSettings, hub: Hub | None, planned: Dtype | None = None) -> AskedModel:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.doctor.libraries import installed_versions
+from pipeline.errors import first_line
 from pipeline.machine import Disk, HostMemory, cpu_name, disk_below, host_memory, usable_cores
 from pipeline.models.device import Capability, build_supports, dtype_for
 from pipeline.output_limit import folder_bytes
@@ -182,7 +183,7 @@ def multiply(device: torch.device, dtype: torch.dtype, rows: int) -> Product:
         seconds = time.perf_counter() - started
         right = bool((product.double() == rows).all())
     except RuntimeError as error:
-        return Product(name, rows, 0.0, (str(error).strip() or type(error).__name__).splitlines()[0])
+        return Product(name, rows, 0.0, first_line(error))
     if not right:
         return Product(name, rows, 0.0, f"ones times ones did not give {rows:,} everywhere: the card is not sound")
     return Product(name, rows, 2 * rows**3 / seconds / 1e12)

@@ -110,6 +110,8 @@ def read_standing(checkpoints: Path) -> Standing | None:
     """The newest finished checkpoint, by its state alone: tensors are neither read nor checked."""
     commits = sorted(checkpoints.glob("step-*/COMMIT.json"), key=lambda path: path.parent.name, reverse=True)
     for commit in commits:
+        if not commit.parent.name.removeprefix("step-").isdecimal():  # a renamed copy is somebody's own
+            continue
         with contextlib.suppress(DamagedDataError, OSError, KeyError, ValueError):
             state = files.read_json(commit.with_name("state.json"))
             training = state.get("training")

@@ -91,17 +91,23 @@ def empty_model(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 def make_model(
-    config: dict[str, Any], vocab_size: int, end_of_text_id: int, seed: int, begin_of_text_id: int | None = None
+    config: dict[str, Any],
+    vocab_size: int,
+    end_of_text_id: int,
+    seed: int,
+    begin_of_text_id: int | None = None,
+    where: str = "student.config",
 ) -> Any:
     """A fresh model in float32 from a config block (`model_type` and its sizes), the same for the same seed.
 
     The vocabulary comes from the tokenizer; a larger `vocab_size` in the block pads the matrices. Padding is told to be
     the end-of-text id only afterwards: that id is in the text, and its row is drawn and learns like any other.
+    ConfigError, with the key `where` the block stands, for one that no model can be made of.
     """
-    values = {"vocab_size": vocab_size, **_checked_block(config)}
+    values = {"vocab_size": vocab_size, **_checked_block(config, where)}
     if not isinstance(values["vocab_size"], int) or values["vocab_size"] < vocab_size:
         raise ConfigError(
-            f"student.config.vocab_size: the tokenizer has {vocab_size:,} ids, found {values['vocab_size']!r}. Leave "
+            f"{where}.vocab_size: the tokenizer has {vocab_size:,} ids, found {values['vocab_size']!r}. Leave "
             "the key out."
         )
     values["eos_token_id"], values["pad_token_id"] = end_of_text_id, None
@@ -112,7 +118,7 @@ def make_model(
             made = AutoConfig.for_model(config["model_type"], **values)
             model = _keep_softcap(AutoModelForCausalLM.from_config(made, dtype=torch.float32))
     except Exception as error:  # each architecture refuses sizes that do not fit in its own way
-        raise ConfigError(f"student.config: no {config['model_type']} model can be made of it. {error}") from error
+        raise ConfigError(f"{where}: no {config['model_type']} model can be made of it. {error}") from error
     for settings in (model.config, model.generation_config):
         if settings is not None:
             settings.pad_token_id = end_of_text_id
@@ -168,13 +174,15 @@ def _refuse_partial(reference: str, report: dict[str, Any]) -> None:
             )
 
 
-def _checked_block(config: dict[str, Any]) -> dict[str, Any]:
+def _checked_block(config: dict[str, Any], where: str) -> dict[str, Any]:
     """The block without model_type; an unknown type or key is refused with the nearest right one."""
+    if "model_type" not in config:
+        raise ConfigError(f"{where} needs model_type, such as llama")
     model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
         near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING.keys()), 1)
         raise ConfigError(
-            f"student.config.model_type: unknown architecture {model_type!r}; "
+            f"{where}.model_type: unknown architecture {model_type!r}; "
             + (f"did you mean {near[0]!r}?" if near else "try llama, qwen3 or gpt2")
         )
     with _quiet_transformers():
@@ -184,7 +192,7 @@ def _checked_block(config: dict[str, Any]) -> dict[str, Any]:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"student.config: {model_type} has no key {key!r}; {hint}")
+            raise ConfigError(f"{where}: {model_type} has no key {key!r}; {hint}")
     return {key: value for key, value in config.items() if key != "model_type"}
 
 

@@ -43,11 +43,10 @@ _FLOPS_PER_SECOND = {"cpu": 5e10, "cuda": 1e13}  # what two cores, or a card of 
 
 @dataclass(frozen=True, slots=True)
 class CaptureChoice:
-    """Sizes and precision of a capture, as the plan records them."""
+    """Sizes of a capture, as the plan records them."""
 
     batch_size: int
     chunk_positions: int
-    dtype: str
     shard_positions: int
     bytes_per_scored: float = field(default=0.0, compare=False)
     """what a scored position of the first sequences takes on disk; not chosen, but measured"""
@@ -78,7 +77,7 @@ def probe_capture(
     position_bytes = bytes_per_position(records, loss_mask)
     shard = shard_positions_of(model, position_bytes, settings.shard_positions)
     scored_bytes = position_bytes * loss_mask.size / max(1, int(np.count_nonzero(loss_mask)))
-    return CaptureChoice(batch, chunk, str(model.dtype).removeprefix("torch."), shard, scored_bytes)
+    return CaptureChoice(batch, chunk, shard, scored_bytes)
 
 
 def usual_chunk(vocab_size: int, on_card: bool) -> int:

@@ -31,10 +31,10 @@ def size_of_folder(folder: Path, trust_remote_code: bool = False) -> ModelSize:
     return _count(empty_model(folder, trust_remote_code))
 
 
-def size_of_block(block: dict[str, Any], vocab_size: int) -> ModelSize:
-    """Of a fresh model with so many ids, as in student.config; ConfigError as `make_model` has it."""
+def size_of_block(block: dict[str, Any], vocab_size: int, where: str = "student.config") -> ModelSize:
+    """Of a fresh model with so many ids, from the block that stands `where`; ConfigError as `make_model` has it."""
     with torch.device("meta"):
-        return _count(make_model(block, vocab_size, end_of_text_id=0, seed=0))
+        return _count(make_model(block, vocab_size, end_of_text_id=0, seed=0, where=where))
 
 
 def _count(model: Any) -> ModelSize:

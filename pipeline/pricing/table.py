@@ -85,7 +85,7 @@ def _run_row(estimate: Estimate) -> Row:
     words = "in one run directory" if fits else _IN_ANOTHER_SESSION
     if training_bytes > gigabytes * 1e9:
         training = estimate.training
-        has_average = training.checkpoint_bytes > 3 * training.model_bytes  # the student, and two moments of each weight
+        has_average = training.checkpoint_bytes > 3 * training.model_bytes  # beside weights and two moments of each
         without = "train.ema_decay: 0, or " if has_average else ""
         words = f"MORE: the training's {format_bytes(training_bytes)} alone; {without}a smaller student"
     return "cache and training", f"at most {format_bytes(estimate.run_bytes)} of {gigabytes:g} GB, {words}"

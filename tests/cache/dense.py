@@ -11,6 +11,7 @@ from pipeline.cache.codec import RecordCodec
 from pipeline.cache.layout import RecordLayout
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, Plan, cut_shards
 from pipeline.cache.records import PADDING_ID, Records
+from pipeline.cache.roots import find_sealed
 from pipeline.cache.schema import Arrays
 from pipeline.cache.sequence_file import write_sequences
 from pipeline.cache.writer import CacheWriter
@@ -208,7 +209,8 @@ def make_cache(
 
 
 def write_shards(folder: Path, plan: Plan, sequences: Sequences, records: Records) -> None:
-    """Seal everything that is pending in a folder."""
+    """Seal everything that is missing in a folder."""
     writer = CacheWriter(folder, plan, sequences, ENVIRONMENT)
-    for span in writer.pending():
+    sealed = find_sealed(plan, [folder])
+    for span in [span for span in plan.shards if span.index not in sealed]:
         writer.write(span, records.rows(slice(span.first * plan.sequence_length, span.stop * plan.sequence_length)))

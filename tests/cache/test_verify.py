@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline import files
+from pipeline.cache import TeacherCache
 from pipeline.cache.codec import codec_of
 from pipeline.cache.plan import Plan
 from pipeline.cache.repair import repair
@@ -73,7 +74,7 @@ def test_damage_is_found_removed_and_made_again(tmp_path: Path) -> None:
     assert all(problem.repairable and "sad-pipeline repair" in str(problem) for problem in problems)
     assert repair(tmp_path, problems) == shards[:3]
     assert verify_cache(tmp_path) == []
-    assert [span.index for span in CacheWriter(tmp_path, plan, sequences, ENVIRONMENT).pending()] == [0, 1, 2]
+    assert [span.index for span in TeacherCache.open(tmp_path).missing] == [0, 1, 2]
     write_shards(tmp_path, plan, sequences, records)
     assert {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == before
 

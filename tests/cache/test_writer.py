@@ -45,7 +45,7 @@ def test_parts_of_any_size_give_the_same_bytes(tmp_path: Path) -> None:
     plan, sequences, records = make_cache(tmp_path / "whole")
     make_plan(tmp_path / "parts", sequences, plan.layout)
     writer = CacheWriter(tmp_path / "parts", plan, sequences, ENVIRONMENT)
-    for span in reversed(writer.pending()):
+    for span in reversed(plan.shards):
         writer.write(span, (records.rows(slice(row * 16, row * 16 + 16)) for row in range(span.first, span.stop)))
     assert _bytes_of(tmp_path / "parts") == _bytes_of(tmp_path / "whole")
 
@@ -60,22 +60,25 @@ def test_masked_positions_leave_no_trace(tmp_path: Path) -> None:
     assert _bytes_of(tmp_path / "dirty") == _bytes_of(tmp_path / "clean")
 
 
-def test_pending_is_what_no_root_has_sealed(tmp_path: Path) -> None:
+def test_missing_is_what_no_root_has_sealed(tmp_path: Path) -> None:
     plan, sequences, records = make_cache(tmp_path / "here")
     for index in (0, 2):
         (tmp_path / "here" / "shards" / plan.shards[index].seal_name).unlink()
-    writer = CacheWriter(tmp_path / "here", plan, sequences, ENVIRONMENT)
-    assert [span.index for span in writer.pending()] == [0, 2]
+
+    def missing(*roots: Path) -> list[int]:
+        return [span.index for span in TeacherCache.open(tmp_path / "here", *roots).missing]
+
+    assert missing() == [0, 2]
     make_cache(tmp_path / "mounted" / "deep" / "below")
     (tmp_path / "mounted" / "deep" / "below" / "shards" / plan.shards[0].seal_name).unlink()
-    assert [span.index for span in writer.pending([tmp_path / "mounted"])] == [0]
+    assert missing(tmp_path / "mounted") == [0]
     with pytest.raises(ConfigError, match="no such folder"):
-        writer.pending([tmp_path / "nowhere"])
+        missing(tmp_path / "nowhere")
     before = _bytes_of(tmp_path / "here")
     write_shards(tmp_path / "here", plan, sequences, records)
     after = _bytes_of(tmp_path / "here")
     assert before.items() <= after.items()
-    assert writer.pending() == []
+    assert missing() == []
 
 
 def test_a_failure_halfway_leaves_neither_shard_nor_seal(tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_a_failure_halfway_leaves_neither_shard_nor_seal(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         writer.write(plan.shards[1], stopping())
     assert list((tmp_path / "shards").iterdir()) == []
-    assert writer.pending() == [*plan.spans(VALIDATION), *plan.spans(TRAIN)]
+    assert TeacherCache.open(tmp_path).missing == [*plan.spans(VALIDATION), *plan.spans(TRAIN)]
 
 
 @pytest.mark.parametrize(
@@ -121,12 +124,11 @@ def test_seals_of_another_plan_are_never_written_over(tmp_path: Path) -> None:
 
 
 def test_a_sealed_shard_of_the_wrong_size_is_said(tmp_path: Path) -> None:
-    plan, sequences, _ = make_cache(tmp_path)
+    plan, _, _ = make_cache(tmp_path)
     path = tmp_path / "shards" / plan.shards[1].shard_name
     path.write_bytes(path.read_bytes()[:-1])
-    writer = CacheWriter(tmp_path, plan, sequences, ENVIRONMENT)
     with pytest.raises(DamagedDataError, match=r"its seal names.*sad-pipeline repair"):
-        writer.pending()
+        TeacherCache.open(tmp_path)
 
 
 def test_remains_of_a_crash_are_swept(tmp_path: Path) -> None:
@@ -160,6 +162,7 @@ def test_a_folder_where_a_file_stands(tmp_path: Path) -> None:
 _WRITE_FOREVER = """
 import sys
 from pathlib import Path
+from pipeline.cache import TeacherCache
 from pipeline.cache.plan import Plan
 from pipeline.cache.sequence_file import StoredSequences
 from pipeline.cache.writer import CacheWriter
@@ -169,7 +172,7 @@ plan = Plan.load(folder / "plan.json")
 sequences = StoredSequences.of(plan, folder / "sequences.shard")
 records = records_of(plan.layout, logits_of(plan.num_sequences * 16, 50))
 writer = CacheWriter(folder, plan, sequences, ENVIRONMENT)
-for span in writer.pending():
+for span in TeacherCache.open(folder).missing:
     print("next", flush=True)
     sys.stdin.readline()
     writer.write(span, records.rows(slice(span.first * 16, span.stop * 16)))

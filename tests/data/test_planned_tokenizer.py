@@ -41,6 +41,25 @@ def test_of_one_with_code_of_its_own_the_plain_one_is_kept(tmp_path: Path) -> No
     assert kept.fingerprint() == tokenizer.fingerprint()
 
 
+def test_one_with_code_of_its_own_and_ids_beyond_the_teachers_rows(tmp_path: Path) -> None:
+    tokenizer = with_code(tmp_path / "own")
+    fewer = tokenizer.within(tokenizer.vocab_size - 1)
+    assert fewer.vocab_size == tokenizer.vocab_size - 1
+    publish_tokenizer(fewer, tmp_path / "kept")
+    assert planned_tokenizer(tmp_path / "kept", fewer.fingerprint()).vocab_size == fewer.vocab_size
+
+
+def test_several_chat_templates_are_kept(tmp_path: Path) -> None:
+    tiny.save_tokenizer(tmp_path / "own")
+    path = tmp_path / "own" / "tokenizer_config.json"
+    templates = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": templates}))
+    tokenizer = Tokenizer.load(tmp_path / "own")
+    publish_tokenizer(tokenizer, tmp_path / "kept")
+    assert planned_tokenizer(tmp_path / "kept", tokenizer.fingerprint()).fingerprint() == tokenizer.fingerprint()
+    assert all(path.is_file() for path in (tmp_path / "kept").iterdir())
+
+
 def test_one_that_needs_its_code_is_refused_before_there_is_a_cache(tmp_path: Path) -> None:
     """Whose files, without the code, end a text with another token."""
     tokenizer = with_code(tmp_path / "own")

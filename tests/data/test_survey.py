@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.data import survey as survey_module
+from pipeline.data.documents import expected_documents
+from pipeline.data.json_rows import count_json_rows
 from pipeline.data.packing import Mode
 from pipeline.data.preparation import prepare_sequences
 from pipeline.data.settings import DataSettings
@@ -152,3 +155,22 @@ def test_documents_of_rows_need_a_limit(rows: Path, tokenizer: Tokenizer) -> Non
     settings = settings_for(rows, document_separator="\n", drop_duplicates=False)
     with pytest.raises(ConfigError, match=r"data\.document_separator '\\n': how many .* Set data\.max_tokens"):
         survey(settings, tokenizer, "packed")
+
+
+def test_a_file_that_cannot_be_unpacked_counts_for_nothing(texts: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """As capture drops it with its reason."""
+    whole = tmp_path / "texts"
+    shutil.copytree(texts, whole)
+    found = survey(settings_for(whole), tokenizer, "packed")
+    (whole / "broken.txt.gz").write_bytes(gzip.compress(b"words " * 10_000)[:100])
+    broken = survey(settings_for(whole), tokenizer, "packed")
+    assert broken.num_train == pytest.approx(found.num_train, rel=0.05)
+
+
+def test_rows_are_counted_to_the_limit_and_the_last_one_needs_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' * 200_000 + b'{"text": "a"}')
+    assert count_json_rows(path) == 200_001
+    assert 10 <= count_json_rows(path, limit=10) < 200_000, "most of it was not read"
+    settings = DataSettings(source="jsonl", path=str(path), sequence_length=32, max_documents=10)
+    assert expected_documents(settings) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from pipeline import files
 from pipeline.distill.keeping import checkpoint as checkpoint_module
-from pipeline.distill.keeping.checkpoint import open_checkpoint, retire_best, retire_checkpoints
+from pipeline.distill.keeping.checkpoint import newest_checkpoint, open_checkpoint, retire_best, retire_checkpoints
+from pipeline.distill.keeping.verify import verify_student
 from pipeline.errors import DamagedDataError, IdentityError
 from tests.distill.small_checkpoints import names, save
 from tests.stages.toys import Toy, flip_a_bit, make_toy
@@ -187,3 +189,18 @@ def test_one_that_does_not_read_back_costs_no_other(
     assert "differs from COMMIT.json. It was written just now: the disk is not to be trusted. Copy the " in ended.stderr
     assert {"s4", "s8"} <= set(names(run_dir / "student" / "checkpoints"))
     assert "step-00000004" not in [name for name, _ in removed]
+
+
+def test_a_renamed_copy_is_somebodys_own(tmp_path: Path) -> None:
+    """Whatever it is called: it is not gone on from, and nothing newer goes for it."""
+    folder = tmp_path / "student" / "checkpoints"
+    for step in (2, 4):
+        save(folder, step)
+    shutil.copytree(folder / "step-00000002", folder / "step-keep")
+    newest = newest_checkpoint([folder])
+    assert newest is not None
+    assert (newest.step, newest_checkpoint(roots=[tmp_path])) == (4, newest)
+    retire_checkpoints(folder, 4, None)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000004", "step-keep"]
+    (folder / "step-keep" / "weights.safetensors").write_bytes(b"")
+    assert verify_student(tmp_path / "student") == []

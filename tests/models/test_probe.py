@@ -24,7 +24,7 @@ def _sequences(sequence_length: int = 24):
 def test_on_cpu_the_choice_follows_from_sizes_alone():
     causal = CausalModel(tiny.make_model(), tiny.VOCAB_SIZE)
     first = probe_capture(causal, _sequences(), LAYOUT, CacheSettings())
-    assert first == CaptureChoice(batch_size=4096 // 24, chunk_positions=4096, dtype="float32", shard_positions=2**20)
+    assert first == CaptureChoice(batch_size=4096 // 24, chunk_positions=4096, shard_positions=2**20)
     assert probe_capture(causal, _sequences(), LAYOUT, CacheSettings()) == first
 
 
@@ -33,7 +33,7 @@ def test_settings_win():
     choice = probe_capture(
         causal, _sequences(), LAYOUT, CacheSettings(batch_size=3, chunk_positions=5, shard_positions=700)
     )
-    assert choice == CaptureChoice(batch_size=3, chunk_positions=5, dtype="bfloat16", shard_positions=700)
+    assert choice == CaptureChoice(batch_size=3, chunk_positions=5, shard_positions=700)
 
 
 @pytest.mark.parametrize(

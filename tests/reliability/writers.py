@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from pipeline import files
+from pipeline.cache import TeacherCache
 from pipeline.cache.plan import PLAN_NAME, SEQUENCES_NAME, SHARDS_FOLDER, Plan
 from pipeline.cache.records import Records
 from pipeline.cache.sequence_file import StoredSequences
@@ -129,7 +130,7 @@ def seal_pending(task: Task, plan: Plan, sequences: Sequences, records: Records)
             writer.remove_unfinished()
         else:  # what nobody holds may go, whoever else is at work
             files.sweep_temporary(run.cache / SHARDS_FOLDER)
-        pending = writer.pending([Path(task.root)] if task.root else [])
+        pending = TeacherCache.open(run.cache, *([task.root] if task.root else [])).missing
         Random(task.seed).shuffle(pending)
         for span in pending:
             writer.write(span, records.rows(slice(span.first * length, span.stop * length)))

@@ -55,7 +55,7 @@ def test_the_demo_from_nothing_and_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert "labels only" in page.read_text(encoding="utf-8")
     rows = json.loads((root / "eval" / "eval.json").read_text())["rows"]
     exported = [row["kind"] for row in rows if row["name"] == "student, as exported"]  # where the last is not the best
-    assert [row["kind"] for row in rows] == ["teacher", "initial", "student", "student", *exported, "baseline"]
+    assert [row["kind"] for row in rows] == ["teacher", "initial", "student", *exported, "baseline"]
     assert all(row["kl_exact_nats"] is not None for row in rows[1:])
     assert sorted(path.name for path in root.iterdir() if not path.name.startswith(".")) == [
         "cache",
@@ -165,6 +165,16 @@ def test_the_demo_needs_its_section(tmp_path: Path) -> None:
     ended = run("demo", "--run-dir", str(tmp_path / "run"), "--set", "demo=null")
     assert ended.code == 2
     assert "no demo section" in ended.stderr
+
+
+def test_a_wrong_key_of_the_teacher_is_refused_before_any_text_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = demo("--set", "demo.teacher.hidden_sizes=3")
+    refuse(ended, 2, "demo.teacher: llama has no key 'hidden_sizes'; did you mean 'hidden_size'?")
+    assert "tokenising" not in ended.stderr
+    refuse(demo("--set", "demo.teacher={hidden_size: 64}"), 2, "demo.teacher needs model_type, such as llama")
 
 
 def test_a_teacher_half_made_by_another_recipe_is_told_with_what_to_remove(

@@ -199,6 +199,8 @@ def test_what_cache_teacher_refuses_is_refused(toy: Toy, cached: Path, tmp_path:
     assert toy.run("estimate", run_dir, "--set", "cache.head_size=8").code == 3
     assert toy.run("estimate", tmp_path / "none", "--set", "data.path=gone").code == 2
     assert toy.run("estimate", tmp_path / "none", "--gb", "0").code == 2
+    ended = toy.run("estimate", tmp_path / "none", "--set", "cache.num_draws=0")
+    assert (ended.code, "Set train.objective to bucket" in ended.stderr) == (2, True)
     assert (tree(run_dir), (tmp_path / "none").exists()) == (before, False)
 
 

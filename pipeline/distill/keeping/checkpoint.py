@@ -114,7 +114,8 @@ def newest_checkpoint(
 
     So is one in `roots`, which are only read, that cannot be read now. In `folders` that is a StorageError: it may be
     whole, and whoever goes on from an older one lets go of it. `is_wanted` is asked about the state of each. `whole` is
-    as in `open_checkpoint`. Only folders whose name begins with `prefix` count; of equal names the first one found.
+    as in `open_checkpoint`. Only folders called `prefix` and a number count (or just `prefix`, which may hold it): a
+    renamed copy is somebody's own. Of equal names the first one found.
     """
     committed: dict[Path, tuple[Path, bool]] = {}
     for folder, kept in [*((folder, True) for folder in folders), *((root, False) for root in roots)]:
@@ -134,10 +135,11 @@ def newest_checkpoint(
 
 
 def _committed(folder: Path, kept: bool, prefix: str) -> Iterator[Path]:
-    """Folders below `folder` that are called as checkpoints and hold a COMMIT.json."""
+    """Folders below `folder` that are called as checkpoints are and hold a COMMIT.json."""
+    called = re.compile(rf"{re.escape(prefix)}\d*")
     for parent, children, _ in walk(folder, lambda error: _pass_over(Path(error.filename), error, kept)):
-        tell_links(Path(parent), [child for child in children if not child.startswith(prefix)])
-        for child in [child for child in children if child.startswith(prefix)]:
+        tell_links(Path(parent), [child for child in children if not called.fullmatch(child)])
+        for child in filter(called.fullmatch, [*children]):
             try:
                 (Path(parent) / child / COMMIT).lstat()
             except (FileNotFoundError, NotADirectoryError):

@@ -25,8 +25,8 @@ def verify_student(student: Path) -> list[Problem]:
     """
     problems, newest = [], None
     for path in sorted((student / "checkpoints").glob("*-*")):
-        prefix = path.name.partition("-")[0]
-        if prefix not in _FIXES:
+        prefix, _, step = path.name.partition("-")
+        if prefix not in _FIXES or not step.isdecimal():  # a renamed copy is somebody's own
             continue
         if not (path / COMMIT).is_file():
             say(f"note: {path}: has no {COMMIT}, so it counts as absent")

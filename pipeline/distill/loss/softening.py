@@ -202,7 +202,7 @@ def tail_draws(
         nothing_N0 = records.draw_logprobs_NM[:, :0]
         return records.draw_ids_NM[:, :0], nothing_N0, nothing_N0
     num_draws, head_size = records.draw_ids_NM.shape[1], records.ids_NK.shape[1]
-    if num_draws == 0 and head_size < records.vocab_size and records.layout.kind != "sampled":
+    if num_draws == 0 and head_size < records.vocab_size:
         raise ValueError(
             f"objective sampled_tail: expected tail draws in the records, found none for the {records.vocab_size:,} − "
             f"{head_size:,} ids outside the head; use the objective bucket, or make a cache with draws"
