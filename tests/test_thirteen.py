@@ -7,6 +7,7 @@ Numbers are those of README's table. What each part does in detail is tested bes
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -230,10 +231,10 @@ def test_08_trouble_is_said_and_progress_shown(
     toy: Toy, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A student with far too large weights, on a card that is nearly full, whose memory is not watched."""
-    pytest.importorskip("tensorboard", reason="needs the extra: pip install sad-pipeline[tensorboard]")
+    has_tensorboard = importlib.util.find_spec("tensorboard") is not None  # an extra
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
     monkeypatch.setattr(memory_guard, "card_probe", lambda device: lambda: (95, 100))
-    settings = (*WILD, "train.steps=2", "train.memory_guard=0", "train.tensorboard=true")
+    settings = (*WILD, "train.steps=2", "train.memory_guard=0", f"train.tensorboard={has_tensorboard}")
     said = train(toy, cached, tmp_path / "run", *options(*settings)).stderr
     assert "note: step 1: the gradient's norm is" in said
     assert said.count("95% of the card's memory is in use, above 90%") == 1
@@ -243,7 +244,8 @@ def test_08_trouble_is_said_and_progress_shown(
     draws = f"{first['effective_draws']:.0f} draws, data wait "
     assert f"loss {first['loss']:.3f}, {ce}, {kd}, {norm}" in said
     assert re.search(re.escape(draws) + r"[0-9]+%, memory 95%", said)
-    assert shown(tmp_path / "run")["train/ce"] == pytest.approx({1: first["ce"], 2: last["ce"]}, rel=1e-6)
+    if has_tensorboard:
+        assert shown(tmp_path / "run")["train/ce"] == pytest.approx({1: first["ce"], 2: last["ce"]}, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LARGE)

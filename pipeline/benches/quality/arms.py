@@ -48,6 +48,8 @@ FULL_CANDIDATES: Mapping[str, Changes] = {
     "ce0_1_routed": _full(0.1, 1.0, "learned"),
     "ce0_02_tau1_2_routed": _full(0.02, 1.2, "learned"),
     "ce0_1_tau1_2_routed": _full(0.1, 1.2, "learned"),
+    "ce0_1_routed_balanced": _full(0.1, 1.0, "learned", balance=True),
+    "ce0_05_tau1_2_routed_balanced": _full(0.05, 1.2, "learned", balance=True),
     "ce0_1_tau1_2_routed_balanced": _full(0.1, 1.2, "learned", balance=True),
 }
 """What full distillation chooses from: the default's own among it, so that what is lost to a cache is lost to it alone.

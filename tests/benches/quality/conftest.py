@@ -16,5 +16,5 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     ended = quality(run_dir, *ARMS, "--json")
     assert ended.code == 0, ended.stderr
     # Two beginnings, three rates with two seeds for each of six arms, and those from which full chooses first.
-    assert "51 trainings" in ended.stderr
+    assert "53 trainings" in ended.stderr
     return run_dir / "quality", json.loads(ended.stdout)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.evaluation.study.results import load_results
 from pipeline.pause import PauseRequest
 from tests.benches.quality.toy_study import ARMS, MARKS, Study, quality, words
 from tests.stages.toys import REPOSITORY, run
@@ -93,3 +94,20 @@ def wait_until_gone(group: int) -> None:
             return
         assert time.monotonic() < deadline, "processes stayed behind"
         time.sleep(0.05)
+
+
+def test_the_long_form_goes_on_from_the_short_one(tmp_path: Path) -> None:
+    """Few steps and four times as many, on one vocabulary, with the same beginnings; what is trained stays trained."""
+    arms = ["--arms", "default", "--seeds", "1"]
+    short = json.loads(quality(tmp_path, *arms, "--json").stdout)["results"]
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("chosen.json")}
+    ended = quality(tmp_path, "--long", *arms, "--json")
+    assert ended.code == 0, ended.stderr
+    results = json.loads(ended.stdout)["results"]
+    names = {result["name"] for result in results}
+    assert [result for result in results if ".many." not in result["name"]] == short
+    assert {f"quality.{arm}.many.kl_nats" for arm in ("labels", "full", "default")} <= names
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    told = load_results(tmp_path / "quality" / "quality.json")
+    assert [study.title.partition(" steps")[0] for study in told] == ["3", "12"]
+    assert len(list(tmp_path.rglob("beginning/*/chosen.json"))) == 1, "of both"
