@@ -151,8 +151,8 @@ class Journal:
         else:
             run = good.folder.parent.parent.parent
             way_on = (
-                f"The newest checkpoint from before them is {good.folder}. Start a new run from it: --run-dir NEW "
-                f"{forking(good.folder, run)} (or from an older one, where its weights had already gone bad),"
+                f"The newest checkpoint from before them is {good.folder}. Start a new run from it, or from an older "
+                f"one where its weights had already gone bad: --run-dir NEW {forking(good.folder, run)},"
             )
         raise NumericsError(
             f"step {step:,}: the last {learner.skipped_in_a_row} steps had losses or gradients that are not finite and "

@@ -94,7 +94,7 @@ def test_stops_where_there_is_room_again(monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(4):
         watched.watch()
     assert (watched.chunk_positions, watched.parts) == (256, 1)
-    assert watched.share() == 0.85
+    assert watched.step_share == 0.85
 
 
 @pytest.mark.parametrize("limit", [0.0, 1.0])
@@ -107,7 +107,7 @@ def test_off_or_above_what_is_in_use_nothing_changes(limit: float, monkeypatch: 
 def test_without_a_card_there_is_no_probe() -> None:
     watched = MemoryGuard(settings(), CPU)
     watched.watch()
-    assert watched.share() is None
+    assert watched.step_share is None
     assert watched.state() == {"chunk_positions": 512, "of": 512, "parts": 1}
 
 
@@ -209,13 +209,13 @@ def test_on_a_card_a_peak_counts_until_the_pieces_are_smaller(
     watched = MemoryGuard(settings(chunk_positions=512, batch_size=4), torch.device("cuda", 0))
     for allocated in (60, 20):  # the second is small, and the peak of the first is what there must be room for
         card.step(allocated)
-        assert watched.share() == 0.7
         watched.watch()
+        assert watched.step_share == 0.7
     assert (watched.chunk_positions, watched.parts) == (512, 1)
 
     card.step(78)
-    assert watched.share() == 0.88, "what others hold counts, what the allocator only keeps does not"
     watched.watch()
+    assert watched.step_share == 0.88, "what others hold counts, what the allocator only keeps does not"
     assert (watched.chunk_positions, watched.parts) == (256, 1)
     assert (card.emptied, card.peak) == (1, 0), "what is not needed any more is given back, and a new peak begins"
     for _ in range(3):

@@ -54,13 +54,6 @@ class MemoryGuard:
         """of the card's memory that was in use at most when the last step ended, before a piece was cut for it; None
         without a card, and before the first step"""
 
-    def share(self) -> float | None:
-        """The share of the card's memory that is in use at most; None without a card."""
-        if self._probe is None:
-            return None
-        used, total = self._probe()
-        return used / total
-
     def rows(self) -> int:
         """How many sequences go through the model at once."""
         return -(-self._rows // self.parts)
