@@ -103,7 +103,7 @@ def test_an_unknown_key_like_a_few_lists_those_alone(config_file: Path) -> None:
         ("train.learning_rate=0", "'train.learning_rate': expected a number above 0, found 0$"),
         ("train.temperature.start=9", "'train.temperature.start': expected at most 4, found 9$"),
         ("train.balance=perhaps", "'train.balance': expected true or false, found 'perhaps'$"),
-        ("train.adam_betas=[0.9]", "'train.adam_betas.1' is missing$"),
+        ("train.adam_betas=[0.9]", "'train.adam_betas.1' is missing: `sad-pipeline keys train` lists what it may say$"),
         ("train.adam_betas=[1, 2, 3]", r"'train.adam_betas': expected a list of at most 2 items, found \[1, 2, 3\]$"),
         ("eval.baselines=[a]", r"'eval.baselines': expected a group of keys, found \['a'\]$"),
         ("eval.baselines={a: no}", r"'eval.baselines.a': expected text, found False \(yes, .*; put quotes around it"),
@@ -153,7 +153,7 @@ def test_every_line_says_where_it_is_from(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(RunConfig, path, ("train.steps=1.5", "eval={sample_tokens: x, max_sequences: y}", "cache.seed=-1"))
     assert str(caught.value).splitlines() == [
-        f"{path}: 'data.source' is missing",
+        f"{path}: 'data.source' is missing: `sad-pipeline keys data` lists what it may say",
         f"{path}: 'cache.head_size': expected a whole number, found 'x'",
         "--set cache.seed=-1: 'cache.seed': expected at least 0, found -1",
         "--set train.steps=1.5: 'train.steps': expected a whole number, found 1.5",

@@ -121,7 +121,7 @@ def test_any_architecture_can_be_the_student(architecture: str, toy: Toy, cached
 def test_the_model_card_says_which_weights(trained: Path, toy: Toy) -> None:
     card = (trained / "student" / "model" / "README.md").read_text(encoding="utf-8")
     best = json.loads((checkpoint(trained, 12) / "state.json").read_text())["best"]
-    assert f"| weights | {best['weights']}, of step {best['step']} of 12: the lowest validation loss |" in card
+    assert f"| weights | {best['weights']} weights of step {best['step']} of 12: the lowest validation loss |" in card
     digest = hashlib.sha256((toy.teacher / "model.safetensors").read_bytes()).hexdigest()[:16]
     assert f"| teacher | weights of SHA-256 model.safetensors {digest}; the config calls it {toy.teacher} |" in card
     num_bytes = sum(path.stat().st_size for path in toy.texts.rglob("*") if path.is_file())

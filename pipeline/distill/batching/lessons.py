@@ -107,7 +107,9 @@ def _note_what_is_odd(settings: TrainSettings, order: DataOrder, num_train: int,
             "the learning rate still rises, below train.learning_rate"
         )
     for name, switch in settings.idle.items():
-        warn_once(f"train.{name} is {getattr(settings, name)} and does nothing without train.{switch}")
+        value = getattr(settings, name)
+        found = value if isinstance(value, str) else f"{value:g}"
+        warn_once(f"train.{name} is {found} and does nothing without train.{switch}")
 
 
 def unfit_target(place: str, layout: RecordLayout, settings: TrainSettings) -> str | None:
