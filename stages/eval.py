@@ -59,13 +59,14 @@ def run(config: RunConfig, run: RunDirectory) -> EvalResult:
             baseline_candidates(origins, cache.plan, tokenizer, device),
         )
         for candidate in candidates:
-            say(f"{STAGE}: {candidate.name} {candidate.weights or ''}")
+            title = " ".join(filter(None, (candidate.name, candidate.weights)))
+            say(f"{STAGE}: {title}")
             try:
                 row = candidate.row(measure_model(candidate.model, cache, indices, settings.batch_size, teacher))
             except NumericsError as error:
                 if candidate.folder == str(trained.model) or candidate.kind != "student" or trained.model is None:
                     raise
-                warn_once(f"{candidate.name} {candidate.weights or ''}, of the last step, is left out. {error}")
+                warn_once(f"{title}, of the last step, is left out. {error}")
                 del candidate
                 continue
             rows.append(row)
